@@ -1,0 +1,99 @@
+# `make` lists the targets. BUILD.md has the rest.
+
+# The interpreter to build .venv with, if not the first suitable one found.
+PYTHON ?=
+# Test processes side by side; 0 runs the tests in pytest's own process.
+JOBS ?= 2
+# More arguments for pytest: make test ARGS="-k cells"
+ARGS ?=
+# More arguments for the resolver: make lock LOCK_ARGS=--upgrade
+LOCK_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+LOCK := $(BIN)/uv pip compile --quiet --no-config --universal \
+	--python-version 3.11 --generate-hashes
+
+.DELETE_ON_ERROR:
+.PHONY: help setup test lint format demo bench soak lock clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' \
+		Makefile
+
+setup: $(VENV)/.installed ## Build .venv from the lock files; does nothing when it is up to date.
+
+test: setup ## Run the test suite.
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 \
+		--durations=10 $(ARGS)
+
+lint: setup ## Check style and formatting.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: setup ## Format the code and fix what can be fixed safely.
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+
+demo: setup ## Train, evaluate, sample and export a small model on MNIST digits.
+	$(BIN)/python -m nvae_tf.demo --workdir=runs/demo
+
+bench: setup ## Run every benchmark in benchmarks/.
+	@set -e; for file in benchmarks/[a-z]*.py; do \
+		if [ ! -e "$$file" ]; then \
+			echo "make bench: benchmarks/ holds no benchmark" >&2; exit 1; \
+		fi; \
+		name=$$(basename "$$file" .py); \
+		echo "== benchmarks.$$name"; \
+		$(BIN)/python -m "benchmarks.$$name"; \
+	done
+
+soak: setup ## Run the long tests, which make test leaves out.
+	$(BIN)/python -m pytest -m soak $(ARGS)
+
+lock: $(BIN)/uv ## Resolve the dependencies of pyproject.toml anew into the lock files.
+	printf 'setuptools\nwheel\n' | UV_CUSTOM_COMPILE_COMMAND="make lock" \
+		$(LOCK) --no-annotate $(LOCK_ARGS) -o requirements-build.lock -
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --all-extras $(LOCK_ARGS) \
+		--constraints requirements-build.lock -o requirements.lock \
+		pyproject.toml
+
+clean: ## Remove .venv, caches and build products; runs and exports stay.
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/uv:
+	$(MAKE) setup
+
+$(VENV)/.created:
+	@set -e; \
+	candidates="$(PYTHON)"; \
+	if [ -z "$$candidates" ]; then \
+		candidates="python3 python3.13 python3.12 python3.11"; \
+	fi; \
+	for python in $$candidates; do \
+		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then \
+			echo "Creating $(VENV) with $$("$$python" --version) ($$python)"; \
+			"$$python" -m venv $(VENV); \
+			touch $@; \
+			exit 0; \
+		fi; \
+	done; \
+	echo "make setup: found no Python 3.11, 3.12 or 3.13 with the venv module (tried: $$candidates)." >&2; \
+	echo "Install one (on Debian and Ubuntu also python3-venv) or name it: make setup PYTHON=/path/to/python3.12" >&2; \
+	exit 1
+
+# setuptools and wheel come first, and from hashes too: a dependency that is
+# published as source only is then built with them, not with a fresh download.
+$(VENV)/.locked: $(VENV)/.created requirements-build.lock requirements.lock
+	@echo "Installing the locked packages: 3 GB on disk, a few minutes"
+	@$(PIP) install --quiet --require-hashes -r requirements-build.lock
+	@$(PIP) install --quiet --require-hashes --no-build-isolation \
+		--use-pep517 -r requirements.lock
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) check
+	@touch $@

@@ -1,0 +1,1 @@
+"""Exports of trained models: SavedModel for TF Serving, and ONNX."""

@@ -1,0 +1,445 @@
+"""The top-down decoder: prior, posterior and image head (paper figure 2).
+
+One walk down the groups serves training (latents from the posterior),
+sampling and export (latents from the prior).
+"""
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from nvae_tf.cells import (
+    DecoderCombiner,
+    EncoderCombiner,
+    FlowCell,
+    ResidualCell,
+)
+from nvae_tf.config import ModelConfig, cell_operations
+from nvae_tf.distributions import ResidualNormal
+from nvae_tf.encoder import CellChain
+from nvae_tf.layers import Conv2D, Mode, PureLayer
+from nvae_tf.scan import scan
+
+__all__ = ["ImageDecoder", "LatentGroup", "TopDownDecoder"]
+
+tfd = tfp.distributions
+
+
+class LatentGroup(PureLayer):
+    """One latent group: cells, prior, posterior, flows and combiners.
+
+    Args:
+      config: the architecture.
+      width: channels of the decoder's state at this scale.
+      encoder_width: channels of the encoder's features at this scale.
+      is_first: the top group: no cells, a standard prior, and a posterior
+        from the top of the encoder alone.
+      stack: see `PureLayer`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        width: int,
+        encoder_width: int,
+        *,
+        is_first: bool = False,
+        stack=None,
+        **kwargs,
+    ):
+        super().__init__(stack=stack, **kwargs)
+        self.config = config
+        self.width = width
+        self.encoder_width = encoder_width
+        self.is_first = is_first
+        d = config.num_latent_per_group
+        if not is_first:
+            self.parts["cells"] = CellChain(
+                [
+                    ResidualCell(
+                        cell_operations(config.architecture, "dec"),
+                        width,
+                        use_se=config.use_se,
+                        stack=stack,
+                        name=f"cell_{i}",
+                    )
+                    for i in range(config.num_cells_dec)
+                ],
+                stack=stack,
+                name="cells",
+            )
+            self.parts["prior"] = Conv2D(2 * d, stack=stack, name="prior")
+            self.parts["encoder_combiner"] = EncoderCombiner(
+                encoder_width, stack=stack, name="encoder_combiner"
+            )
+        self.parts["posterior"] = Conv2D(
+            2 * d, 3, stack=stack, name="posterior"
+        )
+        for i in range(2 * config.num_flow_pairs):
+            self.parts[f"flow_{i}"] = FlowCell(
+                mirrored=i % 2 == 1, stack=stack, name=f"flow_{i}"
+            )
+        self.parts["decoder_combiner"] = DecoderCombiner(
+            width, stack=stack, name="decoder_combiner"
+        )
+
+    def get_config(self):
+        """Constructor arguments, for serialisation."""
+        return {
+            **super().get_config(),
+            "config": self.config,
+            "width": self.width,
+            "encoder_width": self.encoder_width,
+            "is_first": self.is_first,
+        }
+
+    def build(self, input_shape):
+        """Builds all parts; the widths are the constructor's."""
+        del input_shape
+        d = self.config.num_latent_per_group
+        state = 0 if self.config.is_plain_vae else self.width
+        widths = {
+            "cells": self.width,
+            "prior": self.width,
+            "encoder_combiner": self.width,
+            "posterior": self.encoder_width,
+            "decoder_combiner": state + d,
+        }
+        for name, part in self.parts.items():
+            part.build((None, None, None, widths.get(name, d)))
+        self.built = True
+
+    def call(
+        self,
+        noise=None,
+        z=None,
+        h=None,
+        features=None,
+        temperature=None,
+        params=None,
+        mode=Mode.INFERENCE,
+        with_densities=True,
+        with_latents=False,
+    ):
+        """Walks through the group.
+
+        Args:
+          noise: float32 `[B, h, w, d]`, standard Normal.
+          z: the latent itself `[B, h, w, d]`, in place of noise and a draw.
+          h: the decoder's state `[B, h, w, width]`; None in the plain VAE.
+          features: what the encoder remembers `[B, h, w, encoder_width]`; None
+            to draw from the prior.
+          temperature: None, or what multiplies the prior's sigma when drawing
+            from it, broadcasts to `[B, h, w, d]`.
+          params: what `read_params` returned (one slice of a stack), or None.
+          mode: see `Mode`.
+          with_densities: also compute log q and log p at the sample.
+          with_latents: also return the latent and its distribution.
+
+        Returns:
+          `(h, results, updates)`: the next state; float32 `kl` `[B, d]`
+          (summed over space), `log_q` and `log_p` `[B]`, all in nats and with
+          features only, and if wanted `z`, `mean`, `scale` `[B, h, w, d]`.
+        """
+        params = self.read_params(mode) if params is None else params
+        updates = {}
+        if self.is_first:
+            raw_prior = None
+        else:
+            h, updates["cells"] = self.parts["cells"](
+                h, params["cells"], mode=mode
+            )
+            raw_prior = self._split("prior", tf.nn.elu(h), params, mode)
+        results = {}
+        if features is None:
+            source = self._prior(
+                raw_prior, noise if z is None else z, temperature
+            )
+            z = source.from_noise(noise) if z is None else z
+        else:
+            if not self.is_first:
+                features = self.parts["encoder_combiner"](
+                    h, features, params["encoder_combiner"], mode=mode
+                )
+            raw = self._split("posterior", features, params, mode)
+            prior = self._prior(raw_prior, raw[0], None)
+            if self.config.residual_posterior:
+                source = prior.residual(*raw)
+            else:
+                source = ResidualNormal(*raw)
+            before_flow = source.from_noise(noise)
+            z = self._flow(before_flow, params, mode)
+            results = self._divergence(
+                source, prior, before_flow, z, with_densities
+            )
+        if with_latents:
+            results |= {"z": z, "mean": source.loc, "scale": source.scale}
+        h = self.parts["decoder_combiner"](
+            z if h is None else tf.cast(z, h.dtype),
+            h=h,
+            params=params["decoder_combiner"],
+            mode=mode,
+        )
+        return h, results, updates
+
+    def _split(self, name, x, params, mode):
+        """Raw mean and raw log-sigma from a convolution."""
+        y, _ = self.parts[name](x, params[name], mode=mode)
+        return tf.split(tf.cast(y, tf.float32), 2, axis=-1)
+
+    def _prior(self, raw, like, temperature) -> ResidualNormal:
+        if raw is None:
+            return ResidualNormal.standard(tf.shape(like), temperature)
+        return ResidualNormal(*raw, temperature=temperature)
+
+    def _flow(self, z, params, mode):
+        for i in range(2 * self.config.num_flow_pairs):
+            name = f"flow_{i}"
+            z, _ = self.parts[name](z, params[name], mode=mode)
+        return z
+
+    def _divergence(self, posterior, prior, before_flow, z, with_densities):
+        """KL per channel, and the densities where they are needed."""
+        results = {}
+        has_flow = self.config.num_flow_pairs > 0
+        if with_densities or has_flow:
+            # The flow's log-determinant is 0: log q is that of its input.
+            log_q = posterior.log_prob(before_flow)
+            log_p = prior.log_prob(z)
+        if with_densities:
+            results["log_q"] = tf.reduce_sum(log_q, axis=[1, 2, 3])
+            results["log_p"] = tf.reduce_sum(log_p, axis=[1, 2, 3])
+        kl = log_q - log_p if has_flow else tfd.kl_divergence(posterior, prior)
+        results["kl"] = tf.reduce_sum(kl, axis=[1, 2])
+        return results
+
+
+class TopDownDecoder(PureLayer):
+    """All latent groups, coarsest scale first (paper figure 2b).
+
+    Args:
+      config: the architecture.
+    """
+
+    def __init__(self, config: ModelConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        encoder_width, width = config.latent_width
+        self.parts["first"] = LatentGroup(
+            config, width, encoder_width, is_first=True, name="first"
+        )
+        for s, groups in enumerate(config.groups_top_down):
+            if s:
+                width //= 2
+                encoder_width //= 2
+                self.parts[f"up_{s}"] = ResidualCell(
+                    cell_operations(config.architecture, "dec"),
+                    width,
+                    "up",
+                    use_se=config.use_se,
+                    name=f"up_{s}",
+                )
+            count = groups - (s == 0)
+            if count:
+                self.parts[f"scale_{s}"] = LatentGroup(
+                    config,
+                    width,
+                    encoder_width,
+                    stack=count,
+                    name=f"scale_{s}",
+                )
+
+    def get_config(self):
+        """Constructor arguments, for serialisation."""
+        return {**super().get_config(), "config": self.config}
+
+    def build(self, input_shape):
+        """Creates `prior_h0` and builds all parts."""
+        del input_shape
+        config = self.config
+        size = config.scale_sizes[0]
+        self.prior_h0 = self.add_stacked(
+            "prior_h0",
+            (size, size, config.latent_width[1]),
+            # The plain VAE has no state: no gradient, update or decay.
+            trainable=not config.is_plain_vae,
+        )
+        for name, part in self.parts.items():
+            width = getattr(part, "width", None) or 2 * part.filters
+            part.build((None, None, None, width))
+            del name
+        self.built = True
+
+    def initialize(self, seed):
+        """Also draws `prior_h0` from U(0, 1)."""
+        super().initialize(seed)
+        self.prior_h0.assign(
+            tf.random.stateless_uniform(
+                self.prior_h0.shape, [seed & 0x7FFFFFFF, 2]
+            )
+        )
+
+    def read_params(self, mode=Mode.INFERENCE):
+        """Also `prior_h0`."""
+        return {
+            **super().read_params(mode),
+            "prior_h0": tf.convert_to_tensor(self.prior_h0),
+        }
+
+    def call(
+        self,
+        noise,
+        top=None,
+        features=None,
+        temperature=None,
+        latents=None,
+        params=None,
+        mode=Mode.INFERENCE,
+        dtype=tf.float32,
+        unroll=False,
+        with_densities=True,
+        with_latents=False,
+    ):
+        """Walks down all groups.
+
+        Args:
+          noise: per scale, coarsest first, float32 `[G, B, h, w, d]`; None
+            with `latents`.
+          top: the top of the encoder; None to draw from the prior.
+          features: per scale, from the encoder.
+          temperature: None or float32 `[L, B or 1]`, per group.
+          latents: per scale `[G, B, h, w, d]`, instead of draws.
+          params: what `read_params` returned, or None.
+          mode: see `Mode`.
+          dtype: of the decoder's state.
+          unroll: see `scan`.
+          with_densities: see `LatentGroup`.
+          with_latents: see `LatentGroup`.
+
+        Returns:
+          `(h, results, updates)`: the last state, and a dictionary of the
+          groups' results, each a list per scale of `[G, B, ...]`.
+        """
+        params = self.read_params(mode) if params is None else params
+        config = self.config
+        inputs = [
+            self._inputs(s, noise, latents, features, temperature)
+            for s in range(config.num_latent_scales)
+        ]
+        head = {
+            name: x[0] for name, x in inputs[0].items() if name != "features"
+        }
+        inputs[0] = {
+            name: x if name == "features" else x[1:]
+            for name, x in inputs[0].items()
+        }
+        h = None
+        if not config.is_plain_vae:
+            batch = tf.shape(head["noise" if latents is None else "z"])[0]
+            h = tf.cast(params["prior_h0"], dtype)[None]
+            h = tf.repeat(h, batch, axis=0)
+        static = {
+            "mode": mode,
+            "with_densities": with_densities,
+            "with_latents": with_latents,
+        }
+        updates = {}
+        h, first, updates["first"] = self.parts["first"](
+            h=h, features=top, params=params["first"], **head, **static
+        )
+        results = [tf.nest.map_structure(lambda x: x[None], first)]
+        for s, groups in enumerate(config.groups_top_down):
+            if s:
+                name = f"up_{s}"
+                h, updates[name] = self.parts[name](h, params[name], mode=mode)
+            count = groups - (s == 0)
+            if not count:
+                continue
+            group = self.parts[f"scale_{s}"]
+
+            def step(h, slices, group=group):
+                h, result, update = group(h=h, **slices, **static)
+                return h, {"results": result, "updates": update}
+
+            h, outputs = scan(
+                step,
+                h,
+                inputs[s] | {"params": params[group.name]},
+                count,
+                unroll=unroll,
+            )
+            results.append(outputs["results"])
+            updates[group.name] = outputs["updates"]
+        merged = {name: [r[name] for r in results] for name in first}
+        return h, merged, updates
+
+    def _inputs(self, s, noise, latents, features, temperature):
+        """What the groups of scale s take, stacked."""
+        inputs = {}
+        if latents is None:
+            inputs["noise"] = noise[s]
+        else:
+            inputs["z"] = latents[s]
+        if features:
+            inputs["features"] = features[s]
+        if temperature is not None:
+            start = sum(self.config.groups_top_down[:s])
+            count = self.config.groups_top_down[s]
+            inputs["temperature"] = temperature[
+                start : start + count, :, None, None, None
+            ]
+        return inputs
+
+
+class ImageDecoder(PureLayer):
+    """Postprocess and image head: `[B, h, w, C] -> [B, H, W, P]`.
+
+    Args:
+      config: the architecture.
+      num_parameters: P, the likelihood's parameters per pixel.
+    """
+
+    def __init__(self, config: ModelConfig, num_parameters: int, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.num_parameters = num_parameters
+        width = config.num_channels_dec * 2**config.num_preprocess_blocks
+        cells = []
+        for _ in range(config.num_preprocess_blocks):
+            for i in range(config.num_postprocess_cells):
+                width //= 2 if i == 0 else 1
+                cells.append(
+                    ResidualCell(
+                        cell_operations(config.architecture, "post"),
+                        width,
+                        "up" if i == 0 else "none",
+                        use_se=config.use_se,
+                        name=f"cell_{len(cells)}",
+                    )
+                )
+        self.parts["postprocess"] = CellChain(cells, name="postprocess")
+        self.parts["head"] = Conv2D(num_parameters, 3, name="head")
+
+    def get_config(self):
+        """Constructor arguments, for serialisation."""
+        return {
+            **super().get_config(),
+            "config": self.config,
+            "num_parameters": self.num_parameters,
+        }
+
+    def build(self, input_shape):
+        """Builds both parts."""
+        self.parts["postprocess"].build(input_shape)
+        self.parts["head"].build(
+            (None, None, None, self.config.num_channels_dec)
+        )
+        self.built = True
+
+    def call(self, h, params=None, mode=Mode.INFERENCE):
+        """Returns `(logits, updates)`, float32 logits."""
+        params = self.read_params(mode) if params is None else params
+        h, updates = self.parts["postprocess"](
+            h, params["postprocess"], mode=mode
+        )
+        logits, _ = self.parts["head"](tf.nn.elu(h), params["head"], mode=mode)
+        return tf.cast(logits, tf.float32), {"postprocess": updates}

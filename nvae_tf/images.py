@@ -1,0 +1,89 @@
+"""Grids of images, and PNG files."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+
+import numpy as np
+from PIL import Image
+
+from nvae_tf.data_files import write_bytes
+
+__all__ = ["grid", "to_uint8", "write_png"]
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Brings values in [0, 1] to 0..255.
+
+    Args:
+      images: float, any shape.
+
+    Returns:
+      uint8, same shape.
+    """
+    scaled = np.rint(np.asarray(images, np.float32) * 255.0)
+    return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+def grid(
+    images: np.ndarray, columns: int = 0, gap: int = 0, fill: int = 255
+) -> np.ndarray:
+    """Lays images out in rows.
+
+    Args:
+      images: uint8 `[N, H, W, C]`.
+      columns: images per row; 0 makes the grid about square.
+      gap: pixels between images.
+      fill: value of the gaps and of places without an image.
+
+    Returns:
+      uint8 `[H', W', C]`.
+
+    Raises:
+      ValueError: if the images are not uint8 `[N, H, W, C]` with N > 0.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise ValueError(
+            "grid wants uint8 [N, H, W, C] with N > 0, not "
+            f"{images.dtype} {list(images.shape)}"
+        )
+    count, height, width, channels = images.shape
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    rows = -(-count // columns)
+    sheet = np.full(
+        (rows * (height + gap) - gap, columns * (width + gap) - gap, channels),
+        fill,
+        np.uint8,
+    )
+    for number, image in enumerate(images):
+        top = number // columns * (height + gap)
+        left = number % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes an image, whole or not at all.
+
+    Args:
+      path: the file; its folder is created if need be.
+      image: uint8 `[H, W, C]`, C of 1 (gray), 2 (with alpha), 3 or 4.
+
+    Raises:
+      DataError: if the file cannot be written.
+      ValueError: if `image` is not such an array.
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3:
+        raise ValueError(
+            f"write_png wants uint8 [H, W, C], not {image.dtype} "
+            f"{list(image.shape)}"
+        )
+    if image.shape[-1] == 1:
+        image = image[..., 0]
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, "PNG")
+    write_bytes(path, encoded.getvalue())

@@ -1,0 +1,417 @@
+"""Layers: convolutions, batch normalisation, squeeze-and-excitation.
+
+Every layer here is a *pure* Keras layer.  Its variables are read by
+`read_params`, which also normalises kernels and, for inference, folds batch
+normalisation into a scale and an offset; `call` computes from these tensors
+and changes nothing.  What a training pass wants written back (moments for the
+moving averages, data-dependent initial values) comes back as `updates`, which
+`apply_updates` stores.  So a forward pass may be recomputed, run in a loop
+over stacked weights, or run with an exponential average of the weights,
+without side effects happening twice or to the wrong variables.
+
+With `stack=n` a layer holds the variables of n equal layers along a leading
+axis; the caller passes one slice of `read_params()` to `call`.
+"""
+
+import math
+import zlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from nvae_tf import masks, ops
+
+__all__ = [
+    "BatchNorm",
+    "Conv2D",
+    "Dense",
+    "Mode",
+    "PureLayer",
+    "SqueezeExcite",
+]
+
+BATCH_NORM_MOMENTUM = 0.95
+
+
+class Mode:
+    """What a pass computes with.
+
+    INFERENCE uses the moving averages, TRAINING the batch's moments, and
+    INITIALIZATION is a training pass in which the layers with data-dependent
+    initialisation choose their gains and biases on the way.
+    """
+
+    INFERENCE = "inference"
+    TRAINING = "training"
+    INITIALIZATION = "initialization"
+
+
+class PureLayer(keras.layers.Layer):
+    """A Keras layer that computes from the tensors it is given.
+
+    A composite layer names its parts in `self.parts`; the nested dictionaries
+    of `read_params`, `updates` and `initialize` follow that naming.
+
+    Attributes:
+      stack: None, or how many equal layers share this object.
+      parts: sublayers by name.
+    """
+
+    def __init__(self, stack: int | None = None, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.stack = stack
+        self.parts: dict[str, PureLayer] = {}
+
+    def get_config(self):
+        """Constructor arguments, for serialisation."""
+        return {**super().get_config(), "stack": self.stack}
+
+    def add_stacked(self, name: str, shape, trainable=True):
+        """Adds a float32 variable, with the stack's axis in front."""
+        prefix = () if self.stack is None else (self.stack,)
+        return self.add_weight(
+            name=name,
+            shape=(*prefix, *shape),
+            initializer="zeros",
+            dtype="float32",
+            trainable=trainable,
+        )
+
+    def read_params(self, mode: str = Mode.INFERENCE) -> dict:
+        """The tensors `call` computes with, normalised, float32."""
+        return {name: p.read_params(mode) for name, p in self.parts.items()}
+
+    def apply_updates(self, updates: dict) -> None:
+        """Stores what a training pass returned."""
+        for name, update in updates.items():
+            self.parts[name].apply_updates(update)
+
+    def leaves(self, path: tuple[str, ...] = ()):
+        """Yields `(path, layer)` of the layers without parts below this one.
+
+        The path leads to their tensors in what `read_params` returns.
+        """
+        if not self.parts:
+            yield path, self
+        for name, part in self.parts.items():
+            yield from part.leaves((*path, name))
+
+    def initialize(self, seed: int) -> None:
+        """Draws all variables anew; every part from a seed of its own."""
+        for name, part in self.parts.items():
+            part.initialize(zlib.crc32(name.encode(), seed))
+
+    def compute_output_shape(self, input_shape, *args, **kwargs):
+        """Not needed: the shapes follow from the tensors."""
+        del input_shape, args, kwargs
+        raise AttributeError(f"{type(self).__name__} infers shapes by tracing.")
+
+
+class Conv2D(PureLayer):
+    """Convolution with weight normalisation (paper section 3.3, appendix A).
+
+    Input `[B, H, W, C]`, output `[B, H / strides, W / strides, filters]`.
+
+    Args:
+      filters: output channels.
+      kernel_size: odd, both directions.
+      strides: 1 or 2.
+      dilation: 1 or 2.
+      groups: channel groups; equal to `filters` and to the input's channels
+        for a depthwise convolution.
+      use_bias: whether there is a bias.
+      weight_norm: whether the kernel is `exp(g) * v / ||v||`.
+      mask: None, "causal" or "strictly_causal" for an autoregressive kernel.
+      mirrored: the mask turned around in both spatial directions.
+      gain: factor of the initial kernel under weight normalisation.
+      data_dependent: choose bias and gain from the first batch, so that the
+        output has mean 0 and a fifth of unit deviation.
+      stack: see `PureLayer`.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size=1,
+        *,
+        strides=1,
+        dilation=1,
+        groups=1,
+        use_bias=True,
+        weight_norm=True,
+        mask=None,
+        mirrored=False,
+        gain=1.0,
+        data_dependent=False,
+        stack=None,
+        **kwargs,
+    ):
+        super().__init__(stack=stack, **kwargs)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.dilation = dilation
+        self.groups = groups
+        self.use_bias = use_bias
+        self.weight_norm = weight_norm
+        self.mask = mask
+        self.mirrored = mirrored
+        self.gain = gain
+        self.data_dependent = data_dependent
+
+    def get_config(self):
+        """Constructor arguments, for serialisation."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "dilation": self.dilation,
+            "groups": self.groups,
+            "use_bias": self.use_bias,
+            "weight_norm": self.weight_norm,
+            "mask": self.mask,
+            "mirrored": self.mirrored,
+            "gain": self.gain,
+            "data_dependent": self.data_dependent,
+        }
+
+    def build(self, input_shape):
+        """Creates `v`, `g` and `bias`."""
+        channels = input_shape[-1] // self.groups
+        size = self.kernel_size
+        self.v = self.add_stacked("v", (size, size, channels, self.filters))
+        self.g = self.bias = None
+        if self.weight_norm:
+            self.g = self.add_stacked("g", (self.filters,))
+        if self.use_bias:
+            self.bias = self.add_stacked("bias", (self.filters,))
+        self.built = True
+
+    def initialize(self, seed):
+        """`v` and bias uniform; `g` such that the kernel starts as `v`."""
+        fan_in = math.prod(self.v.shape[-4:-1])
+        limit = 1 / math.sqrt(fan_in)
+        self.v.assign(_uniform(self.v.shape, seed, 0, limit))
+        if self.use_bias:
+            self.bias.assign(_uniform(self.bias.shape, seed, 1, limit))
+        if self.weight_norm:
+            norm = tf.norm(
+                tf.reshape(
+                    self._masked_v(), [*self._stack_shape(), -1, self.filters]
+                ),
+                axis=-2,
+            )
+            self.g.assign(tf.math.log(norm + 1e-2) + math.log(self.gain))
+
+    def _stack_shape(self):
+        return [] if self.stack is None else [self.stack]
+
+    def _masked_v(self):
+        v = tf.convert_to_tensor(self.v)
+        if self.mask is None:
+            return v
+        return v * masks.autoregressive_mask(
+            tuple(self.v.shape[-4:]),
+            depthwise=self.groups > 1,
+            strict=self.mask == "strictly_causal",
+            mirrored=self.mirrored,
+        )
+
+    def read_params(self, mode=Mode.INFERENCE):
+        """`kernel` `[*stack, k, k, c_in, filters]`, and `bias` if any."""
+        kernel = self._masked_v()
+        if self.weight_norm:
+            gain = tf.convert_to_tensor(self.g)
+            if self._initializes(mode):
+                gain = tf.zeros_like(gain)
+            kernel = ops.weight_norm(kernel, gain)
+        params = {"kernel": kernel}
+        if self.use_bias:
+            params["bias"] = tf.convert_to_tensor(self.bias)
+        return params
+
+    def _initializes(self, mode):
+        return self.data_dependent and mode == Mode.INITIALIZATION
+
+    def call(self, x, params=None, mode=Mode.INFERENCE):
+        """Returns `(y, updates)`."""
+        params = self.read_params(mode) if params is None else params
+        kernel = tf.cast(params["kernel"], x.dtype)
+        if 1 < self.groups == self.filters:
+            y = ops.depthwise_convolve(x, kernel, strides=self.strides)
+        else:
+            y = ops.convolve(
+                x,
+                kernel,
+                strides=self.strides,
+                dilation=self.dilation,
+                groups=self.groups,
+            )
+        if self._initializes(mode):
+            return self._choose_gain(y)
+        if self.use_bias:
+            y = tf.nn.bias_add(y, tf.cast(params["bias"], y.dtype))
+        return y, {}
+
+    def _choose_gain(self, y):
+        """Data-dependent initialisation, of `y = conv(x, v / ||v||)`."""
+        flat = tf.cast(tf.reshape(y, [-1, self.filters]), tf.float32)
+        count = tf.cast(tf.shape(flat)[0], tf.float32)
+        mean, variance = tf.nn.moments(flat, axes=[0])
+        deviation = 5 * tf.sqrt(variance * count / (count - 1)) + 1e-5
+        bias, gain = -mean / deviation, -tf.math.log(deviation)
+        y = y * tf.cast(tf.exp(gain), y.dtype) + tf.cast(bias, y.dtype)
+        return y, {"g": gain, "bias": bias}
+
+    def apply_updates(self, updates):
+        """Stores the data-dependent initial values."""
+        if updates:
+            self.g.assign(updates["g"])
+            self.bias.assign(updates["bias"])
+
+
+class BatchNorm(PureLayer):
+    """Batch normalisation followed by an activation.
+
+    The moving variance takes the unbiased batch variance, the normalisation
+    itself the biased one; both are float32 whatever the input.
+
+    Args:
+      activation: "linear", "swish" or "elu".
+      stack: see `PureLayer`.
+    """
+
+    def __init__(self, activation="linear", *, stack=None, **kwargs):
+        super().__init__(stack=stack, **kwargs)
+        self.activation = activation
+
+    def get_config(self):
+        """Constructor arguments, for serialisation."""
+        return {**super().get_config(), "activation": self.activation}
+
+    def build(self, input_shape):
+        """Creates gamma, beta and the moving averages."""
+        shape = (input_shape[-1],)
+        self.gamma = self.add_stacked("gamma", shape)
+        self.beta = self.add_stacked("beta", shape)
+        self.mean = self.add_stacked("mean", shape, trainable=False)
+        self.variance = self.add_stacked("variance", shape, trainable=False)
+        self.built = True
+
+    def initialize(self, seed):
+        """Gamma and variance 1, beta and mean 0."""
+        del seed
+        for variable in (self.gamma, self.variance):
+            variable.assign(tf.ones(variable.shape))
+        for variable in (self.beta, self.mean):
+            variable.assign(tf.zeros(variable.shape))
+
+    def read_params(self, mode=Mode.INFERENCE):
+        """Gamma and beta; in inference the scale and offset they come to."""
+        gamma = tf.convert_to_tensor(self.gamma)
+        beta = tf.convert_to_tensor(self.beta)
+        if mode != Mode.INFERENCE:
+            return {"gamma": gamma, "beta": beta}
+        scale = gamma * tf.math.rsqrt(self.variance + ops.BATCH_NORM_EPSILON)
+        return {"scale": scale, "offset": beta - self.mean * scale}
+
+    def call(self, x, params=None, mode=Mode.INFERENCE):
+        """Returns `(y, updates)`, y of the shape and dtype of x."""
+        params = self.read_params(mode) if params is None else params
+        if mode == Mode.INFERENCE:
+            y = ops.apply_batch_norm(x, params["scale"], params["offset"])
+            return ops.ACTIVATIONS[self.activation][0](y), {}
+        y, mean, variance = ops.batch_norm(
+            x, params["gamma"], params["beta"], self.activation
+        )
+        return y, {"mean": mean, "variance": variance}
+
+    def apply_updates(self, updates):
+        """Moves the averages by 5 % towards the batch's moments."""
+        step = 1 - BATCH_NORM_MOMENTUM
+        self.mean.assign_add(step * (updates["mean"] - self.mean))
+        self.variance.assign_add(step * (updates["variance"] - self.variance))
+
+
+class Dense(PureLayer):
+    """Affine map of the channels, `[B, C] -> [B, units]`.
+
+    Args:
+      units: output channels.
+      stack: see `PureLayer`.
+    """
+
+    def __init__(self, units, *, stack=None, **kwargs):
+        super().__init__(stack=stack, **kwargs)
+        self.units = units
+
+    def get_config(self):
+        """Constructor arguments, for serialisation."""
+        return {**super().get_config(), "units": self.units}
+
+    def build(self, input_shape):
+        """Creates kernel and bias."""
+        self.kernel = self.add_stacked("kernel", (input_shape[-1], self.units))
+        self.bias = self.add_stacked("bias", (self.units,))
+        self.built = True
+
+    def initialize(self, seed):
+        """Kernel and bias uniform in `1 / sqrt(fan_in)`."""
+        limit = 1 / math.sqrt(self.kernel.shape[-2])
+        self.kernel.assign(_uniform(self.kernel.shape, seed, 0, limit))
+        self.bias.assign(_uniform(self.bias.shape, seed, 1, limit))
+
+    def read_params(self, mode=Mode.INFERENCE):
+        """Kernel and bias as they are."""
+        del mode
+        return {
+            "kernel": tf.convert_to_tensor(self.kernel),
+            "bias": tf.convert_to_tensor(self.bias),
+        }
+
+    def call(self, x, params=None, mode=Mode.INFERENCE):
+        """Returns `(y, updates)`."""
+        params = self.read_params(mode) if params is None else params
+        kernel = tf.cast(params["kernel"], x.dtype)
+        bias = tf.cast(params["bias"], x.dtype)
+        return tf.nn.bias_add(tf.linalg.matmul(x, kernel), bias), {}
+
+
+class SqueezeExcite(PureLayer):
+    """Squeeze-and-excitation gate (paper section 3.3).
+
+    Takes `[B, H, W, C]` and returns the gate `[B, 1, 1, C]` in (0, 1); the
+    cell multiplies, together with its residual factor.
+
+    Args:
+      stack: see `PureLayer`.
+    """
+
+    def build(self, input_shape):
+        """Creates the two dense layers."""
+        channels = input_shape[-1]
+        hidden = max(channels // 16, 4)
+        self.parts = {
+            "squeeze": Dense(hidden, stack=self.stack, name="squeeze"),
+            "excite": Dense(channels, stack=self.stack, name="excite"),
+        }
+        self.parts["squeeze"].build((None, channels))
+        self.parts["excite"].build((None, hidden))
+        self.built = True
+
+    def call(self, x, params=None, mode=Mode.INFERENCE):
+        """Returns `(gate, updates)`."""
+        params = self.read_params(mode) if params is None else params
+        h = tf.reduce_mean(x, axis=[1, 2])  # [B, C]
+        h, _ = self.parts["squeeze"](h, params["squeeze"])
+        h, _ = self.parts["excite"](tf.nn.relu(h), params["excite"])
+        return tf.math.sigmoid(h)[:, None, None, :], {}
+
+
+def _uniform(shape, seed: int, stream: int, limit: float):
+    """U(-limit, limit), a function of seed and stream alone."""
+    return tf.random.stateless_uniform(
+        shape, [np.int32(seed & 0x7FFFFFFF), stream], -limit, limit
+    )

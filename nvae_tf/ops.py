@@ -1,0 +1,269 @@
+"""The numerical operations under the layers, with gradients of their own.
+
+Pure functions of tensors, NHWC.  Where TensorFlow's own gradient of a formula
+keeps tensors it could recompute, or builds many more graph nodes than the
+mathematics needs, the gradient is written out here.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = [
+    "ACTIVATIONS",
+    "apply_batch_norm",
+    "batch_norm",
+    "convolve",
+    "depthwise_convolve",
+    "downsample_phases",
+    "upsample_bilinear",
+    "upsample_nearest",
+    "weight_norm",
+]
+
+WEIGHT_NORM_EPSILON = 1e-5
+BATCH_NORM_EPSILON = 1e-5
+
+
+def _swish(x):
+    return x * tf.math.sigmoid(x)
+
+
+def _swish_grad(x, upstream):
+    gate = tf.math.sigmoid(x)
+    return upstream * gate + tf.raw_ops.SigmoidGrad(y=gate, dy=upstream * x)
+
+
+def _elu_grad(x, upstream):
+    return tf.raw_ops.EluGrad(gradients=upstream, outputs=tf.nn.elu(x))
+
+
+# name -> (function, gradient as a function of (input, upstream gradient))
+ACTIVATIONS = {
+    "linear": (lambda x: x, lambda x, upstream: upstream),
+    "swish": (_swish, _swish_grad),
+    "elu": (tf.nn.elu, _elu_grad),
+}
+
+
+@tf.custom_gradient
+def weight_norm(v, gain):
+    """Weight normalisation: `exp(gain) * v / (||v|| + 1e-5)`.
+
+    Args:
+      v: float32 `[*stack, kh, kw, c_in, c_out]`; the norm is taken per output
+        channel.
+      gain: float32 `[*stack, c_out]`, the logarithm of the kernel's norm.
+
+    Returns:
+      float32, the shape of `v`.
+    """
+    rank = v.shape.rank
+    axes = [rank - 4, rank - 3, rank - 2]
+    norm = tf.sqrt(tf.reduce_sum(tf.square(v), axes, keepdims=True))
+    scale = tf.exp(_to_kernel_rank(gain, rank)) / (norm + WEIGHT_NORM_EPSILON)
+    kernel = v * scale
+
+    def grad(upstream):
+        along = tf.reduce_sum(upstream * kernel, axes, keepdims=True)
+        shrink = tf.math.divide_no_nan(
+            along, norm * (norm + WEIGHT_NORM_EPSILON)
+        )
+        d_v = upstream * scale - v * shrink
+        return d_v, tf.reshape(along, gain.shape)
+
+    return kernel, grad
+
+
+def _to_kernel_rank(gain, rank: int):
+    """`[*stack, c_out]` -> `[*stack, 1, 1, 1, c_out]`."""
+    shape = gain.shape.as_list()
+    return tf.reshape(gain, [*shape[: rank - 4], 1, 1, 1, shape[-1]])
+
+
+def convolve(x, kernel, *, strides=1, dilation=1, groups=1):
+    """2-D convolution, zero-padded by `(k - 1) / 2 * dilation` on every side.
+
+    The padding is symmetric at stride 2 too, where TensorFlow's "SAME" is not.
+
+    Args:
+      x: `[B, H, W, c_in]`.
+      kernel: `[kh, kw, c_in / groups, c_out]`, odd kh and kw, the dtype of x.
+      strides: 1 or 2, in both directions.
+      dilation: 1 or 2, in both directions.
+      groups: channel groups that do not see each other.
+
+    Returns:
+      `[B, ceil(H / strides), ceil(W / strides), c_out]`.
+    """
+    if dilation == 2:
+        return _convolve_dilated(x, kernel, strides=strides)
+    if groups > 1:
+        # Grouped convolutions have no gradient on CPUs.
+        pieces = zip(
+            tf.split(x, groups, axis=-1),
+            tf.split(kernel, groups, axis=-1),
+            strict=True,
+        )
+        return tf.concat(
+            [convolve(part, k, strides=strides) for part, k in pieces], axis=-1
+        )
+    return tf.nn.conv2d(x, kernel, strides, _padding(kernel.shape[0], strides))
+
+
+def _padding(size: int, strides: int):
+    if strides == 1:
+        return "SAME"
+    pad = [(size - 1) // 2] * 2
+    return [[0, 0], pad, pad, [0, 0]]
+
+
+def _convolve_dilated(x, kernel, *, strides: int):
+    """Dilation 2, as plain convolutions of the image's four pixel phases.
+
+    CPUs have no gradient for dilated convolutions.  With dilation 2, outputs
+    of one phase (row and column parity) depend on inputs of the same phase
+    only; at stride 2 only the first phase is kept.
+    """
+    if strides == 2:
+        return tf.nn.conv2d(x[:, ::2, ::2, :], kernel, 1, "SAME")
+    _, height, width, _ = x.shape
+    margin = [[0, height % 2], [0, width % 2]]
+    phases = tf.space_to_batch(x, [2, 2], margin)
+    return tf.batch_to_space(
+        tf.nn.conv2d(phases, kernel, 1, "SAME"), [2, 2], margin
+    )
+
+
+def depthwise_convolve(x, kernel, *, strides=1):
+    """Depthwise convolution with symmetric zero padding.
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[k, k, 1, C]`, odd k, the dtype of x.
+      strides: 1 or 2.
+
+    Returns:
+      `[B, ceil(H / strides), ceil(W / strides), C]`.
+    """
+    size, _, _, channels = kernel.shape
+    return tf.nn.depthwise_conv2d(
+        x,
+        tf.reshape(kernel, [size, size, channels, 1]),
+        [1, strides, strides, 1],
+        _padding(size, strides),
+    )
+
+
+def downsample_phases(x):
+    """The image's four phases, shifted by (0,0), (1,1), (0,1), (1,0).
+
+    Args:
+      x: `[B, H, W, C]`, H and W even.
+
+    Returns:
+      Four tensors `[B, H/2, W/2, C]`: `x[:, r::2, c::2, :]`.
+    """
+    top_left, top_right, bottom_left, bottom_right = tf.split(
+        tf.nn.space_to_depth(x, 2), 4, axis=-1
+    )
+    return top_left, bottom_right, top_right, bottom_left
+
+
+def upsample_nearest(x):
+    """`[B, H, W, C]` -> `[B, 2H, 2W, C]`, every pixel four times."""
+    _, height, width, _ = x.shape
+    return tf.raw_ops.ResizeNearestNeighbor(
+        images=x, size=[2 * height, 2 * width]
+    )
+
+
+def upsample_bilinear(x):
+    """Doubles the resolution, bilinearly, the corners aligned.
+
+    Output pixel i stands at input coordinate `i * (n - 1) / (2n - 1)`, which
+    `tf.image.resize` does not offer: it is a fixed linear map per axis.
+
+    Args:
+      x: `[B, H, W, C]`.
+
+    Returns:
+      `[B, 2H, 2W, C]`.
+    """
+    _, height, width, channels = x.shape
+    rows = tf.constant(_bilinear_matrix(height), x.dtype)
+    columns = tf.constant(_bilinear_matrix(width), x.dtype)
+    x = tf.reshape(x, [-1, height, width * channels])
+    x = tf.linalg.matmul(rows, x)  # [B, 2H, W*C]
+    x = tf.reshape(x, [-1, width, channels])
+    x = tf.linalg.matmul(columns, x)  # [B*2H, 2W, C]
+    return tf.reshape(x, [-1, 2 * height, 2 * width, channels])
+
+
+def _bilinear_matrix(size: int) -> np.ndarray:
+    """`[2 * size, size]`: weights of the inputs in every output."""
+    position = np.arange(2 * size) * (size - 1) / (2 * size - 1)
+    distance = np.abs(position[:, None] - np.arange(size)[None, :])
+    return np.maximum(0.0, 1.0 - distance)
+
+
+def batch_norm(x, gamma, beta, activation: str):
+    """Batch normalisation by the batch's own moments, and an activation.
+
+    The backward pass keeps `x` and recomputes the rest from the moments.
+
+    Args:
+      x: `[B, H, W, C]`, any floating dtype.
+      gamma: float32 `[C]`.
+      beta: float32 `[C]`.
+      activation: a key of `ACTIVATIONS`.
+
+    Returns:
+      `(y, mean, variance)`: y like x; float32 `[C]` mean and *unbiased*
+      variance over batch and space, without gradient: what the moving averages
+      take.
+    """
+    function, function_grad = ACTIVATIONS[activation]
+
+    @tf.custom_gradient
+    def normalise(x, gamma, beta):
+        y, mean, variance, saved_mean, saved_variance, _ = (
+            tf.raw_ops.FusedBatchNormV3(
+                x=x,
+                scale=gamma,
+                offset=beta,
+                mean=[],
+                variance=[],
+                epsilon=BATCH_NORM_EPSILON,
+                is_training=True,
+            )
+        )
+
+        def grad(upstream, *_):
+            if activation != "linear":
+                scale = gamma * tf.math.rsqrt(
+                    saved_variance + BATCH_NORM_EPSILON
+                )
+                upstream = function_grad(
+                    apply_batch_norm(x, scale, beta - saved_mean * scale),
+                    upstream,
+                )
+            return tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=upstream,
+                x=x,
+                scale=gamma,
+                reserve_space_1=saved_mean,
+                reserve_space_2=saved_variance,
+                reserve_space_3=[],
+                epsilon=BATCH_NORM_EPSILON,
+                is_training=True,
+            )[:3]
+
+        return (function(y), mean, variance), grad
+
+    y, mean, variance = normalise(x, gamma, beta)
+    return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
+
+
+def apply_batch_norm(x, scale, offset):
+    """`x * scale + offset` in the dtype of `x`; scale and offset `[C]`."""
+    return x * tf.cast(scale, x.dtype) + tf.cast(offset, x.dtype)

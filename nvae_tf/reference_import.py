@@ -1,0 +1,401 @@
+"""Reading the checkpoints of the authors' program.
+
+`load` needs no PyTorch.  `reference_slots` maps every key of their format to
+a place in our variables; importing, exporting and the parity tests share it.
+"""
+
+import argparse
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from nvae_tf import torch_file
+from nvae_tf.cells import InvertedResidual, ResidualCell
+from nvae_tf.config import (
+    ARCHITECTURES,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from nvae_tf.errors import CheckpointError
+from nvae_tf.layers import BatchNorm, Conv2D, Dense
+from nvae_tf.model import NVAE
+
+__all__ = ["Slot", "config_from_reference", "load", "reference_slots"]
+
+# Values of arguments that older checkpoints lack.
+_OLD_DEFAULTS = {
+    "ada_groups": False,
+    "min_groups_per_scale": 1,
+    "num_mixture_dec": 10,
+}
+# Fields of their `args` -> ours.
+_MODEL_FIELDS = {
+    "num_latent_scales": "num_latent_scales",
+    "num_groups_per_scale": "num_groups_per_scale",
+    "num_latent_per_group": "num_latent_per_group",
+    "ada_groups": "adaptive_groups",
+    "min_groups_per_scale": "min_groups_per_scale",
+    "num_channels_enc": "num_channels_enc",
+    "num_channels_dec": "num_channels_dec",
+    "num_preprocess_blocks": "num_preprocess_blocks",
+    "num_preprocess_cells": "num_preprocess_cells",
+    "num_postprocess_cells": "num_postprocess_cells",
+    "num_cell_per_cond_enc": "num_cells_enc",
+    "num_cell_per_cond_dec": "num_cells_dec",
+    "arch_instance": "architecture",
+    "use_se": "use_se",
+    "res_dist": "residual_posterior",
+    "num_nf": "num_flow_pairs",
+}
+_TRAIN_FIELDS = {
+    "epochs": "epochs",
+    "warmup_epochs": "warmup_epochs",
+    "batch_size": "batch_size",
+    "learning_rate": "learning_rate",
+    "learning_rate_min": "min_learning_rate",
+    "weight_decay": "weight_decay",
+    "kl_anneal_portion": "kl_anneal_portion",
+    "kl_const_portion": "kl_const_portion",
+    "kl_const_coeff": "kl_const_coeff",
+    "weight_decay_norm": "regularization",
+    "seed": "seed",
+}
+_BINARY_DATASETS = {"mnist": 2, "omniglot": 2}  # name -> padding
+_IGNORED_SUFFIXES = ("num_batches_tracked", "weight_normalized")
+
+
+class Slot(typing.NamedTuple):
+    """Where a tensor of a reference checkpoint lives in our variables.
+
+    Attributes:
+      variable: ours.
+      index: position along the variable's stack, or None.
+      kind: "conv", "dense", "gain", "state" or "vector": how axes differ.
+    """
+
+    variable: keras.Variable
+    index: int | None
+    kind: str
+
+    def from_reference(self, value: np.ndarray) -> np.ndarray:
+        """Their layout -> ours."""
+        if self.kind == "conv":  # OIHW -> HWIO
+            return np.transpose(value, (2, 3, 1, 0))
+        if self.kind == "dense":  # [out, in] -> [in, out]
+            return np.transpose(value)
+        if self.kind == "state":  # CHW -> HWC
+            return np.transpose(value, (1, 2, 0))
+        return value.reshape(-1) if self.kind == "gain" else value
+
+    def to_reference(self, value: np.ndarray) -> np.ndarray:
+        """Our layout -> theirs."""
+        if self.kind == "conv":
+            return np.transpose(value, (3, 2, 0, 1))
+        if self.kind == "dense":
+            return np.transpose(value)
+        if self.kind == "state":
+            return np.transpose(value, (2, 0, 1))
+        return value.reshape(-1, 1, 1, 1) if self.kind == "gain" else value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape in the reference's layout."""
+        shape = tuple(self.variable.shape)[0 if self.index is None else 1 :]
+        return self.to_reference(np.broadcast_to(np.float32(0), shape)).shape
+
+    def of(self, value: Any) -> np.ndarray:
+        """The tensor, in their layout, within an array like the variable."""
+        value = np.asarray(value)
+        return self.to_reference(
+            value if self.index is None else value[self.index]
+        )
+
+
+def load(path) -> tuple[NVAE, Config]:
+    """Reads a checkpoint of the authors' program.
+
+    Args:
+      path: a file that their program wrote with `torch.save`.
+
+    Returns:
+      The model with the checkpoint's weights and statistics, and the
+      configuration it was trained with.
+
+    Raises:
+      CheckpointError: if the file cannot be read, holds anything but plain
+        values and tensors, or its tensors are not those of its configuration.
+    """
+    checkpoint = torch_file.read(path)
+    if not isinstance(checkpoint, Mapping) or not {
+        "args",
+        "state_dict",
+    } <= set(checkpoint):
+        raise CheckpointError(
+            f"{path} is not a checkpoint of the NVAE authors' program: it "
+            "must hold 'args' and 'state_dict'."
+        )
+    state = checkpoint["state_dict"]
+    if not isinstance(state, Mapping):
+        raise CheckpointError(
+            f"{path}: 'state_dict' is a {type(state).__name__}, not a mapping "
+            "of names to tensors; the file is not one of the authors' program."
+        )
+    config = config_from_reference(checkpoint["args"], state, path)
+    model = NVAE(config.model, seed=config.train.seed)
+    assign_state(model, state, path)
+    return model, config
+
+
+def assign_state(model: NVAE, state: Mapping[str, Any], path) -> None:
+    """Copies a reference `state_dict` into the model's variables.
+
+    Raises:
+      CheckpointError: for missing, extra or misshapen keys.
+    """
+    slots = reference_slots(model)
+    given = {k for k in state if not k.endswith(_IGNORED_SUFFIXES)}
+    for problem, keys in (
+        ("lacks", slots.keys() - given),
+        ("has unexpected", given - slots.keys()),
+    ):
+        if keys:
+            first = sorted(keys)[0]
+            raise CheckpointError(
+                f"{path} {problem} {len(keys)} tensors, {first!r} among them; "
+                "its weights do not belong to the model its 'args' describe."
+            )
+    arrays: dict[int, np.ndarray] = {}
+    variables = {}
+    for key, slot in slots.items():
+        value = np.asarray(state[key])
+        if value.shape != slot.shape:
+            raise CheckpointError(
+                f"{path}: {key!r} has shape {value.shape}, but the model its "
+                f"'args' describe needs {slot.shape}."
+            )
+        if value.dtype.kind not in "fiu":
+            raise CheckpointError(
+                f"{path}: {key!r} holds {value.dtype}, not numbers."
+            )
+        if not np.all(np.isfinite(value)):
+            raise CheckpointError(
+                f"{path}: {key!r} holds values that are not finite; the run "
+                "that wrote it had diverged. Use an earlier checkpoint."
+            )
+        ident = id(slot.variable)
+        if ident not in arrays:
+            variables[ident] = slot.variable
+            arrays[ident] = np.zeros(slot.variable.shape, np.float32)
+        target = arrays[ident]
+        if slot.index is None:
+            target[...] = slot.from_reference(value)
+        else:
+            target[slot.index] = slot.from_reference(value)
+    for ident, variable in variables.items():
+        variable.assign(arrays[ident])
+
+
+def config_from_reference(
+    args: argparse.Namespace, state: Mapping[str, Any], path
+) -> Config:
+    """The configuration that a checkpoint's `args` and tensors describe.
+
+    The image size and channels, which `args` lack, follow from the tensors.
+
+    Raises:
+      CheckpointError: if a field is missing or makes no sense.
+    """
+    values = {**_OLD_DEFAULTS, **(vars(args) if _is_namespace(args) else {})}
+    missing = sorted({*_MODEL_FIELDS, "dataset"} - set(values))
+    if missing:
+        raise CheckpointError(
+            f"{path}: 'args' lacks {', '.join(missing)}; the file is not a "
+            "checkpoint of the NVAE authors' program."
+        )
+    prior, stem = (
+        np.shape(state.get(key, ())) for key in ("prior_ftr0", "stem.weight")
+    )
+    if len(prior) != 3 or len(stem) != 4:
+        raise CheckpointError(
+            f"{path} lacks the tensors 'prior_ftr0' [C,H,W] and 'stem.weight' "
+            "[O,I,H,W], from which the image size and channels follow."
+        )
+    if values["arch_instance"] not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{path}: unknown architecture {values['arch_instance']!r}; known "
+            f"are {', '.join(ARCHITECTURES)}."
+        )
+    model = {ours: values[theirs] for theirs, ours in _MODEL_FIELDS.items()}
+    padding = _BINARY_DATASETS.get(values["dataset"])
+    is_binary = padding is not None
+    padding = padding or 0
+    scale = 2 ** (
+        model["num_preprocess_blocks"] + model["num_latent_scales"] - 1
+    )
+    if is_binary:
+        likelihood = "bernoulli"
+    else:
+        is_normal = values["num_mixture_dec"] == 1
+        likelihood = "normal" if is_normal else "mixture"
+    try:
+        train = {
+            ours: values[theirs]
+            for theirs, ours in _TRAIN_FIELDS.items()
+            if theirs in values
+        }
+        if values.get("weight_decay_norm_anneal"):
+            train["regularization_init"] = values["weight_decay_norm_init"]
+        return Config(
+            name=str(values["dataset"]),
+            model=ModelConfig(
+                **model,
+                image_size=prior[1] * scale - 2 * padding,
+                image_channels=stem[1],
+                padding=padding,
+                num_bits=1 if is_binary else values.get("num_x_bits", 8),
+                likelihood=likelihood,
+                num_mixtures=values["num_mixture_dec"],
+            ),
+            data=DataConfig(binarize=is_binary, flip=not is_binary),
+            train=TrainConfig(**train),
+        )
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: 'args' makes no sense: {error}"
+        ) from error
+
+
+def _is_namespace(args) -> bool:
+    return isinstance(args, argparse.Namespace)
+
+
+def reference_slots(model: NVAE) -> dict[str, Slot]:
+    """Every key of the authors' `state_dict` for this model, with its slot."""
+    slots: dict[str, Slot] = {}
+
+    def add(prefix, layer, index=None):
+        for key, variable, kind in _leaf_keys(layer):
+            slots[f"{prefix}.{key}"] = Slot(variable, index, kind)
+
+    config = model.config
+    encoder, decoder = model.parts["encoder"], model.parts["decoder"]
+    slots["prior_ftr0"] = Slot(decoder.prior_h0, None, "state")
+    add("stem", encoder.parts["stem"])
+    for i, cell in enumerate(encoder.parts["preprocess"].cells):
+        add(f"pre_process.{i}", cell)
+    add("enc0.1", encoder.parts["top"])
+    # Top-down: the group of every number, with its place in a stack.
+    groups = [(decoder.parts["first"], None)]
+    tower = 0
+    for s, count in enumerate(config.groups_top_down):
+        if s:
+            add(f"dec_tower.{tower}", decoder.parts[f"up_{s}"])
+            tower += 1
+        for i in range(count - (s == 0)):
+            groups.append((decoder.parts[f"scale_{s}"], i))
+        for group, index in groups[len(groups) - count :]:
+            if not group.is_first:
+                for cell in group.parts["cells"].cells:
+                    add(f"dec_tower.{tower}", cell, index)
+                    tower += 1
+            combiner = (
+                "stem_decoder"
+                if config.is_plain_vae
+                else f"dec_tower.{tower}.conv"
+            )
+            add(combiner, group.parts["decoder_combiner"].parts["conv"], index)
+            tower += 1
+    for number, (group, index) in enumerate(groups):
+        add(f"enc_sampler.{number}", group.parts["posterior"], index)
+        if number:
+            add(f"dec_sampler.{number - 1}.1", group.parts["prior"], index)
+        for i in range(2 * config.num_flow_pairs):
+            pair = number * config.num_flow_pairs + i // 2
+            flow = group.parts[f"flow_{i}"]
+            prefix = f"nf_cells.{pair}.cell{1 + i % 2}"
+            add(f"{prefix}.conv.convz.0", flow.parts["expand"], index)
+            add(f"{prefix}.conv.convz.2", flow.parts["spatial"], index)
+            add(f"{prefix}.mu.conv_0", flow.parts["project"], index)
+    if not config.is_plain_vae:
+        _add_encoder_tower(add, config, encoder, groups)
+    for i, cell in enumerate(model.parts["image"].parts["postprocess"].cells):
+        add(f"post_process.{i}", cell)
+    add("image_conditional.1", model.parts["image"].parts["head"])
+    return slots
+
+
+def _add_encoder_tower(add, config: ModelConfig, encoder, groups) -> None:
+    """Bottom-up: cells of every group, then the combiner it shares."""
+    tower = 0
+    number = config.num_groups - 1  # of the group, top-down
+    for s, count in enumerate(config.groups_per_scale):
+        if s:
+            add(f"enc_tower.{tower}", encoder.parts[f"down_{s}"])
+            tower += 1
+        for i in range(count):
+            for cell in encoder.parts[f"scale_{s}"].cells:
+                add(f"enc_tower.{tower}", cell, i)
+                tower += 1
+            if number:
+                group, index = groups[number]
+                combiner = group.parts["encoder_combiner"]
+                add(f"enc_tower.{tower}.conv", combiner.parts["conv"], index)
+                tower += 1
+            number -= 1
+
+
+def _leaf_keys(layer):
+    """Yields (key, variable, kind) of everything under a layer."""
+    if isinstance(layer, Conv2D):
+        yield "weight", layer.v, "conv"
+        if layer.use_bias:
+            yield "bias", layer.bias, "vector"
+        if layer.weight_norm:
+            yield "log_weight_norm", layer.g, "gain"
+    elif isinstance(layer, BatchNorm):
+        yield "weight", layer.gamma, "vector"
+        yield "bias", layer.beta, "vector"
+        yield "running_mean", layer.mean, "vector"
+        yield "running_var", layer.variance, "vector"
+    elif isinstance(layer, Dense):
+        yield "weight", layer.kernel, "dense"
+        yield "bias", layer.bias, "vector"
+    else:
+        for prefix, part in _named_parts(layer):
+            for key, variable, kind in _leaf_keys(part):
+                yield f"{prefix}.{key}", variable, kind
+
+
+def _named_parts(layer):
+    """The reference's names of a composite layer's parts."""
+    if isinstance(layer, ResidualCell):
+        for name, part in layer.parts.items():
+            if name.startswith("op_"):
+                yield f"_ops.{name.removeprefix('op_')}", part
+            else:
+                yield name, part
+    elif isinstance(layer, InvertedResidual):
+        o = 1 if layer.resample == "up" else 0
+        yield f"conv.{o}.bn", layer.parts["norm_in"]
+        yield f"conv.{o + 1}.conv.0", layer.parts["expand"]
+        yield f"conv.{o + 1}.conv.1", layer.parts["norm_expand"]
+        yield f"conv.{o + 2}.conv.0", layer.parts["spatial"]
+        yield f"conv.{o + 2}.conv.1", layer.parts["norm_spatial"]
+        yield f"conv.{o + 3}", layer.parts["project"]
+        yield f"conv.{o + 4}.bn", layer.parts["norm_out"]
+    else:
+        elu = getattr(layer, "operation", "") == "res_bnelu"
+        names = {
+            "norm": "bn.bn" if elu else "bn_act",
+            "conv": "1" if layer.name == "skip" else "conv_0",
+            "squeeze": "se.0",
+            "excite": "se.2",
+            **{f"phase_{i}": f"conv_{i + 1}" for i in range(4)},
+        }
+        for name, part in layer.parts.items():
+            yield names[name], part

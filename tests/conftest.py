@@ -1,0 +1,34 @@
+"""The environment of the tests, set before anything imports TensorFlow."""
+
+import os
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# The same numbers everywhere: Keras on TensorFlow, on the CPU.
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["MPLBACKEND"] = "Agg"
+
+# Servers of the tests listen on loopback, which no proxy can reach.
+for _name in ("no_proxy", "NO_PROXY"):
+    os.environ[_name] = ",".join(
+        filter(None, [os.environ.get(_name), "localhost,127.0.0.1,::1"])
+    )
+
+# pytest-xdist's processes share the cores instead of each taking all.
+# Subprocesses of the tests inherit this.
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _workers > 1:
+    _threads = str(max(1, _cores() // _workers))
+    for _name in (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+    ):
+        os.environ.setdefault(_name, _threads)
