@@ -4,6 +4,8 @@ One walk down the groups serves training (latents from the posterior),
 sampling and export (latents from the prior).
 """
 
+import dataclasses
+
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -86,7 +88,7 @@ class LatentGroup(PureLayer):
         """Constructor arguments, for serialisation."""
         return {
             **super().get_config(),
-            "config": self.config,
+            "config": dataclasses.asdict(self.config),
             "width": self.width,
             "encoder_width": self.encoder_width,
             "is_first": self.is_first,
@@ -250,7 +252,10 @@ class TopDownDecoder(PureLayer):
 
     def get_config(self):
         """Constructor arguments, for serialisation."""
-        return {**super().get_config(), "config": self.config}
+        return {
+            **super().get_config(),
+            "config": dataclasses.asdict(self.config),
+        }
 
     def build(self, input_shape):
         """Creates `prior_h0` and builds all parts."""
@@ -423,7 +428,7 @@ class ImageDecoder(PureLayer):
         """Constructor arguments, for serialisation."""
         return {
             **super().get_config(),
-            "config": self.config,
+            "config": dataclasses.asdict(self.config),
             "num_parameters": self.num_parameters,
         }
 

@@ -1,5 +1,8 @@
 """The bottom-up encoder (paper figure 2a, left)."""
 
+import dataclasses
+
+import keras
 import tensorflow as tf
 
 from nvae_tf.cells import ResidualCell
@@ -25,7 +28,14 @@ class CellChain(PureLayer):
 
     def get_config(self):
         """Constructor arguments, for serialisation."""
-        return {**super().get_config(), "cells": self.cells}
+        cells = [keras.saving.serialize_keras_object(c) for c in self.cells]
+        return {**super().get_config(), "cells": cells}
+
+    @classmethod
+    def from_config(cls, config):
+        """The chain that `get_config` described, also after JSON."""
+        cells = map(keras.saving.deserialize_keras_object, config["cells"])
+        return super().from_config({**config, "cells": list(cells)})
 
     def build(self, input_shape):
         """Builds the cells for the channels of `input_shape`."""
@@ -99,7 +109,10 @@ class BottomUpEncoder(PureLayer):
 
     def get_config(self):
         """Constructor arguments, for serialisation."""
-        return {**super().get_config(), "config": self.config}
+        return {
+            **super().get_config(),
+            "config": dataclasses.asdict(self.config),
+        }
 
     def build(self, input_shape):
         """Builds all parts; `input_shape` is that of the images."""

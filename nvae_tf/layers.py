@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from nvae_tf import masks, ops
+from nvae_tf.config import ModelConfig
 
 __all__ = [
     "BatchNorm",
@@ -62,21 +63,42 @@ class PureLayer(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.stack = stack
         self.parts: dict[str, PureLayer] = {}
+        self.own_variables: dict[str, keras.Variable] = {}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        keras.saving.register_keras_serializable("nvae_tf")(cls)
 
     def get_config(self):
         """Constructor arguments, for serialisation."""
         return {**super().get_config(), "stack": self.stack}
 
+    @classmethod
+    def from_config(cls, config):
+        """The layer that `get_config` described, also after JSON."""
+        if "config" in config:
+            config = {**config, "config": ModelConfig(**config["config"])}
+        return super().from_config(config)
+
     def add_stacked(self, name: str, shape, trainable=True):
         """Adds a float32 variable, with the stack's axis in front."""
         prefix = () if self.stack is None else (self.stack,)
-        return self.add_weight(
+        variable = self.add_weight(
             name=name,
             shape=(*prefix, *shape),
             initializer="zeros",
             dtype="float32",
             trainable=trainable,
         )
+        self.own_variables[name] = variable
+        return variable
+
+    def named_variables(self, prefix: str = "") -> dict[str, keras.Variable]:
+        """Every variable under a name that checkpoints use, "a/b/gamma"."""
+        named = {prefix + k: v for k, v in self.own_variables.items()}
+        for name, part in self.parts.items():
+            named |= part.named_variables(f"{prefix}{name}/")
+        return named
 
     def read_params(self, mode: str = Mode.INFERENCE) -> dict:
         """The tensors `call` computes with, normalised, float32."""

@@ -56,7 +56,6 @@ class NVAEOutput(typing.NamedTuple):
     updates: dict
 
 
-@keras.saving.register_keras_serializable("nvae_tf")
 class NVAE(PureLayer, keras.Model):
     """The model: encoder, top-down walk, image head.
 
@@ -78,8 +77,6 @@ class NVAE(PureLayer, keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not isinstance(config, ModelConfig):
-            config = ModelConfig(**config)
         self.config = config
         self.seed = seed
         self.unroll = unroll

@@ -1,0 +1,179 @@
+"""The folder of one run: its configuration, checkpoints and results.
+
+::
+
+    config.json        the whole configuration
+    checkpoints/       see `nvae_tf.checkpointing`
+    metrics.jsonl      one record per line
+    tensorboard/       scalars and images
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from nvae_tf.checkpointing import Checkpoint, CheckpointStore
+from nvae_tf.config import Config, config_from_dict
+from nvae_tf.data_files import write_bytes
+from nvae_tf.errors import CheckpointError, UserError
+from nvae_tf.model import NVAE
+
+__all__ = ["Workdir", "assign_tensors", "load_model", "read_tensors"]
+
+_MODEL_PREFIX = "model/"
+
+
+class Workdir:
+    """Paths and files of a run.
+
+    Args:
+      path: the folder.
+    """
+
+    def __init__(self, path):
+        if not str(path):
+            raise UserError("Name a folder with --workdir=DIR.")
+        self.path = pathlib.Path(path)
+        self.config_path = self.path / "config.json"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.tensorboard_path = self.path / "tensorboard"
+
+    def checkpoints(self, keep: int = 3) -> CheckpointStore:
+        """The run's checkpoints."""
+        return CheckpointStore(self.path / "checkpoints", keep)
+
+    def read_config(self) -> Config:
+        """The configuration that the run was started with.
+
+        Raises:
+          UserError: if this is not the workdir of a run.
+        """
+        if not self.path.is_dir():
+            raise UserError(
+                f"There is no workdir {self.path}; train.py makes one."
+            )
+        try:
+            return config_from_dict(json.loads(self.config_path.read_bytes()))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{self.path} holds no config.json: it is not the workdir of "
+                "a run. Give the folder that train.py was given."
+            ) from error
+        except ValueError as error:
+            raise UserError(
+                f"{self.config_path} is not JSON: {error}."
+            ) from error
+
+    def write_config(self, config: Config) -> None:
+        """Writes config.json, or checks it against the one that is there.
+
+        Raises:
+          UserError: if the run was started with another configuration.
+        """
+        if self.config_path.exists():
+            old, new = (c.to_dict() for c in (self.read_config(), config))
+            changed = sorted(_differences(old, new))
+            if changed:
+                raise UserError(
+                    f"{self.path} belongs to a run with another "
+                    f"configuration; it differs in {', '.join(changed)}. "
+                    "Choose another --workdir, or the same configuration."
+                )
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config.to_dict(), indent=2) + "\n"
+        write_bytes(self.config_path, text.encode())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the workdir for one training process.
+
+        Raises:
+          UserError: if another process trains here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    f"Another process is training in {self.path}. Stop it, "
+                    "or choose another --workdir."
+                ) from error
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> Iterator[str]:
+    for key in old.keys() | new.keys():
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key} ({a!r} there, {b!r} now)"
+
+
+def read_tensors(variables: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Values of variables, by the names that checkpoints use."""
+    return {name: np.asarray(v) for name, v in variables.items()}
+
+
+def assign_tensors(
+    variables: dict[str, Any], checkpoint: Checkpoint, source
+) -> None:
+    """Sets variables to what a checkpoint holds under the same names.
+
+    Raises:
+      CheckpointError: if it lacks one or has it in another shape.
+    """
+    for name, variable in variables.items():
+        value = checkpoint.tensors.get(name)
+        if value is None or value.shape != tuple(variable.shape):
+            found = "nothing" if value is None else f"shape {value.shape}"
+            raise CheckpointError(
+                f"The checkpoint of step {checkpoint.step} in {source} has "
+                f"{found} under {name!r}, where shape "
+                f"{tuple(variable.shape)} is needed: it belongs to another "
+                "configuration or version."
+            )
+        variable.assign(value)
+
+
+def model_variables(model: NVAE) -> dict[str, keras.Variable]:
+    """The model's variables by the names that checkpoints use."""
+    return model.named_variables(_MODEL_PREFIX)
+
+
+def load_model(path) -> tuple[NVAE, Config, dict[str, Any]]:
+    """The model of a run's latest checkpoint.
+
+    Args:
+      path: the workdir.
+
+    Returns:
+      The model, the run's configuration, and what is known of the checkpoint:
+      "step" and, where it was evaluated, "nelbo" (nats) and "bits_per_dim".
+
+    Raises:
+      UserError: if there is no run, or no intact checkpoint.
+    """
+    workdir = Workdir(path)
+    config = workdir.read_config()
+    checkpoint = workdir.checkpoints().restore_latest()
+    if checkpoint is None:
+        raise CheckpointError(
+            f"{path} holds no checkpoint yet; train.py writes the first one "
+            "after an epoch, and when it is stopped."
+        )
+    model = NVAE(config.model, seed=config.train.seed, dtype=config.precision)
+    assign_tensors(model_variables(model), checkpoint, path)
+    evaluation = checkpoint.state.get("evaluation") or {}
+    return model, config, {"step": checkpoint.step, **evaluation}
