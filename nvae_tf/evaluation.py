@@ -58,9 +58,7 @@ class Evaluator:
     def _pass(self, x, weights, seed):
         """Sums over one batch, and the log importance weights `[B]`."""
         out = self.model(x, seed=seed)
-        nll = losses.reconstruction_nll(
-            self.model.likelihood(out.logits), x
-        )
+        nll = losses.reconstruction_nll(self.model.likelihood(out.logits), x)
         log_weight = losses.log_importance_weight(nll, out.log_p, out.log_q)
         sums = (
             tf.reduce_sum(weights * nll),

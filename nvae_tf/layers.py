@@ -89,6 +89,9 @@ class PureLayer(keras.layers.Layer):
             initializer="zeros",
             dtype="float32",
             trainable=trainable,
+            # Keras would hand out half-precision copies inside a model of
+            # mixed precision; what needs to be cast is cast where it is used.
+            autocast=False,
         )
         self.own_variables[name] = variable
         return variable

@@ -159,6 +159,8 @@ def prepare(
             "skipped": skipped,
         },
     )
+    for left_over in root.glob(".*.tmp"):  # Of a killed preparation.
+        left_over.unlink(missing_ok=True)
     return Prepared(counts, skipped)
 
 

@@ -2,6 +2,8 @@
 
     python -m nvae_tf.reconstruct --workdir=runs/demo --num=32 \
         --output=reconstructions.png
+
+Originals are as the model saw them: binarised, or at its bits.
 """
 
 from absl import flags

@@ -65,7 +65,28 @@ _TRAIN_FIELDS = {
     "weight_decay_norm": "regularization",
     "seed": "seed",
 }
-_BINARY_DATASETS = {"mnist": 2, "omniglot": 2}  # name -> padding
+# Their names of datasets -> ours; the binary ones are padded by 2.
+_DATASETS = {
+    "mnist": DataConfig(source="tfds", name="mnist", binarize=True),
+    "omniglot": DataConfig(
+        source="tfds",
+        name="omniglot",
+        binarize=True,
+        resize="resize",
+        convert_colors=True,
+    ),
+    "stacked_mnist": DataConfig(source="tfds", name="stacked_mnist"),
+    "cifar10": DataConfig(source="tfds", name="cifar10", flip=True),
+    "celeba_64": DataConfig(
+        source="tfds", name="celeb_a", resize="celeba", flip=True
+    ),
+    "imagenet_32": DataConfig(
+        source="tfds", name="downsampled_imagenet/32x32", flip=True
+    ),
+    "celeba_256": DataConfig(source="tfds", name="celeb_a_hq/256", flip=True),
+    "ffhq": DataConfig(source="tfds", name="ffhq/256", flip=True),
+}
+_BINARY_PADDING = 2
 _IGNORED_SUFFIXES = ("num_batches_tracked", "weight_normalized")
 
 
@@ -231,9 +252,9 @@ def config_from_reference(
             f"are {', '.join(ARCHITECTURES)}."
         )
     model = {ours: values[theirs] for theirs, ours in _MODEL_FIELDS.items()}
-    padding = _BINARY_DATASETS.get(values["dataset"])
-    is_binary = padding is not None
-    padding = padding or 0
+    data = _DATASETS.get(values["dataset"], DataConfig(source="image_folder"))
+    is_binary = data.binarize
+    padding = _BINARY_PADDING if is_binary else 0
     scale = 2 ** (
         model["num_preprocess_blocks"] + model["num_latent_scales"] - 1
     )
@@ -261,7 +282,7 @@ def config_from_reference(
                 likelihood=likelihood,
                 num_mixtures=values["num_mixture_dec"],
             ),
-            data=DataConfig(binarize=is_binary, flip=not is_binary),
+            data=data,
             train=TrainConfig(**train),
         )
     except (TypeError, ValueError) as error:

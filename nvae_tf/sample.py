@@ -2,6 +2,8 @@
 
     python -m nvae_tf.sample --workdir=runs/demo --num=64 --temperature=0.7 \
         --seed=0 --output=samples.png
+
+Shows the mean image of every draw, without padding.
 """
 
 from absl import flags

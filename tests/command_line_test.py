@@ -1,0 +1,90 @@
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = """
+from nvae_tf import command_line, errors
+
+def main(_):
+    config = command_line.config_from_flags()
+    if config.name == "broken":
+        raise errors.UserError("one\\nsentence")
+    print(config.data.source, config.train.batch_size)
+
+command_line.define_config()
+command_line.run(main)
+"""
+CONFIG = """
+import ml_collections
+from nvae_tf.config import Config
+
+def get_config(variant=""):
+    if variant:
+        raise ValueError(f"there is no variant {variant}")
+    return ml_collections.ConfigDict(Config().to_dict())
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "command.py").write_text(COMMAND)
+    (tmp_path / "good.py").write_text(CONFIG)
+    (tmp_path / "other.py").write_text("def get_config():\n    return 3\n")
+
+    def run(*arguments):
+        result = subprocess.run(
+            [sys.executable, "-c", COMMAND, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return result.returncode, result.stdout, result.stderr
+
+    return run
+
+
+def test_flags_override_the_file(run, tmp_path):
+    status, out, _ = run(
+        f"--config={tmp_path}/good.py", "--config.train.batch_size=7"
+    )
+    assert (status, out) == (0, "mnist_5k 7\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=@/good.py", "--config.name=broken"], "one sentence"),
+        (["--config=@/good.py", "--config.data.foo=1"], "key data.foo."),
+        (
+            ["--config", "@/good.py", "--config.data.pat=1"],
+            "key data.pat. Did you mean data.path?",
+        ),
+        (["--config=@/good.py", "--config.no.such=1"], "config key no."),
+        (["--config=@/good.py", "--config.name.x=1"], "config key name.x."),
+        (
+            ["--config=@/good.py", "--config.train.batch_size=x"],
+            "--config.train.batch_size=x",
+        ),
+        (["--config=@/good.py", "--config.data.source=x"], "data.source is"),
+        (["--config=@/good.py:big"], "there is no variant big"),
+        (["--config=@/good.py", "--confg=1"], "flag 'confg'"),
+        (["--config=@/good.py", "word"], "Unexpected argument 'word'"),
+        (["--config=@/none.py"], "no configuration file '@/none.py'"),
+        (
+            ["--config=@/none.py", "--config.name=x"],
+            "no configuration file '@/none.py'",
+        ),
+        (["--config=@/other.py"], "@/other.py is not a configuration file"),
+        ([], "Name a configuration, such as --config="),
+        (["--config.name=x"], "Name a configuration, such as --config="),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(run, tmp_path, arguments, message):
+    arguments = [a.replace("@", str(tmp_path)) for a in arguments]
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message.replace("@", str(tmp_path)) in err

@@ -1,0 +1,194 @@
+"""The training loop: resume, stopping, and what a workdir holds."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from nvae_tf import datasets, trainer
+from nvae_tf.errors import UserError
+from nvae_tf.workdir import Workdir, load_model
+from tests.run_helpers import make_config, write_images
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data") / "blobs.npy")
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory):
+    """A run from its first step to its last, without a break."""
+    path = tmp_path_factory.mktemp("finished")
+    evaluation = trainer.train(make_config(images), path)
+    return path, evaluation
+
+
+def _stop_after(monkeypatch, step):
+    """Sends SIGTERM to this process once the step is taken."""
+    original = trainer.Trainer._log
+
+    def log(self, at, *arguments):
+        original(self, at, *arguments)
+        if at == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(trainer.Trainer, "_log", log)
+
+
+def test_interrupted_run_ends_as_if_never_interrupted(
+    finished, images, tmp_path, monkeypatch
+):
+    path, _ = finished
+    config = make_config(images)
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 4)
+        with pytest.raises(SystemExit) as stopped:
+            trainer.train(config, tmp_path)
+    assert stopped.value.code == trainer.RESUME_STATUS
+    assert Workdir(tmp_path).checkpoints().steps()[-1] == 4
+    trainer.train(config, tmp_path)
+    whole, resumed = (
+        Workdir(p).checkpoints().restore_latest() for p in (path, tmp_path)
+    )
+    assert resumed.step == whole.step == 6
+    assert resumed.tensors.keys() == whole.tensors.keys()
+    for name, value in whole.tensors.items():
+        np.testing.assert_array_equal(
+            resumed.tensors[name], value, err_msg=name
+        )
+    assert (tmp_path / "metrics.jsonl").read_text() == (
+        path / "metrics.jsonl"
+    ).read_text()
+
+
+def test_metrics_hold_every_step_and_every_evaluation(finished, images):
+    path, evaluation = finished
+    records = [
+        json.loads(line)
+        for line in (path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [r["step"] for r in records if r["kind"] == "train"] == [
+        *range(1, 7)
+    ]
+    assert [r["step"] for r in records if r["kind"] == "evaluation"] == [3, 6]
+    last = records[-1]
+    assert last["nelbo"] == pytest.approx(evaluation.nelbo)
+    held_out = datasets.open_source(make_config(images), "validation")
+    assert last["num_images"] == len(held_out) > 0
+    train = records[0]
+    for name in (
+        "total_loss",
+        "nelbo",
+        "beta",
+        "regularization",
+        "learning_rate",
+        "spectral",
+        "batch_norm",
+    ):
+        assert np.isfinite(train[name]), name
+    assert len(train["kl_per_group"]) == len(train["active_latents"]) == 3
+
+
+def test_training_lowers_the_loss(images, tmp_path):
+    config = make_config(
+        images, train={"epochs": 12}, evaluation={"every_epochs": 12}
+    )
+    trainer.train(config, tmp_path)
+    losses = [
+        json.loads(line)["nelbo"]
+        for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert np.mean(losses[-6:-1]) < 0.8 * np.mean(losses[:3])
+
+
+def test_tensorboard_gets_scalars_and_pictures(finished):
+    path, _ = finished
+    (events,) = (path / "tensorboard").iterdir()
+    content = events.read_bytes()
+    for tag in (
+        b"train/nelbo",
+        b"train_kl_per_group/02",
+        b"evaluation/nelbo",
+        b"samples/temperature_0.7",
+        b"reconstructions",
+    ):
+        assert tag in content, tag
+
+
+def test_loaded_model_is_the_trained_one(finished):
+    path, evaluation = finished
+    model, config, info = load_model(path)
+    assert info["step"] == 6
+    assert info["nelbo"] == pytest.approx(evaluation.nelbo)
+    assert config.name == "blobs"
+    saved = Workdir(path).checkpoints().restore_latest().tensors
+    for name, variable in model.named_variables("model/").items():
+        np.testing.assert_array_equal(variable, saved[name], err_msg=name)
+
+
+def test_finished_run_is_left_alone(finished, images):
+    path, _ = finished
+    assert trainer.train(make_config(images), path) is None
+
+
+def test_another_configuration_is_refused_by_the_keys_that_differ(
+    finished, images
+):
+    path, _ = finished
+    config = make_config(images, train={"batch_size": 10})
+    with pytest.raises(UserError, match=r"train\.batch_size \(12 there, 10"):
+        trainer.train(config, path)
+
+
+def test_two_runs_in_one_workdir_are_refused(images, tmp_path):
+    with (
+        Workdir(tmp_path).locked(),
+        pytest.raises(UserError, match="Another process is training"),
+    ):
+        trainer.train(make_config(images), tmp_path)
+
+
+def test_changed_data_is_noticed_on_resume(images, tmp_path, monkeypatch):
+    config = make_config(images)
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 1)
+        with pytest.raises(SystemExit):
+            trainer.train(config, tmp_path)
+    write_images(images, 60)
+    try:
+        with pytest.raises(UserError, match="steps per epoch"):
+            trainer.train(config, tmp_path)
+    finally:
+        write_images(images)
+
+
+def test_loss_that_is_not_finite_stops_the_run(images, tmp_path, monkeypatch):
+    original = trainer.Trainer._prepare_first_step
+
+    def poison(self):
+        original(self)
+        head = self.model.parts["image"].parts["head"]
+        head.bias.assign(np.full(head.bias.shape, np.nan, np.float32))
+
+    monkeypatch.setattr(trainer.Trainer, "_prepare_first_step", poison)
+    with pytest.raises(UserError, match="loss is nan at step 1"):
+        trainer.train(make_config(images), tmp_path)
+
+
+def test_data_dependent_initialisation_happens_once(images, tmp_path):
+    config = make_config(
+        images,
+        model={"architecture": "res_elu"},
+        train={"learning_rate": 0.0},
+    )
+    run = trainer.Trainer(config, Workdir(tmp_path))
+    cell = run.model.parts["encoder"].parts["preprocess"].cells[0]
+    conv = cell.parts["op_0"].parts["conv"]
+    before = conv.g.numpy()
+    run._restore()
+    chosen = conv.g.numpy()
+    assert not np.allclose(before, chosen)
+    run.run()
+    np.testing.assert_array_equal(chosen, conv.g)
