@@ -1,9 +1,9 @@
 r"""CelebA, cropped and resized to 64x64: 35 latent groups at three scales.
 
-    python train.py --config=configs/celeba64.py --workdir=runs/celeba64 \
-        --num_processes=8
+    python train.py --config=configs/celeba64.py --workdir=runs/celeba64
 
-Devices: 8 V100 GPUs with 16 images each, in mixed precision, 92 hours.
+Devices: the paper's run took 8 V100 GPUs with 16 images each, in mixed
+precision, 92 hours.
 The paper: 2.03 bits/dim with flow, 2.04 without.
 
 Variants: `flow` (default) and `no_flow`.

@@ -1,9 +1,9 @@
 r"""CIFAR-10, 32x32: 30 latent groups at 16x16.
 
-    python train.py --config=configs/cifar10.py --workdir=runs/cifar10 \
-        --num_processes=8
+    python train.py --config=configs/cifar10.py --workdir=runs/cifar10
 
-Devices: 8 V100 GPUs with 32 images each, in mixed precision, 55 hours.
+Devices: the paper's run took 8 V100 GPUs with 32 images each, in mixed
+precision, 55 hours.
 The paper: 2.91 bits/dim with flow, 2.93 without.
 
 Variants: `flow` (default), `no_flow`, and `multi_scale`, which has the same

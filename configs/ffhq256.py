@@ -1,14 +1,13 @@
 r"""FFHQ, 256x256, 5 bits: 36 latent groups at five scales.
 
-    srun --ntasks=24 --gpus-per-task=1 python train.py \
-        --config=configs/ffhq256.py --workdir=runs/ffhq256
+    python train.py --config=configs/ffhq256.py --workdir=runs/ffhq256
 
-Devices: 24 V100 GPUs of 32 GB with 4 images each, in mixed precision, 160
-hours.
+Devices: the paper's run took 24 V100 GPUs of 32 GB with 4 images each, in
+mixed precision, 160 hours.
 The paper: 0.69 bits/dim with flow, 0.71 without.
 
 Variants: `flow` (default), `no_flow`, and `channels_24`, the narrower model
-with flow that trains on 8 GPUs (`--num_processes=8`) and costs 0.01 bits/dim.
+with flow that trains on 8 GPUs and costs 0.01 bits/dim.
 
 The images must be downloaded by hand: the first start says what goes where.
 """

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import keras
 import tensorflow as tf
 
 from nvae_tf.cells import ResidualCell
@@ -28,14 +27,14 @@ class CellChain(PureLayer):
 
     def get_config(self):
         """Constructor arguments, for serialisation."""
-        cells = [keras.saving.serialize_keras_object(c) for c in self.cells]
+        cells = [cell.get_config() for cell in self.cells]
         return {**super().get_config(), "cells": cells}
 
     @classmethod
     def from_config(cls, config):
         """The chain that `get_config` described, also after JSON."""
-        cells = map(keras.saving.deserialize_keras_object, config["cells"])
-        return super().from_config({**config, "cells": list(cells)})
+        cells = [ResidualCell.from_config(cell) for cell in config["cells"]]
+        return super().from_config({**config, "cells": cells})
 
     def build(self, input_shape):
         """Builds the cells for the channels of `input_shape`."""

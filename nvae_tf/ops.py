@@ -146,11 +146,49 @@ def depthwise_convolve(x, kernel, *, strides=1):
       `[B, ceil(H / strides), ceil(W / strides), C]`.
     """
     size, _, _, channels = kernel.shape
+    kernel = tf.reshape(kernel, [size, size, channels, 1])
+    if strides == 1:
+        return _depthwise_same(x, kernel)
     return tf.nn.depthwise_conv2d(
-        x,
-        tf.reshape(kernel, [size, size, channels, 1]),
-        [1, strides, strides, 1],
-        _padding(size, strides),
+        x, kernel, [1, strides, strides, 1], _padding(size, strides)
+    )
+
+
+@tf.custom_gradient
+def _depthwise_same(x, kernel):
+    """Stride 1, kernel `[k, k, C, 1]`; both gradients as forward passes.
+
+    On CPUs the forward pass of a depthwise convolution is vectorised over
+    channels and its gradients are not.  The gradient to the input is the
+    convolution with the kernel turned around.  The gradient to the kernel is a
+    convolution too: of the padded input with the upstream gradient as the
+    kernel, every example's channels apart.
+    """
+    size, _, channels, _ = kernel.shape
+    _, height, width, _ = x.shape
+
+    def grad(upstream):
+        d_x = _depthwise(upstream, tf.reverse(kernel, [0, 1]), "SAME")
+        pad = [[size // 2] * 2] * 2
+        padded = tf.pad(tf.transpose(x, [1, 2, 0, 3]), [*pad, [0, 0], [0, 0]])
+        by_example = _depthwise(
+            tf.reshape(padded, [1, height + size - 1, width + size - 1, -1]),
+            tf.reshape(
+                tf.transpose(upstream, [1, 2, 0, 3]), [height, width, -1, 1]
+            ),
+            "VALID",
+        )  # [1, k, k, B*C]
+        d_kernel = tf.reduce_sum(
+            tf.reshape(by_example, [size, size, -1, channels]), axis=2
+        )
+        return d_x, d_kernel[..., None]
+
+    return _depthwise(x, kernel, "SAME"), grad
+
+
+def _depthwise(x, kernel, padding):
+    return tf.raw_ops.DepthwiseConv2dNative(
+        input=x, filter=kernel, strides=[1, 1, 1, 1], padding=padding
     )
 
 

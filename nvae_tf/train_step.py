@@ -13,6 +13,11 @@ from nvae_tf.schedules import Coefficients
 
 __all__ = ["LossTerms", "StepMetrics", "TrainStep"]
 
+FIRST_LOSS_SCALE = 2.0**10
+_LARGEST_LOSS_SCALE = 2.0**24
+# Steps without overflow after which the loss scale doubles.
+_GROWTH_INTERVAL = 2000
+
 
 class LossTerms(typing.NamedTuple):
     """The loss and what it is made of; float32, nats.
@@ -48,6 +53,8 @@ class StepMetrics(typing.NamedTuple):
       spectral: before lambda.
       batch_norm: before lambda.
       gradient_norm: of the whole loss, without decay.
+      loss_scale: what the loss was multiplied by; 1 but in float16.
+      skipped: 1 where the gradient was not finite and nothing was updated.
     """
 
     total_loss: typing.Any
@@ -60,10 +67,16 @@ class StepMetrics(typing.NamedTuple):
     spectral: typing.Any
     batch_norm: typing.Any
     gradient_norm: typing.Any
+    loss_scale: typing.Any
+    skipped: typing.Any
 
 
 class TrainStep:
     """Computes and applies one update; the only path to new weights.
+
+    A step whose gradient is not finite changes no weight, moment or statistic.
+    In float16 the loss is scaled up before its gradient is taken, so that small
+    gradients do not vanish, and the scale is adapted to overflows.
 
     Args:
       model: whose variables change.
@@ -77,18 +90,29 @@ class TrainStep:
         self.model = model
         self.optimizer = optimizer
         self.spectral = spectral
-        self.step = tf.Variable(0, trainable=False, dtype=tf.int64)
+        scaled = model.compute_dtype == "float16"
+        self.scales_loss = scaled
+        self.state = {
+            "updates": tf.Variable(0, trainable=False, dtype=tf.int64),
+            "loss_scale": tf.Variable(
+                FIRST_LOSS_SCALE if scaled else 1.0, trainable=False
+            ),
+            "good_steps": tf.Variable(0, trainable=False, dtype=tf.int64),
+        }
         self._alphas = losses.balance_alphas(model.config)
 
-    @property
-    def variables(self) -> list:
-        """Everything that a checkpoint has to keep."""
-        return [
-            *self.model.variables,
-            *self.optimizer.variables,
-            *self.spectral.variables,
-            self.step,
-        ]
+    def named_variables(self) -> dict:
+        """All state of training, by the names that checkpoints use."""
+        return {
+            **self.model.named_variables("model/"),
+            "optimizer/m": self.optimizer.m,
+            "optimizer/u": self.optimizer.u,
+            **{
+                f"spectral/u_{c_out}x{fan_in}": group.u
+                for (c_out, fan_in), group in self.spectral.groups.items()
+            },
+            **{f"training/{k}": v for k, v in self.state.items()},
+        }
 
     def loss_terms(self, x, coefficients, output: NVAEOutput, params):
         """The loss of a pass.
@@ -131,8 +155,13 @@ class TrainStep:
                 with_densities=False,
             )
             terms, vectors = self.loss_terms(x, coefficients, output, params)
-        gradients = tape.gradient(terms.total, [v.value for v in variables])
+            target = terms.total
+            if self.scales_loss:
+                target *= self.state["loss_scale"]
+        gradients = tape.gradient(target, [v.value for v in variables])
         flat = self.optimizer.flatten(gradients)
+        if self.scales_loss:
+            flat /= self.state["loss_scale"]
         return output, terms, flat, vectors
 
     @tf.function(autograph=False)
@@ -145,14 +174,20 @@ class TrainStep:
         output, terms, gradient, vectors = self.gradients(
             x, coefficients, seed, eps
         )
-        self.step.assign_add(1)
-        self.optimizer.apply(
-            gradient,
-            coefficients.learning_rate,
-            tf.cast(self.step, tf.float32),
-        )
-        self.spectral.store(vectors)
-        self.model.apply_updates(output.updates)
+        finite = tf.reduce_all(tf.math.is_finite(gradient))
+        scale = tf.identity(self.state["loss_scale"])
+
+        def update():
+            self._update(gradient, coefficients, vectors, output)
+            return 0.0
+
+        def skip():
+            if self.scales_loss:
+                self.state["loss_scale"].assign(tf.maximum(scale / 2, 1.0))
+            self.state["good_steps"].assign(0)
+            return 1.0
+
+        skipped = tf.cond(finite, update, skip)
         kl_per_group = tf.reduce_mean(output.kl_per_group, axis=0)
         nll = tf.reduce_mean(terms.reconstruction_nll)
         kl = tf.reduce_sum(kl_per_group)
@@ -167,4 +202,27 @@ class TrainStep:
             spectral=terms.spectral,
             batch_norm=terms.batch_norm,
             gradient_norm=tf.norm(gradient),
+            loss_scale=scale,
+            skipped=skipped,
         )
+
+    def _update(self, gradient, coefficients, vectors, output) -> None:
+        """Stores what a step with a finite gradient gives."""
+        state = self.state
+        updates = state["updates"].assign_add(1)
+        self.optimizer.apply(
+            gradient,
+            coefficients.learning_rate,
+            tf.cast(updates, tf.float32),
+        )
+        self.spectral.store(vectors)
+        self.model.apply_updates(output.updates)
+        good = state["good_steps"].assign_add(1)
+        if self.scales_loss:
+            grows = good % _GROWTH_INTERVAL == 0
+            scale = state["loss_scale"]
+            scale.assign(
+                tf.where(
+                    grows, tf.minimum(2 * scale, _LARGEST_LOSS_SCALE), scale
+                )
+            )

@@ -26,7 +26,6 @@ from nvae_tf.train_step import StepMetrics, TrainStep
 from nvae_tf.workdir import (
     Workdir,
     assign_tensors,
-    model_variables,
     read_tensors,
 )
 
@@ -93,19 +92,6 @@ class Trainer:
         """Steps of the whole run."""
         return self.config.train.epochs * self.steps_per_epoch
 
-    def variables(self) -> dict:
-        """All state of the run, by the names that checkpoints use."""
-        step = self.train_step
-        return {
-            **model_variables(self.model),
-            "optimizer/m": step.optimizer.m,
-            "optimizer/u": step.optimizer.u,
-            **{
-                f"spectral/u_{c_out}x{fan_in}": group.u
-                for (c_out, fan_in), group in step.spectral.groups.items()
-            },
-        }
-
     def run(self) -> Evaluation | None:
         """Trains to the end; see `train`."""
         if not self.steps_per_epoch:
@@ -135,8 +121,9 @@ class Trainer:
         if checkpoint is None:
             self._prepare_first_step()
             return 0, 0
-        assign_tensors(self.variables(), checkpoint, self.workdir.path)
-        self.train_step.step.assign(checkpoint.step)
+        assign_tensors(
+            self.train_step.named_variables(), checkpoint, self.workdir.path
+        )
         self.last_evaluation = checkpoint.state["evaluation"]
         saved = checkpoint.state["steps_per_epoch"]
         if saved != self.steps_per_epoch:
@@ -311,7 +298,7 @@ class Trainer:
     def _save(self, step: int, metrics: MetricsWriter) -> None:
         self.checkpoints.save(
             step,
-            read_tensors(self.variables()),
+            read_tensors(self.train_step.named_variables()),
             {
                 "steps_per_epoch": self.steps_per_epoch,
                 "position": divmod(step, self.steps_per_epoch),

@@ -16,7 +16,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 
 from nvae_tf.checkpointing import Checkpoint, CheckpointStore
@@ -26,8 +25,6 @@ from nvae_tf.errors import CheckpointError, UserError
 from nvae_tf.model import NVAE
 
 __all__ = ["Workdir", "assign_tensors", "load_model", "read_tensors"]
-
-_MODEL_PREFIX = "model/"
 
 
 class Workdir:
@@ -147,11 +144,6 @@ def assign_tensors(
         variable.assign(value)
 
 
-def model_variables(model: NVAE) -> dict[str, keras.Variable]:
-    """The model's variables by the names that checkpoints use."""
-    return model.named_variables(_MODEL_PREFIX)
-
-
 def load_model(path) -> tuple[NVAE, Config, dict[str, Any]]:
     """The model of a run's latest checkpoint.
 
@@ -174,6 +166,6 @@ def load_model(path) -> tuple[NVAE, Config, dict[str, Any]]:
             "after an epoch, and when it is stopped."
         )
     model = NVAE(config.model, seed=config.train.seed, dtype=config.precision)
-    assign_tensors(model_variables(model), checkpoint, path)
+    assign_tensors(model.named_variables("model/"), checkpoint, path)
     evaluation = checkpoint.state.get("evaluation") or {}
     return model, config, {"step": checkpoint.step, **evaluation}

@@ -1,0 +1,228 @@
+"""One training step: its loss, who gets a gradient, what it changes."""
+
+import functools
+
+import model_cases
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from nvae_tf import losses
+from nvae_tf.layers import BatchNorm, Mode
+from nvae_tf.optimizer import Adamax
+from nvae_tf.regularizers import SpectralRegularizer, batch_norm_loss
+from nvae_tf.schedules import Coefficients
+from nvae_tf.train_step import TrainStep
+
+_SEED = tf.constant([1, 2])
+
+
+def _step(config, decay=3e-4, **kwargs):
+    model = model_cases.random_model(config, **kwargs)
+    optimizer = Adamax(model.trainable_variables, decay)
+    return TrainStep(model, optimizer, SpectralRegularizer(model))
+
+
+def _coefficients(beta=0.4, regularization=1e-2, learning_rate=1e-2):
+    return Coefficients(
+        *map(tf.constant, (beta, regularization, learning_rate))
+    )
+
+
+def _pieces(step, flat):
+    sizes = [int(np.prod(v.shape)) for v in step.optimizer.parameters]
+    pieces = np.split(np.asarray(flat), np.cumsum(sizes)[:-1])
+    for variable, piece in zip(step.optimizer.parameters, pieces, strict=True):
+        yield variable, piece.reshape(variable.shape)
+
+
+@functools.cache
+def _gradient(name):
+    config = model_cases.CONFIGS[name]
+    step = _step(config)
+    x, eps = model_cases.images(config, 4), model_cases.noise(config, 4)
+    flat = step.gradients(x, _coefficients(), eps=eps)[2]
+    return step, list(_pieces(step, flat))
+
+
+@pytest.mark.parametrize("name", model_cases.CONFIGS)
+def test_gradients_reach_every_variable_of_every_group(name):
+    step, gradients = _gradient(name)
+    stacked = {
+        id(v): layer.stack
+        for _, layer in step.model.leaves()
+        for v in layer.variables
+    }
+    assert len(gradients) == len(step.model.trainable_variables)
+    for variable, gradient in gradients:
+        assert np.isfinite(gradient).all(), variable.path
+        members = gradient if stacked.get(id(variable)) else [gradient]
+        for member in members:
+            assert np.any(member), variable.path
+
+
+@pytest.mark.parametrize("name", ["plain_vae", "two_flows", "mbconv_den"])
+def test_gradient_agrees_with_differences_of_the_loss(name):
+    """Along a random direction of all parameters at once."""
+    step, gradients = _gradient(name)
+    config = step.model.config
+    x, eps = model_cases.images(config, 4), model_cases.noise(config, 4)
+    rng = np.random.default_rng(3)
+    directions = [rng.normal(size=g.shape) for _, g in gradients]
+    slope = sum(
+        np.sum(g * d) for (_, g), d in zip(gradients, directions, strict=True)
+    )
+    start = [v.numpy() for v, _ in gradients]
+    # The regularisation's iteration lags: its gradient is tested elsewhere.
+    without = _coefficients(regularization=0.0)
+    flat = step.gradients(x, without, eps=eps)[2]
+    slope = sum(
+        np.sum(g * d)
+        for (_, g), d in zip(_pieces(step, flat), directions, strict=True)
+    )
+    gamma = losses.balance_coefficients(
+        step.model(x, eps=eps, training=True).kl_per_group,
+        losses.balance_alphas(config),
+    )
+
+    def loss(size):
+        for (variable, _), value, direction in zip(
+            gradients, start, directions, strict=True
+        ):
+            variable.assign(value + size * direction)
+        out = step.model(x, eps=eps, training=True)
+        nll = losses.reconstruction_nll(step.model.likelihood(out.logits), x)
+        kl = 0.4 * tf.linalg.matvec(out.kl_per_group, gamma)
+        return float(tf.reduce_mean(nll + kl))
+
+    size = 3e-4
+    difference = (loss(size) - loss(-size)) / (2 * size)
+    loss(0.0)
+    assert slope == pytest.approx(difference, rel=0.02)
+
+
+@pytest.mark.parametrize("beta", [0.4, 1.0])
+def test_loss_is_reconstruction_kl_and_regularisation(beta):
+    config = model_cases.CONFIGS["mixture"]
+    step = _step(config)
+    x, eps = model_cases.images(config, 3), model_cases.noise(config, 3)
+    out, terms, _, _ = step.gradients(
+        x, _coefficients(beta, regularization=0.1), eps=eps
+    )
+    model = step.model
+    params = model.read_params(Mode.TRAINING)
+    nll = -model.likelihood(out.logits).log_prob(x)
+    kl, gamma = losses.balanced_kl(
+        out.kl_per_group, losses.balance_alphas(config), beta
+    )
+    spectral, norm = step.spectral(params)[0], batch_norm_loss(model, params)
+    for actual, expected in (
+        (terms.reconstruction_nll, nll),
+        (terms.balanced_kl, kl),
+        (terms.balance_coefficients, gamma),
+        (terms.spectral, spectral),
+        (terms.batch_norm, norm),
+        (terms.total, np.mean(nll + kl) + 0.1 * (spectral + norm)),
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_looking_at_the_gradient_changes_nothing():
+    config = model_cases.CONFIGS["two_flows"]
+    step = _step(config)
+    before = [v.numpy() for v in step.variables]
+    x = model_cases.images(config)
+    first = step.gradients(x, _coefficients(), seed=_SEED)
+    second = step.gradients(x, _coefficients(), seed=_SEED)
+    np.testing.assert_array_equal(first[2], second[2])
+    for variable, value in zip(step.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+@pytest.fixture(scope="module")
+def stepped():
+    """`(step, output, gradient, before, metrics)` of one step."""
+    config = model_cases.CONFIGS["plain_vae"]
+    step = _step(config)
+    x = model_cases.images(config)
+    before = {id(v): v.numpy() for v in step.variables}
+    output, _, gradient, vectors = step.gradients(
+        x, _coefficients(), seed=_SEED
+    )
+    metrics = step(x, _coefficients(), seed=_SEED)
+    return step, output, gradient, before, vectors, metrics
+
+
+def test_step_moves_every_parameter_and_counts(stepped):
+    step, _, gradient, before, vectors, _ = stepped
+    assert int(step.step) == 1
+    for variable, g in _pieces(step, gradient):
+        old = before[id(variable)]
+        g = g + 3e-4 * old
+        expected = old - 1e-2 * g / (np.abs(g) + 1e-3)
+        np.testing.assert_allclose(variable, expected, rtol=1e-3, atol=1e-4)
+    for variable, value in zip(step.spectral.variables, vectors, strict=True):
+        np.testing.assert_allclose(variable, value, rtol=1e-3, atol=1e-4)
+
+
+def test_step_moves_the_moving_averages_once(stepped):
+    step, output, _, before, _, _ = stepped
+    count = 0
+    for path, layer in step.model.leaves():
+        if isinstance(layer, BatchNorm):
+            update = output.updates
+            for name in path:
+                update = update[name]
+            for name in ("mean", "variance"):
+                variable = getattr(layer, name)
+                np.testing.assert_allclose(
+                    variable,
+                    0.95 * before[id(variable)] + 0.05 * update[name],
+                    rtol=1e-3,
+                    atol=1e-4,
+                )
+            count += 1
+    assert count > 5
+
+
+def test_unused_state_of_the_plain_vae_stays(stepped):
+    step, _, _, before, _, _ = stepped
+    h = step.model.parts["decoder"].prior_h0
+    assert not any(v is h for v in step.optimizer.parameters)
+    np.testing.assert_array_equal(h, before[id(h)])
+
+
+def test_reported_bound_is_without_balancing(stepped):
+    *_, metrics = stepped
+    nll, kl = metrics.reconstruction_nll, metrics.kl
+    assert float(metrics.nelbo) == pytest.approx(float(nll + kl), rel=1e-6)
+    assert float(kl) == pytest.approx(float(sum(metrics.kl_per_group)))
+    np.testing.assert_allclose(
+        np.sum(metrics.kl_per_channel, axis=-1),
+        metrics.kl_per_group,
+        rtol=1e-5,
+    )
+    assert metrics.gradient_norm > 0
+
+
+def test_everything_a_checkpoint_needs_is_listed(stepped):
+    step = stepped[0]
+    listed = {id(v) for v in step.variables}
+    assert len(listed) == len(step.variables)
+    needed = [
+        *step.model.variables,
+        *(step.optimizer.m, step.optimizer.u, step.step),
+        *(group.u for group in step.spectral.groups.values()),
+    ]
+    assert listed == {id(v) for v in needed}
+
+
+def test_steps_lower_the_loss():
+    config = model_cases.CONFIGS["plain_vae"]
+    step = _step(config)
+    x, eps = model_cases.images(config, 4), model_cases.noise(config, 4)
+    totals = [
+        float(step(x, _coefficients(), eps=eps).total_loss) for _ in range(30)
+    ]
+    assert totals[-1] < 0.8 * totals[0]
+    assert np.isfinite(totals).all()
