@@ -3,8 +3,8 @@ r"""LSUN churches, 64x64: 35 latent groups at three scales.
     python train.py --config=configs/lsun_church64.py \
         --workdir=runs/lsun_church64
 
-Devices: the paper's run took 8 V100 GPUs with 16 images each, in mixed
-precision; the steps are as many as those of CelebA 64, which took 92 hours.
+Devices: as CelebA 64, whose run in the paper took 8 V100 GPUs with 16 images
+each, in mixed precision, and 92 hours for as many steps.
 The paper has no result on LSUN: the settings are those of its CelebA 64, but
 for the epochs. Training crops at random, evaluation crops the centre.
 
