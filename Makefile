@@ -16,7 +16,7 @@ LOCK := $(BIN)/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes
 
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint format demo bench soak lock clean
+.PHONY: help setup test lint format demo bench lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' \
@@ -48,9 +48,6 @@ bench: setup ## Run every benchmark in benchmarks/.
 		echo "== benchmarks.$$name"; \
 		$(BIN)/python -m "benchmarks.$$name"; \
 	done
-
-soak: setup ## Run the long tests, which make test leaves out.
-	$(BIN)/python -m pytest -m soak $(ARGS)
 
 lock: $(BIN)/uv ## Resolve the dependencies of pyproject.toml anew into the lock files.
 	printf 'setuptools\nwheel\n' | UV_CUSTOM_COMPILE_COMMAND="make lock" \

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -222,22 +223,35 @@ class ModelConfig:
                 f"size must be a multiple of {factor}. Change model.padding, "
                 "model.num_latent_scales or model.num_preprocess_blocks."
             )
-        self._check_grouped_convolutions()
+        self._check_widths()
 
-    def _check_grouped_convolutions(self) -> None:
-        """`mconv_e*k*g8` needs its expanded width to be a multiple of 8."""
-        for kind in ("pre", "post"):
-            for op in cell_operations(self.architecture, kind):
-                base = (
-                    self.num_channels_enc
-                    if kind == "pre"
-                    else self.num_channels_dec
-                )
-                if op.endswith("g8") and base * 3 % 8:
+    def _check_widths(self) -> None:
+        """Where a cell divides its channels, they must be enough."""
+        if self.total_downsampling > 1 and self.num_channels_enc < 2:
+            raise ConfigError(
+                "model.num_channels_enc is 1; a cell that halves the "
+                "resolution makes its output of four parts, for which at "
+                "least 2 base channels are needed."
+            )
+        if not self.num_preprocess_blocks:
+            return
+        # The narrowest input that a cell of each kind meets: the first
+        # postprocess cell of a block still has twice the channels.
+        post = self.num_channels_dec * (
+            2 if self.num_postprocess_cells < 2 else 1
+        )
+        for kind, key, channels in (
+            ("pre", "num_channels_enc", self.num_channels_enc),
+            ("post", "num_channels_dec", post),
+        ):
+            for operation in cell_operations(self.architecture, kind):
+                if operation.endswith("g8") and channels * 3 % 8:
                     raise ConfigError(
                         f"model.architecture {self.architecture!r} uses "
-                        "convolutions with 8 groups; the base channels must "
-                        f"be a multiple of 8, but one is {base}."
+                        "convolutions with 8 groups, whose three-fold "
+                        f"{channels} channels cannot be divided by 8: make "
+                        f"model.{key} a multiple of 8, not "
+                        f"{getattr(self, key)}."
                     )
 
     @property
@@ -421,11 +435,24 @@ class TrainConfig:
                 f"only {self.epochs} epochs; lower it with "
                 "--config.train.warmup_epochs."
             )
-        for name in ("learning_rate", "regularization"):
-            if getattr(self, name) < 0:
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(
+                f"train.seed is {self.seed}; it must be 0 to {2**31 - 1}."
+            )
+        for name, lowest, highest in (
+            ("learning_rate", 0.0, math.inf),
+            ("min_learning_rate", 0.0, self.learning_rate),
+            ("weight_decay", 0.0, math.inf),
+            ("regularization", 0.0, math.inf),
+            ("kl_anneal_portion", 1e-9, 1.0),
+            ("kl_const_portion", 0.0, 1.0),
+            ("kl_const_coeff", 0.0, 1.0),
+        ):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and lowest <= value <= highest):
                 raise ConfigError(
-                    f"train.{name} is {getattr(self, name)}; it must not be "
-                    "negative."
+                    f"train.{name} is {value}; it must be finite and lie "
+                    f"between {lowest:g} and {highest:g}."
                 )
         if self.regularization_init is not None and (
             self.regularization_init <= 0 or self.regularization <= 0

@@ -141,6 +141,16 @@ def open_records(config: Config, split: str) -> RecordSource:
             f"{root} has format {manifest.get('format')!r}, not {FORMAT}; "
             f"{again} with another --output."
         )
+    lacking = [
+        key
+        for key in ("image_size", "image_channels", "resize", "splits")
+        if key not in manifest
+    ]
+    if lacking:
+        raise DataError(
+            f"{root / MANIFEST} lacks {lacking[0]!r}: it is damaged; {again} "
+            "with another --output."
+        )
     model = config.model
     for name, wanted in (
         ("image_size", model.image_size),

@@ -268,10 +268,10 @@ class TopDownDecoder(PureLayer):
             # The plain VAE has no state: no gradient, update or decay.
             trainable=not config.is_plain_vae,
         )
-        for name, part in self.parts.items():
-            width = getattr(part, "width", None) or 2 * part.filters
+        for part in self.parts.values():
+            is_up = isinstance(part, ResidualCell)
+            width = 2 * part.filters if is_up else part.width
             part.build((None, None, None, width))
-            del name
         self.built = True
 
     def initialize(self, seed):
@@ -279,7 +279,7 @@ class TopDownDecoder(PureLayer):
         super().initialize(seed)
         self.prior_h0.assign(
             tf.random.stateless_uniform(
-                self.prior_h0.shape, [seed & 0x7FFFFFFF, 2]
+                self.prior_h0.shape, [seed & 0x7FFFFFFF, 2], alg="philox"
             )
         )
 
@@ -351,6 +351,7 @@ class TopDownDecoder(PureLayer):
         h, first, updates["first"] = self.parts["first"](
             h=h, features=top, params=params["first"], **head, **static
         )
+        h = tf.cast(h, dtype)  # The plain VAE's comes from a float32 latent.
         results = [tf.nest.map_structure(lambda x: x[None], first)]
         for s, groups in enumerate(config.groups_top_down):
             if s:

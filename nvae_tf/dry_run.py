@@ -95,8 +95,8 @@ def _memory_table(config: Config, plan: Plan) -> list[str]:
     rows = [("recomputing", "per image", f"a batch of {batch:,}", "in all")]
     for label, size in (
         ("nothing", plan.activations.none),
-        ("BN and swish", plan.activations.bn_swish),
-        ("whole cells", plan.activations.cell),
+        ("BN and swish *", plan.activations.bn_swish),
+        ("whole cells *", plan.activations.cell),
     ):
         rows.append(
             (
@@ -119,6 +119,7 @@ def _memory_table(config: Config, plan: Plan) -> list[str]:
         *_wrap("", heading),
         f"This {device} has {size}.",
         *_table(rows),
+        "* counted only: recomputing cannot be switched on yet.",
     ]
 
 

@@ -24,7 +24,13 @@ _SAMPLES = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 0, "Images at once; 0: as in training.", lower_bound=0
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of binarisation and noise.")
+_SEED = flags.DEFINE_integer(
+    "seed",
+    0,
+    "Of binarisation and noise.",
+    lower_bound=0,
+    upper_bound=2**31 - 1,
+)
 
 
 def main(argv) -> None:

@@ -2,18 +2,19 @@
 
 import functools
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from nvae_tf import losses
+from nvae_tf.errors import DataError, UserError
 from nvae_tf.images import grid, to_uint8
 from nvae_tf.model import NVAE
 
-__all__ = ["Evaluation", "Evaluator", "Illustrator"]
+__all__ = ["ACTIVE_NATS", "Evaluation", "Evaluator", "Illustrator"]
 
-_ACTIVE_NATS = 0.1
+ACTIVE_NATS = 0.1
 
 
 class Evaluation(typing.NamedTuple):
@@ -55,9 +56,16 @@ class Evaluator:
         self.model = model
 
     @tf.function(autograph=False)
-    def _pass(self, x, weights, seed):
-        """Sums over one batch, and the log importance weights `[B]`."""
-        out = self.model(x, seed=seed)
+    def _pass(self, x, weights, numbers):
+        """Sums over one batch, and the log importance weights `[B]`.
+
+        The noise is that of the numbers `[3]`: seed, batch and pass.
+        """
+        fold_in = functools.partial(
+            tf.random.experimental.stateless_fold_in, alg="philox"
+        )
+        seed = fold_in(tf.stack([numbers[0], 0]), numbers[1])
+        out = self.model(x, seed=fold_in(seed, numbers[2]))
         nll = losses.reconstruction_nll(self.model.likelihood(out.logits), x)
         log_weight = losses.log_importance_weight(nll, out.log_p, out.log_q)
         sums = (
@@ -67,17 +75,25 @@ class Evaluator:
         return sums, log_weight
 
     def __call__(
-        self, batches: Iterable, num_importance_samples: int = 1, seed: int = 0
-    ) -> Evaluation:
+        self,
+        batches: Iterable,
+        num_importance_samples: int = 1,
+        seed: int = 0,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Evaluation | None:
         """Streams over the images.
 
         Args:
           batches: of `(images, weights)`, see `nvae_tf.datasets`.
           num_importance_samples: K passes per batch.
           seed: of the noise.
+          should_stop: asked now and then whether to give up.
 
         Returns:
-          The means over all images of weight 1.
+          The means over all images of weight 1; None if given up.
+
+        Raises:
+          DataError: if no image has weight 1.
         """
         model, k = self.model, num_importance_samples
         count = nll = weighted = 0.0
@@ -87,10 +103,10 @@ class Evaluator:
         for number, (x, weights) in enumerate(batches):
             log_weights = []
             for sample in range(k):
+                if should_stop():
+                    return None
                 sums, log_weight = self._pass(
-                    x,
-                    weights,
-                    tf.constant([seed + number, sample], tf.int32),
+                    x, weights, tf.constant([seed, number, sample], tf.int32)
                 )
                 log_weights.append(log_weight)
                 nll += float(sums[0]) / k
@@ -98,6 +114,8 @@ class Evaluator:
             bound = losses.nll_from_weights(tf.stack(log_weights))
             weighted += float(tf.reduce_sum(weights * bound))
             count += float(tf.reduce_sum(weights))
+        if not count:
+            raise DataError("None of the images to evaluate can be read.")
         kl /= count
         reconstruction, per_group = nll / count, kl.sum(axis=1)
         nelbo = reconstruction + per_group.sum()
@@ -112,7 +130,7 @@ class Evaluator:
             reconstruction_nll=reconstruction,
             kl=per_group.sum(),
             kl_per_group=per_group.tolist(),
-            active_latents=(kl > _ACTIVE_NATS).sum(axis=1).tolist(),
+            active_latents=(kl > ACTIVE_NATS).sum(axis=1).tolist(),
         )
 
 
@@ -163,8 +181,15 @@ class Illustrator:
             images = self._decode(
                 tf.constant([seed, start], tf.int32),
                 temperature,
-                min(batch_size, num),
+                batch_size,
             )
+            if not np.all(np.isfinite(images)):
+                raise UserError(
+                    "The drawn images are not finite: training diverged, or "
+                    "the normalisation statistics do not bear this "
+                    "temperature. Use an earlier checkpoint or another "
+                    "--temperature."
+                )
             yield to_uint8(images[: num - start])
 
     def sample_grid(

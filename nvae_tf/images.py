@@ -18,12 +18,12 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     """Brings values in [0, 1] to 0..255.
 
     Args:
-      images: float, any shape.
+      images: float, any shape; what is not a number becomes 0.
 
     Returns:
       uint8, same shape.
     """
-    scaled = np.rint(np.asarray(images, np.float32) * 255.0)
+    scaled = np.rint(np.nan_to_num(np.asarray(images, np.float32)) * 255.0)
     return np.clip(scaled, 0, 255).astype(np.uint8)
 
 

@@ -13,6 +13,7 @@ With `stack=n` a layer holds the variables of n equal layers along a leading
 axis; the caller passes one slice of `read_params()` to `call`.
 """
 
+import enum
 import math
 import zlib
 
@@ -35,7 +36,7 @@ __all__ = [
 BATCH_NORM_MOMENTUM = 0.95
 
 
-class Mode:
+class Mode(enum.StrEnum):
     """What a pass computes with.
 
     INFERENCE uses the moving averages, TRAINING the batch's moments, and
@@ -126,11 +127,6 @@ class PureLayer(keras.layers.Layer):
         """Draws all variables anew; every part from a seed of its own."""
         for name, part in self.parts.items():
             part.initialize(zlib.crc32(name.encode(), seed))
-
-    def compute_output_shape(self, input_shape, *args, **kwargs):
-        """Not needed: the shapes follow from the tensors."""
-        del input_shape, args, kwargs
-        raise AttributeError(f"{type(self).__name__} infers shapes by tracing.")
 
 
 class Conv2D(PureLayer):
@@ -438,5 +434,9 @@ class SqueezeExcite(PureLayer):
 def _uniform(shape, seed: int, stream: int, limit: float):
     """U(-limit, limit), a function of seed and stream alone."""
     return tf.random.stateless_uniform(
-        shape, [np.int32(seed & 0x7FFFFFFF), stream], -limit, limit
+        shape,
+        [np.int32(seed & 0x7FFFFFFF), stream],
+        -limit,
+        limit,
+        alg="philox",
     )

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from nvae_tf.errors import UserError
 from nvae_tf.workdir import Workdir
 
 __all__ = ["MetricsWriter"]
@@ -19,10 +20,9 @@ class MetricsWriter:
       workdir: of the run.
       offset: bytes of metrics.jsonl to keep: what came later belongs to steps
         that will be taken again.
-      step: of the checkpoint, for TensorBoard.
     """
 
-    def __init__(self, workdir: Workdir, offset: int = 0, step: int = 0):
+    def __init__(self, workdir: Workdir, offset: int = 0):
         path = pathlib.Path(workdir.metrics_path)
         path.touch()
         os.truncate(path, min(offset, path.stat().st_size))
@@ -30,7 +30,6 @@ class MetricsWriter:
         self._board = tf.summary.create_file_writer(
             str(workdir.tensorboard_path)
         )
-        self._start = step
 
     def offset(self) -> int:
         """Bytes written so far; a checkpoint keeps it."""
@@ -51,14 +50,28 @@ class MetricsWriter:
         with self._board.as_default(step=step):
             for name, value in values.items():
                 array = np.asarray(value, np.float64)
-                record[name] = array.tolist()
+                record[name] = _as_json(array)
                 if array.ndim == 0:
                     tf.summary.scalar(f"{kind}/{name}", array)
                     continue
                 for i, entry in enumerate(array):
                     tf.summary.scalar(f"{kind}_{name}/{i:02d}", entry)
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        self._write(record)
+
+    def event(self, step: int, kind: str, **values) -> None:
+        """Writes a record of anything JSON holds, to the file alone."""
+        self._write({"step": step, "kind": kind, **values})
+
+    def _write(self, record: dict) -> None:
+        try:
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"Cannot write {self._file.name}: {error}. The last "
+                "checkpoint is intact; make room and start the same command "
+                "again."
+            ) from error
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Writes a picture, uint8 `[H, W, C]`, to TensorBoard."""
@@ -70,3 +83,9 @@ class MetricsWriter:
         """Flushes and closes both."""
         self._file.close()
         self._board.close()
+
+
+def _as_json(array: np.ndarray):
+    """Numbers as JSON has them: null in place of infinite and NaN."""
+    values = np.where(np.isfinite(array), array.astype(object), None)
+    return values.tolist()

@@ -64,7 +64,7 @@ class NVAE(PureLayer, keras.Model):
 
     Args:
       config: the architecture.
-      seed: of the initial weights.
+      seed: of the initial weights; None leaves them zero.
       unroll: build the groups of a scale as copies in the graph instead of a
         loop; needed where a step has to synchronise replicas.
     """
@@ -72,7 +72,7 @@ class NVAE(PureLayer, keras.Model):
     def __init__(
         self,
         config: ModelConfig,
-        seed: int = 0,
+        seed: int | None = 0,
         unroll: bool = False,
         **kwargs,
     ):
@@ -94,7 +94,7 @@ class NVAE(PureLayer, keras.Model):
         self.parts["decoder"].build(())
         self.parts["image"].build((None, None, None, channels))
         self.built = True
-        if not keras.src.backend.common.stateless_scope.in_stateless_scope():
+        if seed is not None:
             self.initialize(seed)
 
     def get_config(self):
@@ -296,7 +296,9 @@ class NVAE(PureLayer, keras.Model):
         return [
             tf.random.stateless_normal(
                 [groups, batch_size, size, size, c.num_latent_per_group],
-                tf.random.experimental.stateless_fold_in(seed, s),
+                tf.random.experimental.stateless_fold_in(seed, s, alg="philox"),
+                # Named, so that all devices and compilers draw the same.
+                alg="philox",
             )
             for s, (groups, size) in enumerate(
                 zip(c.groups_top_down, c.scale_sizes, strict=True)

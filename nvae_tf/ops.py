@@ -264,34 +264,33 @@ def batch_norm(x, gamma, beta, activation: str):
 
     @tf.custom_gradient
     def normalise(x, gamma, beta):
-        y, mean, variance, saved_mean, saved_variance, _ = (
-            tf.raw_ops.FusedBatchNormV3(
-                x=x,
-                scale=gamma,
-                offset=beta,
-                mean=[],
-                variance=[],
-                epsilon=BATCH_NORM_EPSILON,
-                is_training=True,
-            )
+        # The reserve spaces hold what the backward operation wants, which
+        # differs between devices: they go there and nowhere else.
+        y, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=gamma,
+            offset=beta,
+            mean=[],
+            variance=[],
+            epsilon=BATCH_NORM_EPSILON,
+            is_training=True,
         )
 
         def grad(upstream, *_):
             if activation != "linear":
                 scale = gamma * tf.math.rsqrt(
-                    saved_variance + BATCH_NORM_EPSILON
+                    _biased(variance, x) + BATCH_NORM_EPSILON
                 )
                 upstream = function_grad(
-                    apply_batch_norm(x, scale, beta - saved_mean * scale),
-                    upstream,
+                    apply_batch_norm(x, scale, beta - mean * scale), upstream
                 )
             return tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=upstream,
                 x=x,
                 scale=gamma,
-                reserve_space_1=saved_mean,
-                reserve_space_2=saved_variance,
-                reserve_space_3=[],
+                reserve_space_1=reserved[0],
+                reserve_space_2=reserved[1],
+                reserve_space_3=reserved[2],
                 epsilon=BATCH_NORM_EPSILON,
                 is_training=True,
             )[:3]
@@ -302,6 +301,18 @@ def batch_norm(x, gamma, beta, activation: str):
     return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
+def _biased(variance, x):
+    """The biased variance, from the unbiased one over batch and space."""
+    count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+    return variance * ((count - 1) / count)
+
+
 def apply_batch_norm(x, scale, offset):
-    """`x * scale + offset` in the dtype of `x`; scale and offset `[C]`."""
-    return x * tf.cast(scale, x.dtype) + tf.cast(offset, x.dtype)
+    """`x * scale + offset`, computed in float32, in the dtype of `x`.
+
+    Args:
+      x: `[B, H, W, C]`.
+      scale: float32 `[C]`.
+      offset: float32 `[C]`.
+    """
+    return tf.cast(tf.cast(x, tf.float32) * scale + offset, x.dtype)

@@ -87,7 +87,9 @@ def _define_flags() -> None:
     command_line.define_config()
     flags.DEFINE_string("output", None, "PNG file to write.")
     flags.DEFINE_string("split", "train", "train, validation or test.")
-    flags.DEFINE_integer("batch_size", 0, "Images; 0: the configuration's.")
+    flags.DEFINE_integer(
+        "batch_size", 0, "Images; 0: the configuration's.", lower_bound=0
+    )
 
 
 def _main(_: Sequence[str]) -> None:

@@ -16,7 +16,13 @@ _SPLIT = flags.DEFINE_enum(
     "split", "test", ["train", "validation", "test"], "Which images."
 )
 _NUM = flags.DEFINE_integer("num", 32, "Number of images.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of binarisation and noise.")
+_SEED = flags.DEFINE_integer(
+    "seed",
+    0,
+    "Of binarisation and noise.",
+    lower_bound=0,
+    upper_bound=2**31 - 1,
+)
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 64, "Images at once.", lower_bound=1
 )

@@ -4,7 +4,6 @@
 a place in our variables; importing, exporting and the parity tests share it.
 """
 
-import argparse
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -14,79 +13,14 @@ import numpy as np
 
 from nvae_tf import torch_file
 from nvae_tf.cells import InvertedResidual, ResidualCell
-from nvae_tf.config import (
-    ARCHITECTURES,
-    Config,
-    DataConfig,
-    ModelConfig,
-    TrainConfig,
-)
+from nvae_tf.config import Config, ModelConfig
 from nvae_tf.errors import CheckpointError
 from nvae_tf.layers import BatchNorm, Conv2D, Dense
 from nvae_tf.model import NVAE
+from nvae_tf.reference_config import config_from_reference
 
-__all__ = ["Slot", "config_from_reference", "load", "reference_slots"]
+__all__ = ["Slot", "assign_state", "load", "reference_slots"]
 
-# Values of arguments that older checkpoints lack.
-_OLD_DEFAULTS = {
-    "ada_groups": False,
-    "min_groups_per_scale": 1,
-    "num_mixture_dec": 10,
-}
-# Fields of their `args` -> ours.
-_MODEL_FIELDS = {
-    "num_latent_scales": "num_latent_scales",
-    "num_groups_per_scale": "num_groups_per_scale",
-    "num_latent_per_group": "num_latent_per_group",
-    "ada_groups": "adaptive_groups",
-    "min_groups_per_scale": "min_groups_per_scale",
-    "num_channels_enc": "num_channels_enc",
-    "num_channels_dec": "num_channels_dec",
-    "num_preprocess_blocks": "num_preprocess_blocks",
-    "num_preprocess_cells": "num_preprocess_cells",
-    "num_postprocess_cells": "num_postprocess_cells",
-    "num_cell_per_cond_enc": "num_cells_enc",
-    "num_cell_per_cond_dec": "num_cells_dec",
-    "arch_instance": "architecture",
-    "use_se": "use_se",
-    "res_dist": "residual_posterior",
-    "num_nf": "num_flow_pairs",
-}
-_TRAIN_FIELDS = {
-    "epochs": "epochs",
-    "warmup_epochs": "warmup_epochs",
-    "batch_size": "batch_size",
-    "learning_rate": "learning_rate",
-    "learning_rate_min": "min_learning_rate",
-    "weight_decay": "weight_decay",
-    "kl_anneal_portion": "kl_anneal_portion",
-    "kl_const_portion": "kl_const_portion",
-    "kl_const_coeff": "kl_const_coeff",
-    "weight_decay_norm": "regularization",
-    "seed": "seed",
-}
-# Their names of datasets -> ours; the binary ones are padded by 2.
-_DATASETS = {
-    "mnist": DataConfig(source="tfds", name="mnist", binarize=True),
-    "omniglot": DataConfig(
-        source="tfds",
-        name="omniglot",
-        binarize=True,
-        resize="resize",
-        convert_colors=True,
-    ),
-    "stacked_mnist": DataConfig(source="tfds", name="stacked_mnist"),
-    "cifar10": DataConfig(source="tfds", name="cifar10", flip=True),
-    "celeba_64": DataConfig(
-        source="tfds", name="celeb_a", resize="celeba", flip=True
-    ),
-    "imagenet_32": DataConfig(
-        source="tfds", name="downsampled_imagenet/32x32", flip=True
-    ),
-    "celeba_256": DataConfig(source="tfds", name="celeb_a_hq/256", flip=True),
-    "ffhq": DataConfig(source="tfds", name="ffhq/256", flip=True),
-}
-_BINARY_PADDING = 2
 _IGNORED_SUFFIXES = ("num_batches_tracked", "weight_normalized")
 
 
@@ -219,80 +153,6 @@ def assign_state(model: NVAE, state: Mapping[str, Any], path) -> None:
             target[slot.index] = slot.from_reference(value)
     for ident, variable in variables.items():
         variable.assign(arrays[ident])
-
-
-def config_from_reference(
-    args: argparse.Namespace, state: Mapping[str, Any], path
-) -> Config:
-    """The configuration that a checkpoint's `args` and tensors describe.
-
-    The image size and channels, which `args` lack, follow from the tensors.
-
-    Raises:
-      CheckpointError: if a field is missing or makes no sense.
-    """
-    values = {**_OLD_DEFAULTS, **(vars(args) if _is_namespace(args) else {})}
-    missing = sorted({*_MODEL_FIELDS, "dataset"} - set(values))
-    if missing:
-        raise CheckpointError(
-            f"{path}: 'args' lacks {', '.join(missing)}; the file is not a "
-            "checkpoint of the NVAE authors' program."
-        )
-    prior, stem = (
-        np.shape(state.get(key, ())) for key in ("prior_ftr0", "stem.weight")
-    )
-    if len(prior) != 3 or len(stem) != 4:
-        raise CheckpointError(
-            f"{path} lacks the tensors 'prior_ftr0' [C,H,W] and 'stem.weight' "
-            "[O,I,H,W], from which the image size and channels follow."
-        )
-    if values["arch_instance"] not in ARCHITECTURES:
-        raise CheckpointError(
-            f"{path}: unknown architecture {values['arch_instance']!r}; known "
-            f"are {', '.join(ARCHITECTURES)}."
-        )
-    model = {ours: values[theirs] for theirs, ours in _MODEL_FIELDS.items()}
-    data = _DATASETS.get(values["dataset"], DataConfig(source="image_folder"))
-    is_binary = data.binarize
-    padding = _BINARY_PADDING if is_binary else 0
-    scale = 2 ** (
-        model["num_preprocess_blocks"] + model["num_latent_scales"] - 1
-    )
-    if is_binary:
-        likelihood = "bernoulli"
-    else:
-        is_normal = values["num_mixture_dec"] == 1
-        likelihood = "normal" if is_normal else "mixture"
-    try:
-        train = {
-            ours: values[theirs]
-            for theirs, ours in _TRAIN_FIELDS.items()
-            if theirs in values
-        }
-        if values.get("weight_decay_norm_anneal"):
-            train["regularization_init"] = values["weight_decay_norm_init"]
-        return Config(
-            name=str(values["dataset"]),
-            model=ModelConfig(
-                **model,
-                image_size=prior[1] * scale - 2 * padding,
-                image_channels=stem[1],
-                padding=padding,
-                num_bits=1 if is_binary else values.get("num_x_bits", 8),
-                likelihood=likelihood,
-                num_mixtures=values["num_mixture_dec"],
-            ),
-            data=data,
-            train=TrainConfig(**train),
-        )
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: 'args' makes no sense: {error}"
-        ) from error
-
-
-def _is_namespace(args) -> bool:
-    return isinstance(args, argparse.Namespace)
 
 
 def reference_slots(model: NVAE) -> dict[str, Slot]:

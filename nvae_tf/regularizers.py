@@ -53,7 +53,9 @@ class SpectralRegularizer:
         self.groups: dict[tuple[int, int], _KernelGroup] = {}
         for i, ((c_out, fan_in), members) in enumerate(paths.items()):
             count = sum(stack for _, stack in members)
-            noise = tf.random.stateless_normal([count, c_out], [seed, i])
+            noise = tf.random.stateless_normal(
+                [count, c_out], [seed, i], alg="philox"
+            )
             self.groups[c_out, fan_in] = _KernelGroup(
                 members,
                 tf.Variable(

@@ -135,7 +135,7 @@ def model_without_weights(config: ModelConfig) -> NVAE:
 
     def build() -> NVAE:
         with keras.StatelessScope(initialize_variables=False):
-            return NVAE(config)
+            return NVAE(config, seed=None)
 
     # Keras keeps a list of such variables per thread, and gives them values
     # at the next opportunity: a thread of their own never has one.

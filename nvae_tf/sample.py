@@ -6,6 +6,8 @@
 Shows the mean image of every draw, without padding.
 """
 
+import functools
+
 from absl import flags
 
 from nvae_tf import command_line
@@ -20,7 +22,15 @@ _TEMPERATURE = flags.DEFINE_float(
     "images and 1 for likelihood.",
     lower_bound=0.0,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the draws.")
+_READJUST = flags.DEFINE_bool(
+    "readjust_bn",
+    False,
+    "First let batch normalisation settle on draws at this temperature, as "
+    "the paper does for colour images.",
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Of the draws.", lower_bound=0, upper_bound=2**31 - 1
+)
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 64, "Images at once.", lower_bound=1
 )
@@ -34,11 +44,18 @@ def main(argv) -> None:
         raise UserError(f"--output={_OUTPUT.value} must end in .png.")
     import numpy as np
 
-    from nvae_tf import images, workdir
+    from nvae_tf import images, readjust, workdir
     from nvae_tf.evaluation import Illustrator
     from nvae_tf.progress import progress
 
     model, _, _ = workdir.load_model(_WORKDIR.value)
+    if _READJUST.value:
+        readjust.readjust_batch_norm(
+            model,
+            _TEMPERATURE.value,
+            seed=_SEED.value,
+            progress=functools.partial(progress, desc="re-adjusting"),
+        )
     batches = progress(
         Illustrator(model).draw(
             _NUM.value, _TEMPERATURE.value, _SEED.value, _BATCH_SIZE.value

@@ -54,7 +54,9 @@ class StepMetrics(typing.NamedTuple):
       batch_norm: before lambda.
       gradient_norm: of the whole loss, without decay.
       loss_scale: what the loss was multiplied by; 1 but in float16.
-      skipped: 1 where the gradient was not finite and nothing was updated.
+      skipped: steps so far whose gradient was not finite, so that nothing was
+        updated.
+      skipped_in_a_row: the latest of them, without a good step between.
     """
 
     total_loss: typing.Any
@@ -69,6 +71,7 @@ class StepMetrics(typing.NamedTuple):
     gradient_norm: typing.Any
     loss_scale: typing.Any
     skipped: typing.Any
+    skipped_in_a_row: typing.Any
 
 
 class TrainStep:
@@ -97,7 +100,10 @@ class TrainStep:
             "loss_scale": tf.Variable(
                 FIRST_LOSS_SCALE if scaled else 1.0, trainable=False
             ),
-            "good_steps": tf.Variable(0, trainable=False, dtype=tf.int64),
+            **{
+                name: tf.Variable(0, trainable=False, dtype=tf.int64)
+                for name in ("good_steps", "skipped", "skipped_in_a_row")
+            },
         }
         self._alphas = losses.balance_alphas(model.config)
 
@@ -177,17 +183,11 @@ class TrainStep:
         finite = tf.reduce_all(tf.math.is_finite(gradient))
         scale = tf.identity(self.state["loss_scale"])
 
-        def update():
-            self._update(gradient, coefficients, vectors, output)
-            return 0.0
-
-        def skip():
-            if self.scales_loss:
-                self.state["loss_scale"].assign(tf.maximum(scale / 2, 1.0))
-            self.state["good_steps"].assign(0)
-            return 1.0
-
-        skipped = tf.cond(finite, update, skip)
+        tf.cond(
+            finite,
+            lambda: self._update(gradient, coefficients, vectors, output),
+            self._skip,
+        )
         kl_per_group = tf.reduce_mean(output.kl_per_group, axis=0)
         nll = tf.reduce_mean(terms.reconstruction_nll)
         kl = tf.reduce_sum(kl_per_group)
@@ -203,8 +203,19 @@ class TrainStep:
             batch_norm=terms.batch_norm,
             gradient_norm=tf.norm(gradient),
             loss_scale=scale,
-            skipped=skipped,
+            skipped=tf.identity(self.state["skipped"]),
+            skipped_in_a_row=tf.identity(self.state["skipped_in_a_row"]),
         )
+
+    def _skip(self) -> None:
+        """Notes that the gradient was not finite."""
+        state = self.state
+        state["skipped"].assign_add(1)
+        state["skipped_in_a_row"].assign_add(1)
+        state["good_steps"].assign(0)
+        if self.scales_loss:
+            scale = state["loss_scale"]
+            scale.assign(tf.maximum(scale / 2, 1.0))
 
     def _update(self, gradient, coefficients, vectors, output) -> None:
         """Stores what a step with a finite gradient gives."""
@@ -217,6 +228,7 @@ class TrainStep:
         )
         self.spectral.store(vectors)
         self.model.apply_updates(output.updates)
+        state["skipped_in_a_row"].assign(0)
         good = state["good_steps"].assign_add(1)
         if self.scales_loss:
             grows = good % _GROWTH_INTERVAL == 0

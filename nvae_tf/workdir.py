@@ -9,6 +9,7 @@
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -21,7 +22,7 @@ import numpy as np
 from nvae_tf.checkpointing import Checkpoint, CheckpointStore
 from nvae_tf.config import Config, config_from_dict
 from nvae_tf.data_files import write_bytes
-from nvae_tf.errors import CheckpointError, UserError
+from nvae_tf.errors import CheckpointError, ConfigError, UserError
 from nvae_tf.model import NVAE
 
 __all__ = ["Workdir", "assign_tensors", "load_model", "read_tensors"]
@@ -65,26 +66,39 @@ class Workdir:
             ) from error
         except ValueError as error:
             raise UserError(
-                f"{self.config_path} is not JSON: {error}."
+                f"{self.config_path} is not JSON: {error}. Restore it from a "
+                "backup, or start a new workdir."
             ) from error
+        except ConfigError as error:
+            raise ConfigError(f"{self.config_path}: {error}") from error
 
-    def write_config(self, config: Config) -> None:
-        """Writes config.json, or checks it against the one that is there.
+    def check_config(self, config: Config) -> list[str]:
+        """Compares with the configuration that the run was started with.
+
+        What decides the model, its data and the order of the data cannot
+        change within a run; schedules, evaluation and paths can.
+
+        Returns:
+          The keys that changed, each with its old and new value.
 
         Raises:
-          UserError: if the run was started with another configuration.
+          UserError: if a key changed that cannot.
         """
-        if self.config_path.exists():
-            old, new = (c.to_dict() for c in (self.read_config(), config))
-            changed = sorted(_differences(old, new))
-            if changed:
-                raise UserError(
-                    f"{self.path} belongs to a run with another "
-                    f"configuration; it differs in {', '.join(changed)}. "
-                    "Choose another --workdir, or the same configuration."
-                )
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.config_path.exists() or not self.checkpoints().steps():
+            return []
+        old, new = (c.to_dict() for c in (self.read_config(), config))
+        changed = dict(_differences(old, new))
+        fixed = [k for k in sorted(changed) if not _may_change(k)]
+        if fixed:
+            raise UserError(
+                f"{self.path} belongs to a run with another configuration; it "
+                f"differs in {', '.join(f'{k} {changed[k]}' for k in fixed)}. "
+                "Choose another --workdir, or the same configuration."
+            )
+        return [f"{k} {changed[k]}" for k in sorted(changed)]
+
+    def write_config(self, config: Config) -> None:
+        """Writes config.json."""
         text = json.dumps(config.to_dict(), indent=2) + "\n"
         write_bytes(self.config_path, text.encode())
 
@@ -95,8 +109,15 @@ class Workdir:
         Raises:
           UserError: if another process trains here.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / ".lock", "w")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(
+                f"--workdir={self.path} cannot be written to: "
+                f"{error.strerror}. Choose another folder."
+            ) from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -109,13 +130,33 @@ class Workdir:
             yield
 
 
-def _differences(old: dict, new: dict, prefix: str = "") -> Iterator[str]:
+_CHANGEABLE = (
+    "name",
+    "train.",
+    "evaluation.",
+    "checkpoint.",
+    "data.path",
+    "data.data_dir",
+    "data.num_workers",
+    "data.skip_corrupt",
+)
+_FIXED = ("train.seed", "train.batch_size")
+
+
+def _may_change(key: str) -> bool:
+    return key.startswith(_CHANGEABLE) and key not in _FIXED
+
+
+def _differences(
+    old: dict, new: dict, prefix: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Yields (key, description) of what differs."""
     for key in old.keys() | new.keys():
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            yield f"{prefix}{key} ({a!r} there, {b!r} now)"
+            yield f"{prefix}{key}", f"({a!r} there, {b!r} now)"
 
 
 def read_tensors(variables: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -129,8 +170,20 @@ def assign_tensors(
     """Sets variables to what a checkpoint holds under the same names.
 
     Raises:
-      CheckpointError: if it lacks one or has it in another shape.
+      CheckpointError: if it lacks one, has it in another shape, or holds a
+        variable of the model that is not asked for.
     """
+    unknown = sorted(
+        k
+        for k in checkpoint.tensors.keys() - variables.keys()
+        if k.startswith("model/")
+    )
+    if unknown:
+        raise CheckpointError(
+            f"The checkpoint of step {checkpoint.step} in {source} holds "
+            f"{unknown[0]!r}, which the model lacks: it belongs to another "
+            "configuration or version."
+        )
     for name, variable in variables.items():
         value = checkpoint.tensors.get(name)
         if value is None or value.shape != tuple(variable.shape):
@@ -164,6 +217,12 @@ def load_model(path) -> tuple[NVAE, Config, dict[str, Any]]:
         raise CheckpointError(
             f"{path} holds no checkpoint yet; train.py writes the first one "
             "after an epoch, and when it is stopped."
+        )
+    saved = checkpoint.state.get("model")
+    if saved is not None and saved != dataclasses.asdict(config.model):
+        raise CheckpointError(
+            f"The checkpoint of step {checkpoint.step} in {path} is of another "
+            "configuration than config.json beside it: restore that file."
         )
     model = NVAE(config.model, seed=config.train.seed, dtype=config.precision)
     assign_tensors(model.named_variables("model/"), checkpoint, path)

@@ -36,6 +36,42 @@ def test_what_is_saved_comes_back(store):
     for name, value in _TENSORS.items():
         np.testing.assert_array_equal(checkpoint.tensors[name], value)
         assert checkpoint.tensors[name].dtype == value.dtype
+        assert checkpoint.tensors[name].shape == value.shape
+
+
+def test_state_can_be_replaced_alone(store):
+    store.save(3, _TENSORS, {"n": 1})
+    store.update_state(3, {"n": 2})
+    checkpoint = store.restore(3)
+    assert checkpoint.state == {"n": 2}
+    np.testing.assert_array_equal(checkpoint.tensors["c"], _TENSORS["c"])
+
+
+def test_changed_state_is_noticed(store):
+    path = store.save(3, _TENSORS, {"n": 1}) / "state.json"
+    path.write_text(path.read_text().replace('"n": 1', '"n": 2'))
+    with pytest.raises(CheckpointError, match="checksum"):
+        store.restore(3)
+
+
+def test_checkpoint_under_another_name_is_noticed(store):
+    path = store.save(3, _TENSORS, {})
+    path.rename(path.with_name("00000004"))
+    with pytest.raises(CheckpointError, match="damaged"):
+        store.restore(4)
+
+
+def test_unreadable_disk_condemns_nothing(store, monkeypatch):
+    store.save(1, _TENSORS, {})
+    store.save(2, _TENSORS, {})
+
+    def unreadable(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpointing, "_checksum", unreadable)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        store.restore_latest(discard=True)
+    assert store.steps() == [1, 2]
 
 
 def test_nothing_saved_is_none(store):
@@ -103,7 +139,9 @@ def test_full_disk_keeps_what_is_there(store, monkeypatch):
 
 def test_unfinished_checkpoint_is_not_seen(store):
     store.save(1, _TENSORS, {})
-    (store.directory / ".writing-00000002").mkdir()
+    unfinished = store.directory / ".writing-00000002"
+    unfinished.mkdir()
     assert store.steps() == [1]
-    store.save(2, _TENSORS, {})
-    assert store.restore_latest().step == 2
+    store.save(3, _TENSORS, {})
+    assert store.restore_latest().step == 3
+    assert not unfinished.exists()

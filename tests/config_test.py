@@ -124,7 +124,7 @@ def test_sizes_of_zero_are_refused(name):
         ({"architecture": "resnet"}, "res_mbconv"),
         (
             {"architecture": "mbconv_den", "num_channels_dec": 20},
-            "multiple of 8, but one is 20",
+            "a multiple of 8, not 20",
         ),
         ({"architecture": "mbconv_den", "num_channels_dec": 24}, None),
     ],

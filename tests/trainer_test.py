@@ -137,9 +137,73 @@ def test_another_configuration_is_refused_by_the_keys_that_differ(
     finished, images
 ):
     path, _ = finished
-    config = make_config(images, train={"batch_size": 10})
+    config = make_config(images, train={"batch_size": 10, "epochs": 9})
     with pytest.raises(UserError, match=r"train\.batch_size \(12 there, 10"):
         trainer.train(config, path)
+
+
+def test_schedules_may_change_and_it_is_recorded(images, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 2)
+        with pytest.raises(SystemExit):
+            trainer.train(make_config(images), tmp_path)
+    config = make_config(images, train={"epochs": 1, "warmup_epochs": 0})
+    trainer.train(config, tmp_path)
+    assert Workdir(tmp_path).read_config() == config
+    records = [
+        json.loads(line)
+        for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    (change,) = [r for r in records if r["kind"] == "config"]
+    assert change["step"] == 2
+    assert "train.epochs (2 there, 1 now)" in change["changed"]
+
+
+def test_failed_start_does_not_bind_the_workdir(images, tmp_path):
+    wrong = make_config(images.with_name("nothing.npy"))
+    with pytest.raises(UserError, match=r"nothing\.npy"):
+        trainer.train(wrong, tmp_path)
+    assert trainer.train(make_config(images, train={"epochs": 1}), tmp_path)
+
+
+def test_evaluation_cut_short_is_made_up_for(
+    finished, images, tmp_path, monkeypatch
+):
+    path, _ = finished
+    config = make_config(images)
+    with monkeypatch.context() as patch:
+        original = trainer.Trainer._save
+
+        def save(self, step, metrics):
+            original(self, step, metrics)
+            if step == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+        patch.setattr(trainer.Trainer, "_save", save)
+        with pytest.raises(SystemExit):
+            trainer.train(config, tmp_path)
+    checkpoint = Workdir(tmp_path).checkpoints().restore_latest()
+    assert checkpoint.state["evaluation_due"]
+    trainer.train(config, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == (
+        path / "metrics.jsonl"
+    ).read_text()
+
+
+def test_held_out_images_are_looked_at_before_the_first_step(tmp_path):
+    images = tmp_path / "images.npz"
+    np.savez(
+        images,
+        train=np.zeros((12, 8, 8), np.uint8),
+        test=np.zeros((4, 10, 10), np.uint8),
+    )
+    with pytest.raises(UserError, match="10"):
+        trainer.train(make_config(images), tmp_path / "w")
+
+
+def test_workdir_that_is_a_file_is_named(images):
+    with pytest.raises(UserError, match="cannot be written to"):
+        trainer.train(make_config(images), images)
 
 
 def test_two_runs_in_one_workdir_are_refused(images, tmp_path):
@@ -158,13 +222,13 @@ def test_changed_data_is_noticed_on_resume(images, tmp_path, monkeypatch):
             trainer.train(config, tmp_path)
     write_images(images, 60)
     try:
-        with pytest.raises(UserError, match="steps per epoch"):
+        with pytest.raises(UserError, match="steps_per_epoch 3, but it is 4"):
             trainer.train(config, tmp_path)
     finally:
         write_images(images)
 
 
-def test_loss_that_is_not_finite_stops_the_run(images, tmp_path, monkeypatch):
+def test_steps_skipped_in_a_row_stop_the_run(images, tmp_path, monkeypatch):
     original = trainer.Trainer._prepare_first_step
 
     def poison(self):
@@ -173,15 +237,16 @@ def test_loss_that_is_not_finite_stops_the_run(images, tmp_path, monkeypatch):
         head.bias.assign(np.full(head.bias.shape, np.nan, np.float32))
 
     monkeypatch.setattr(trainer.Trainer, "_prepare_first_step", poison)
-    with pytest.raises(UserError, match="loss is nan at step 1"):
-        trainer.train(make_config(images), tmp_path)
+    config = make_config(images, train={"epochs": 20})
+    with pytest.raises(UserError, match="10 steps in a row, up to step 10"):
+        trainer.train(config, tmp_path)
 
 
 def test_data_dependent_initialisation_happens_once(images, tmp_path):
     config = make_config(
         images,
         model={"architecture": "res_elu"},
-        train={"learning_rate": 0.0},
+        train={"learning_rate": 0.0, "min_learning_rate": 0.0},
     )
     run = trainer.Trainer(config, Workdir(tmp_path))
     cell = run.model.parts["encoder"].parts["preprocess"].cells[0]
