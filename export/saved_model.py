@@ -1,0 +1,116 @@
+"""Writes a SavedModel for TF Serving.
+
+python -m export.saved_model --workdir=runs/mnist --output=models/nvae
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from export.errors import ExportError
+from export.layout import new_directory, versions
+from export.model_card import describe, signature_table, write_card
+from export.parity import Reference
+from export.runners import SavedModelRunner, check
+from export.serving import ServedModel
+from export.serving_files import check_model_name, write_serving_files
+from export.source import Source, load_source
+from export.warmup import write_warmup
+
+__all__ = ["export_saved_model", "main"]
+
+
+def export_saved_model(
+    source: Source,
+    output: str | os.PathLike,
+    *,
+    version: int | None = None,
+    temperature: float = 0.7,
+    overwrite: bool = False,
+    warmup_batch_sizes: Sequence[int] = (1, 8),
+) -> pathlib.Path:
+    """Writes a version into a Serving folder, whole or not at all.
+
+    Args:
+      source: what to export.
+      output: the folder of the model, with a sub-folder per version.
+      version: positive; None for one more than the latest there (with
+        `overwrite`, the latest).
+      temperature: what the model is meant to be sampled at.
+      overwrite: take the place of an existing version.
+      warmup_batch_sizes: rows of the requests that a server answers before it
+        takes others; empty for none.
+
+    Returns:
+      The version's folder.
+
+    Raises:
+      ExportError: if the version exists, cannot be written, or differs from
+        the live model.
+    """
+    if not temperature >= 0:
+        raise ExportError(
+            f"The temperature is {temperature}; it must not be negative."
+        )
+    if version is None:
+        latest = max(versions(output), default=0)
+        version = max(latest, 1) if overwrite else latest + 1
+    if version < 1:
+        raise ExportError(f"The version is {version}; it must be positive.")
+    output = pathlib.Path(output)
+    name = output.resolve().name
+    check_model_name(name)
+    path = output / str(version)
+    with new_directory(path, overwrite=overwrite) as folder:
+        ServedModel(source.model, source.params).save(str(folder))
+        runner = SavedModelRunner(folder)
+        check(runner, Reference(source, temperature=temperature))
+        facts = describe(source, temperature)
+        if warmup_batch_sizes:
+            write_warmup(
+                folder,
+                runner,
+                warmup_batch_sizes,
+                facts["image_shape"],
+                name,
+            )
+        write_card(folder, facts, signature_table(runner))
+    write_serving_files(output)
+    return path
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("workdir", "", "Folder of the run.")
+    flags.DEFINE_string("output", "models/nvae", "Folder of the served model.")
+    flags.DEFINE_integer(
+        "version", None, "Sub-folder; by default one more than the latest."
+    )
+    flags.DEFINE_float("temperature", 0.7, "The model is meant to be used at.")
+    flags.DEFINE_bool("overwrite", False, "Replace an existing version.")
+    flags.DEFINE_bool("ema", False, "Export the averaged weights.")
+    flags.DEFINE_bool("warmup", True, "Write warm-up requests.")
+
+
+def main(argv) -> None:
+    """The command."""
+    del argv
+    values = flags.FLAGS
+    source = load_source(values.workdir, ema=values.ema)
+    path = export_saved_model(
+        source,
+        values.output,
+        version=values.version,
+        temperature=values.temperature,
+        overwrite=values.overwrite,
+        warmup_batch_sizes=(1, 8) if values.warmup else (),
+    )
+    print(f"Wrote {path}; it agrees with the live model.")
+
+
+if __name__ == "__main__":
+    from nvae_tf import command_line
+
+    _define_flags()
+    command_line.run(main)

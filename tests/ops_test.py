@@ -1,0 +1,281 @@
+"""The numerical operations against their definitions in NumPy."""
+
+import numpy as np
+import numpy_reference
+import pytest
+import tensorflow as tf
+
+from nvae_tf import ops
+
+
+def _normal(*shape, scale=1.0, seed=None):
+    rng = np.random.default_rng(len(shape) if seed is None else seed)
+    return rng.normal(0.0, scale, shape).astype(np.float32)
+
+
+def _close(actual, expected, tolerance=1e-5):
+    expected = np.asarray(expected)
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(
+        np.asarray(actual, np.float64), expected, rtol=tolerance, atol=tolerance
+    )
+
+
+_CONVOLUTIONS = [
+    # size, strides, dilation, groups
+    (1, 1, 1, 1),
+    (3, 1, 1, 1),
+    (3, 2, 1, 1),
+    (5, 1, 1, 1),
+    (5, 2, 1, 1),
+    (3, 1, 2, 1),
+    (3, 2, 2, 1),
+    (3, 1, 1, 2),
+    (5, 2, 1, 4),
+]
+
+
+@pytest.mark.parametrize("image", [(6, 6), (7, 5), (4, 7), (1, 1)])
+@pytest.mark.parametrize(
+    ("size", "strides", "dilation", "groups"), _CONVOLUTIONS
+)
+def test_convolution_pads_symmetrically(size, strides, dilation, groups, image):
+    x = _normal(2, *image, 4)
+    kernel = _normal(size, size, 4 // groups, 8)
+    arguments = {"strides": strides, "dilation": dilation, "groups": groups}
+    actual = ops.convolve(tf.constant(x), tf.constant(kernel), **arguments)
+    _close(actual, numpy_reference.convolve(x, kernel, **arguments))
+
+
+@pytest.mark.parametrize("image", [(6, 6), (7, 5)])
+@pytest.mark.parametrize(
+    ("size", "strides", "dilation", "groups"), _CONVOLUTIONS
+)
+def test_gradient_of_a_convolution_is_its_adjoint(
+    size, strides, dilation, groups, image
+):
+    arguments = {"strides": strides, "dilation": dilation, "groups": groups}
+    _assert_adjoint(
+        lambda x, kernel: ops.convolve(x, kernel, **arguments),
+        lambda x, kernel: numpy_reference.convolve(x, kernel, **arguments),
+        (2, *image, 4),
+        (size, size, 4 // groups, 8),
+    )
+
+
+def _assert_adjoint(run, define, image, shape):
+    """The gradient against how much the result moves in some direction."""
+    x, step = _normal(*image, seed=1), _normal(*image, seed=2)
+    kernel, turn = _normal(*shape, seed=3), _normal(*shape, seed=4)
+    variables = tf.constant(x), tf.constant(kernel)
+    with tf.GradientTape() as tape:
+        tape.watch(variables)
+        y = run(*variables)
+        upstream = _normal(*y.shape, seed=5)
+        loss = tf.reduce_sum(y * upstream)
+    d_x, d_kernel = tape.gradient(loss, variables)
+    for gradient, direction, change in (
+        (d_x, step, define(step, kernel)),
+        (d_kernel, turn, define(x, turn)),
+    ):
+        assert gradient.shape == direction.shape
+        np.testing.assert_allclose(
+            np.sum(gradient * direction),
+            np.sum(change * upstream),
+            rtol=1e-4,
+            atol=1e-3,
+        )
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("size", [3, 5, 11])
+@pytest.mark.parametrize("image", [(6, 6), (7, 5)])
+def test_depthwise_convolution_sees_one_channel_each(size, strides, image):
+    x, kernel = _normal(2, *image, 6), _normal(size, size, 1, 6)
+    actual = ops.depthwise_convolve(
+        tf.constant(x), tf.constant(kernel), strides=strides
+    )
+    _close(actual, numpy_reference.convolve(x, kernel, strides, groups=6), 2e-5)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("size", [3, 5, 11])
+@pytest.mark.parametrize("image", [(6, 6), (7, 5), (1, 2)])
+def test_gradient_of_a_depthwise_convolution_is_its_adjoint(
+    size, strides, image
+):
+    def run(x, kernel):
+        return ops.depthwise_convolve(x, kernel, strides=strides)
+
+    def define(x, kernel):
+        return numpy_reference.convolve(x, kernel, strides, groups=6)
+
+    _assert_adjoint(run, define, (2, *image, 6), (size, size, 1, 6))
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 5), (1, 2), (1, 1)])
+def test_bilinear_upsampling_aligns_corners(shape):
+    x = _normal(2, *shape, 3)
+    actual = ops.upsample_bilinear(tf.constant(x))
+    _close(actual, numpy_reference.upsample_bilinear(x))
+    _close(actual[:, 0, 0], x[:, 0, 0])
+    _close(actual[:, -1, -1], x[:, -1, -1])
+
+
+def test_nearest_upsampling_repeats_every_pixel():
+    x = _normal(2, 3, 4, 2)
+    _close(
+        ops.upsample_nearest(tf.constant(x)),
+        numpy_reference.upsample_nearest(x),
+        0,
+    )
+
+
+def test_downsampling_phases_come_in_the_order_of_the_shifts():
+    x = _normal(2, 4, 6, 3)
+    phases = ops.downsample_phases(tf.constant(x))
+    shifts = [(0, 0), (1, 1), (0, 1), (1, 0)]
+    for phase, (row, column) in zip(phases, shifts, strict=True):
+        _close(phase, x[:, row:, column:][:, ::2, ::2], 0)
+
+
+@pytest.mark.parametrize("stack", [(), (3,)])
+def test_weight_norm_follows_its_definition_with_gradient(stack):
+    v = _normal(*stack, 3, 3, 2, 4)
+    gain = _normal(*stack, 4)
+    upstream = _normal(*v.shape, seed=9)
+
+    def definition(v, gain):
+        axes = [len(stack), len(stack) + 1, len(stack) + 2]
+        norm = tf.sqrt(tf.reduce_sum(v * v, axes, keepdims=True))
+        gain = tf.reshape(gain, [*stack, 1, 1, 1, 4])
+        return tf.exp(gain) * v / (norm + 1e-5)
+
+    results = []
+    for function, dtype in (
+        (ops.weight_norm, tf.float32),
+        (definition, tf.float64),
+    ):
+        inputs = tf.constant(v, dtype), tf.constant(gain, dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            kernel = function(*inputs)
+            loss = tf.reduce_sum(kernel * tf.cast(upstream, dtype))
+        results.append((kernel, *tape.gradient(loss, inputs)))
+    for actual, expected in zip(*results, strict=True):
+        _close(actual, expected)
+    expected = [
+        numpy_reference.weight_norm(*pair)
+        for pair in zip(
+            v.reshape(-1, 3, 3, 2, 4), gain.reshape(-1, 4), strict=True
+        )
+    ]
+    _close(results[0][0], np.reshape(expected, v.shape))
+
+
+def test_weight_norm_of_a_zero_kernel_has_a_finite_gradient():
+    v = _normal(3, 3, 2, 4)
+    v[..., 1] = 0
+    v, gain = tf.constant(v), tf.zeros([4])
+    with tf.GradientTape() as tape:
+        tape.watch([v, gain])
+        kernel = ops.weight_norm(v, gain)
+        loss = tf.reduce_sum(kernel)
+    d_v, d_gain = tape.gradient(loss, [v, gain])
+    _close(kernel[..., 1], np.zeros([3, 3, 2]), 0)
+    # v / (||v|| + 1e-5) has slope 1e5 at 0.
+    _close(d_v[..., 1], np.full([3, 3, 2], 1e5))
+    assert np.isfinite(d_v).all()
+    assert np.isfinite(d_gain).all()
+
+
+def _float64_batch_norm(x, gamma, beta, activation):
+    mean = tf.reduce_mean(x, [0, 1, 2])
+    variance = tf.reduce_mean(tf.square(x - mean), [0, 1, 2])
+    y = (x - mean) / tf.sqrt(variance + 1e-5) * gamma + beta
+    function = {
+        "linear": tf.identity,
+        "swish": lambda t: t / (1 + tf.exp(-t)),
+        "elu": lambda t: tf.where(t > 0, t, tf.exp(tf.minimum(t, 0.0)) - 1),
+    }[activation]
+    return function(y)
+
+
+@pytest.mark.parametrize("activation", ["linear", "swish", "elu"])
+@pytest.mark.parametrize("shape", [(3, 4, 5, 6), (2, 1, 1, 3)])
+def test_batch_norm_follows_its_definition_with_gradient(activation, shape):
+    x = _normal(*shape) * 2 + 1
+    gamma, beta = _normal(shape[-1], seed=7), _normal(shape[-1], seed=8)
+    upstream = _normal(*shape, seed=9)
+    results = []
+    for dtype in (tf.float32, tf.float64):
+        inputs = [tf.constant(t, dtype) for t in (x, gamma, beta)]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            if dtype == tf.float32:
+                y = ops.batch_norm(*inputs, activation)[0]
+            else:
+                y = _float64_batch_norm(*inputs, activation)
+            loss = tf.reduce_sum(y * tf.cast(upstream, dtype))
+        results.append((y, *tape.gradient(loss, inputs)))
+    for actual, expected in zip(*results, strict=True):
+        _close(actual, expected, 2e-4)
+    _close(
+        results[0][0],
+        numpy_reference.batch_norm(x, gamma, beta, activation),
+        1e-4,
+    )
+
+
+def test_batch_norm_tells_the_mean_and_the_unbiased_variance():
+    x = _normal(2, 3, 2, 4) * 3 + 5
+    _, mean, variance = ops.batch_norm(
+        tf.constant(x), tf.ones(4), tf.zeros(4), "linear"
+    )
+    _close(mean, x.mean((0, 1, 2)))
+    _close(variance, x.var((0, 1, 2), ddof=1), 1e-4)
+
+
+def test_moments_carry_no_gradient():
+    x = tf.constant(_normal(2, 3, 2, 4))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        _, mean, variance = ops.batch_norm(x, tf.ones(4), tf.zeros(4), "swish")
+        loss = tf.reduce_sum(mean + variance)
+    assert tape.gradient(loss, x) is None
+
+
+def test_batch_norm_of_a_single_value_gives_beta():
+    x = tf.constant([[[[3.0, -2.0]]]])
+    y, mean, variance = ops.batch_norm(
+        x, tf.constant([2.0, 1.0]), tf.constant([0.5, -1.0]), "linear"
+    )
+    _close(y, [[[[0.5, -1.0]]]])
+    _close(mean, [3.0, -2.0])
+    _close(variance, [0.0, 0.0])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_moments_are_computed_in_float32(dtype):
+    # Squares of these overflow float16.
+    x = tf.cast(300 + 100 * _normal(8, 8, 8, 3), dtype)
+    y, mean, variance = ops.batch_norm(x, tf.ones(3), tf.zeros(3), "swish")
+    exact = np.asarray(tf.cast(x, tf.float64))
+    assert y.dtype == dtype
+    assert mean.dtype == variance.dtype == tf.float32
+    _close(mean, exact.mean((0, 1, 2)), 1e-4)
+    _close(variance, exact.var((0, 1, 2), ddof=1), 1e-3)
+    expected = numpy_reference.batch_norm(exact, 1.0, 0.0, "swish")
+    _close(tf.cast(y, tf.float64), expected, 0.05)
+
+
+@pytest.mark.parametrize("name", ["swish", "elu", "linear"])
+def test_activations_have_their_own_derivative(name):
+    function, gradient = ops.ACTIVATIONS[name]
+    t = tf.constant(np.linspace(-20, 20, 101, dtype=np.float32))
+    upstream = tf.constant(_normal(101))
+    with tf.GradientTape() as tape:
+        tape.watch(t)
+        y = function(t)
+    _close(y, numpy_reference.ACTIVATIONS[name](t.numpy().astype(float)))
+    _close(gradient(t, upstream), tape.gradient(y, t, upstream), 1e-5)
