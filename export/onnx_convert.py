@@ -6,7 +6,7 @@ afterwards.  So they are never part of a TensorFlow graph, which is limited to
 """
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,9 +101,7 @@ def convert(
         for spec, value in zip(weight_specs, weights.values(), strict=True)
     }
     _fold_constants(model, values)
-    for given in [*model.graph.input]:
-        if given.name in values:
-            model.graph.input.remove(given)
+    _remove_inputs(model, values)
     model = _optimize(model)
     for tensor in [*model.graph.input, *model.graph.output]:
         batch = tensor.type.tensor_type.shape.dim[0]
@@ -118,8 +116,10 @@ def _optimize(model: Any) -> Any:
     """Removes transpositions between TensorFlow's layout and ONNX's.
 
     Once weights are folded: the time that tf2onnx's optimisers take grows with
-    the square of the nodes, and the rest of them find little more.
+    the square of the nodes, and the rest of them find little more.  They copy
+    every constant a dozen times, so kernels, which they leave alone, stay away.
     """
+    from onnx import helper
     from tf2onnx.graph import GraphUtil
     from tf2onnx.optimizer import (
         back_to_back_optimizer,
@@ -127,7 +127,17 @@ def _optimize(model: Any) -> Any:
         transpose_optimizer,
     )
 
-    return GraphUtil.optimize_model_proto(
+    graph = model.graph
+    names = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    constants = [*graph.initializer]
+    kernels = [tensor for tensor in constants if tensor.name in names]
+    del graph.initializer[:]
+    graph.initializer.extend(t for t in constants if t.name not in names)
+    graph.input.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, list(t.dims))
+        for t in kernels
+    )
+    model = GraphUtil.optimize_model_proto(
         model,
         optimizers={
             "transpose": transpose_optimizer.TransposeOptimizer,
@@ -135,6 +145,15 @@ def _optimize(model: Any) -> Any:
             "identity": identity_optimizer.IdentityOptimizer,
         },
     )
+    model.graph.initializer.extend(kernels)
+    _remove_inputs(model, names)
+    return model
+
+
+def _remove_inputs(model: Any, names: Collection[str]) -> None:
+    kept = [given for given in model.graph.input if given.name not in names]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
 
 
 def save(

@@ -13,7 +13,13 @@ from nvae_tf.config import ModelConfig
 from nvae_tf.distributions import pixel_distribution, quantize
 from nvae_tf.model import NVAE
 
-__all__ = ["NoiseSpec", "Programs", "noise_specs", "to_uint8", "unrolled"]
+__all__ = [
+    "NoiseSpec",
+    "Programs",
+    "noise_specs",
+    "to_uint8",
+    "unrolled",
+]
 
 
 class NoiseSpec(typing.NamedTuple):
@@ -37,7 +43,8 @@ class Programs:
 
     Args:
       model: what `unrolled` returned; its variables are not used.
-      params: nest of tensors like that of `model.read_params()`.
+      params: nest of tensors or variables like that of
+        `model.read_params()`.
 
     Attributes:
       config: the architecture.

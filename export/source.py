@@ -23,8 +23,9 @@ class Source:
       config: of the run.
       info: what else is known: "step", and where measured "nelbo" in nats.
       params: nest of tensors to run the model with, like that of
-        `model.read_params()`, which is the default; statistics re-adjusted
-        for sampling come in here.
+        `model.read_params()`, which is the default.
+      draw_params: likewise for draws from the prior, where their statistics
+        have been re-adjusted; by default `params`.
       batch_norm: how the statistics came about, for the model card.
       weights: likewise for the weights.
     """
@@ -33,6 +34,7 @@ class Source:
     config: Config
     info: Mapping[str, typing.Any] = dataclasses.field(default_factory=dict)
     params: Mapping | None = None
+    draw_params: Mapping | None = None
     batch_norm: str = "moving averages of training"
     weights: str = "as trained"
 
@@ -50,7 +52,12 @@ class Source:
             )
         if self.params is None:
             self.params = self.model.read_params()
-        for path, value in _leaves(self.params):
+        if self.draw_params is None:
+            self.draw_params = self.params
+        for path, value in (
+            *_leaves(self.params),
+            *_leaves(self.draw_params),
+        ):
             if not np.all(np.isfinite(value)):
                 raise ExportError(
                     f"The parameter {path} is not finite: training diverged, "
@@ -60,27 +67,61 @@ class Source:
                 )
 
 
-def load_source(workdir: str, *, ema: bool = False) -> Source:
+def load_source(
+    workdir: str,
+    *,
+    ema: bool = False,
+    readjust_temperature: float | None = None,
+    readjust_seed: int = 0,
+    **readjust_options,
+) -> Source:
     """Loads what a training run left in its workdir.
 
     Args:
       workdir: of a training run.
       ema: take the exponential average of the weights.
+      readjust_temperature: re-adjust normalisation at this temperature, for
+        draws from the prior; None for the statistics of training.
+      readjust_seed: of the draws that they settle on.
+      **readjust_options: of `export.readjusted.readjust_cached`.
 
     Raises:
-      UserError: if there is no usable checkpoint.
+      UserError: if there is no usable checkpoint, or re-adjusted statistics
+        are not finite.
     """
     # Imported here: the rest of `export` does not know of training runs.
     from nvae_tf.workdir import load_model
 
-    if not ema:
-        return Source(*load_model(workdir))
-    if "ema" not in inspect.signature(load_model).parameters:
-        raise ExportError(
-            "Training runs of this version keep no averaged weights; leave "
-            "out --ema."
-        )
-    return Source(*load_model(workdir, ema=True), weights="exponential average")
+    options = {}
+    if ema:
+        if "ema" not in inspect.signature(load_model).parameters:
+            raise ExportError(
+                "Training runs of this version keep no averaged weights; "
+                "leave out --ema."
+            )
+        options["ema"] = True
+    model, config, info = load_model(workdir, **options)
+    source = Source(model, config, info)
+    if ema:
+        source.weights = "exponential average"
+    if readjust_temperature is None:
+        return source
+    from export.readjusted import readjust_cached
+
+    readjust_cached(
+        model,
+        workdir,
+        f"step{info['step']}{'_ema' if ema else ''}",
+        readjust_temperature,
+        readjust_seed,
+        **readjust_options,
+    )
+    return dataclasses.replace(
+        source,
+        draw_params=model.read_params(),
+        batch_norm=f"moving averages of training; for draws from the prior "
+        f"re-adjusted at temperature {readjust_temperature:g}",
+    )
 
 
 def _leaves(params: Mapping, prefix: str = ""):

@@ -38,7 +38,7 @@ def main(argv) -> None:
     saved_model, onnx = workdir / "saved_model", workdir / "nvae.onnx"
     run = f"--workdir={workdir}"
     _run("train.py", f"--config={_CONFIG.value}", run)
-    _run("-m", "nvae_tf.evaluate", run, "--num_importance_samples=100")
+    _run("-m", "nvae_tf.evaluate", run, "--num_importance_samples=20")
     _run("-m", "nvae_tf.sample", run, "--num=64", f"--output={samples}")
     _run("-m", "nvae_tf.reconstruct", run, f"--output={reconstructions}")
     _run(

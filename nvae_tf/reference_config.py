@@ -172,6 +172,22 @@ def _model(values: dict, state: Mapping[str, Any], path, is_binary) -> dict:
             f"{path}: 'num_preprocess_blocks' and 'num_latent_scales' in "
             f"'args' must be whole numbers: {error}."
         ) from error
+    widths = (
+        ("num_channels_enc", "stem.weight", stem[0]),
+        (
+            "num_channels_dec",
+            "prior_ftr0",
+            prior[0] * prior[1] // max(size, 1),
+        ),
+    )
+    for key, tensor, width in widths:
+        # Before anything of such a width is built.
+        if values[key] != width:
+            raise CheckpointError(
+                f"{path}: {key!r} in 'args' is {values[key]!r}, but the tensor "
+                f"{tensor!r} is of a model with {width}: they do not belong "
+                "together."
+            )
     padding = _BINARY_PADDING if is_binary else 0
     mixtures = values["num_mixture_dec"]
     likelihood = "normal" if mixtures == 1 else "mixture"

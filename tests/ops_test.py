@@ -203,8 +203,12 @@ def _float64_batch_norm(x, gamma, beta, activation):
 
 @pytest.mark.parametrize("activation", ["linear", "swish", "elu"])
 @pytest.mark.parametrize("shape", [(3, 4, 5, 6), (2, 1, 1, 3)])
-def test_batch_norm_follows_its_definition_with_gradient(activation, shape):
-    x = _normal(*shape) * 2 + 1
+@pytest.mark.parametrize("scale", [2.0, 0.01])
+def test_batch_norm_follows_its_definition_with_gradient(
+    activation, shape, scale
+):
+    # At the smaller scale, epsilon is a tenth of the variance.
+    x = scale * (_normal(*shape) + 0.5)
     gamma, beta = _normal(shape[-1], seed=7), _normal(shape[-1], seed=8)
     upstream = _normal(*shape, seed=9)
     results = []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nvae_tf import reference_import, torch_file
-from nvae_tf.config import ARCHITECTURES
+from nvae_tf.config import ARCHITECTURES, TrainConfig
 from nvae_tf.errors import CheckpointError
 from nvae_tf.model import NVAE
 
@@ -265,7 +265,13 @@ def test_tensor_of_truth_values_is_refused(checkpoint):
 def test_arguments_of_another_width_are_refused(checkpoint):
     write, arguments, _ = checkpoint
     arguments.num_channels_enc = 8
-    _refusal(write(), "stem.weight", "(4, 1, 3, 3)")
+    _refusal(write(), "num_channels_enc", " is 8", "stem.weight", "with 4")
+
+
+def test_enormous_width_is_refused_before_it_is_built(checkpoint):
+    write, arguments, _ = checkpoint
+    arguments.num_channels_dec = 10**9
+    _refusal(write(), "num_channels_dec", "prior_ftr0")
 
 
 @pytest.mark.parametrize("name", ["num_nf", "arch_instance", "dataset"])
@@ -279,6 +285,38 @@ def test_unknown_architecture_is_named_with_those_known(checkpoint):
     write, arguments, _ = checkpoint
     arguments.arch_instance = "transformer"
     _refusal(write(), "transformer", "res_mbconv")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_latent_scales": 0},
+        {"num_latent_scales": "2"},
+        {"num_preprocess_blocks": -1},
+        {"num_mixture_dec": 0},
+        {"num_nf": 1.5},
+        {"use_se": "yes"},
+        {"arch_instance": ["res_mbconv"]},
+    ],
+    ids=str,
+)
+def test_arguments_that_make_no_sense_are_refused(checkpoint, changes):
+    write, arguments, _ = checkpoint
+    vars(arguments).update(changes)
+    _refusal(write(), "'args'")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"learning_rate": "fast"}, {"epochs": 3, "warmup_epochs": 5}],
+    ids=str,
+)
+def test_useless_settings_of_training_take_their_defaults(checkpoint, changes):
+    write, arguments, _ = checkpoint
+    vars(arguments).update(changes)
+    _, run = reference_import.load(write())
+    assert run.train == TrainConfig()
+    assert run.model == _CONFIGS["plain_vae"]
 
 
 @pytest.mark.parametrize("key", ["prior_ftr0", "stem.weight"])

@@ -341,3 +341,12 @@ def test_stacked_groups_keep_their_numbers():
     ]:
         combiner = decoder[name].parts["decoder_combiner"].parts["conv"]
         assert is_at(f"dec_tower.{place}.conv.bias", combiner, index)
+
+
+def test_convolutions_of_a_down_cell_keep_the_order_of_their_shifts():
+    model = NVAE(model_cases.CONFIGS["plain_vae"])
+    slots = reference_slots(model)
+    (cell,) = model.parts["encoder"].parts["preprocess"].cells
+    for i in range(4):
+        bias = slots[f"pre_process.0.skip.conv_{i + 1}.bias"].variable
+        assert bias is cell.parts["skip"].parts[f"phase_{i}"].bias

@@ -110,6 +110,9 @@ def test_first_vectors_are_normalised_and_follow_from_the_seed():
         np.testing.assert_array_equal(a, b)
         assert (a.numpy() != c.numpy()).any()
         assert len(np.unique(a.numpy(), axis=0)) == a.shape[0]
+    # Nor do vectors of two shapes start alike.
+    ratios = [float(v[0, 0] / v[0, 1]) for v in first.variables]
+    assert len(set(np.round(ratios, 4))) == len(ratios)
 
 
 def test_sigma_converges_to_the_largest_singular_value():

@@ -231,11 +231,20 @@ def test_step_without_a_finite_gradient_changes_nothing():
     bad = step(x, _coefficients(), seed=_SEED)
     assert (float(good.skipped), float(bad.skipped)) == (0, 1)
     after = _values(step)
-    assert before.pop("training/good_steps") == 1
-    assert after["training/good_steps"] == 0
+    counters = {
+        name: (before.pop(name), after[name])
+        for name in list(before)
+        if name.endswith(("good_steps", "skipped", "skipped_in_a_row"))
+    }
+    assert counters == {
+        "training/good_steps": (1, 0),
+        "training/skipped": (0, 1),
+        "training/skipped_in_a_row": (0, 1),
+    }
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value, err_msg=name)
-    step(model_cases.images(config), _coefficients(), seed=_SEED)
+    again = step(model_cases.images(config), _coefficients(), seed=_SEED)
+    assert (int(again.skipped), int(again.skipped_in_a_row)) == (1, 0)
     assert int(step.state["updates"]) == 2
 
 
