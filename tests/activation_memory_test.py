@@ -73,7 +73,9 @@ def _kept_bytes(model: NVAE, batch_size: int) -> int:
         for tensor in pending.pop().inputs:
             if tensor.op in forward:
                 tensor = _source(tensor)
-                if tensor.dtype.is_floating:
+                # A tensor of unknown rank is what the normalisation reserves
+                # for its gradient on GPUs; it is empty here.
+                if tensor.dtype.is_floating and tensor.shape.rank is not None:
                     kept[tensor.ref()] = tensor
             elif tensor.op not in seen:
                 seen.add(tensor.op)
