@@ -44,6 +44,7 @@ def describe(
         "temperature": temperature,
         "batch_norm": source.batch_norm,
         "weights": source.weights,
+        "source_options": dict(source.options),
         "precision": precision,
         "image_shape": [model.image_size] * 2 + [model.image_channels],
         "num_bits": model.num_bits,

@@ -7,6 +7,7 @@ Besides the sampler, `nvae.onnx`, there are `nvae_decode.onnx`,
 `onnx_sampler.py`, which draws the noise that the graphs take.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -26,6 +27,7 @@ from export.parity import Reference
 from export.requirements import require
 from export.runners import check
 from export.source import Source, load_source
+from nvae_tf.progress import progress
 
 __all__ = ["export_onnx", "main"]
 
@@ -144,6 +146,13 @@ def _define_flags() -> None:
         "temperature", 0.7, "The model is meant to be sampled at."
     )
     flags.DEFINE_bool("ema", False, "Export the averaged weights.")
+    flags.DEFINE_bool(
+        "readjust_bn",
+        False,
+        "Re-adjust normalisation to draws at the temperature, for the graph "
+        "that draws.",
+    )
+    flags.DEFINE_integer("readjust_seed", 0, "Of these draws.")
     flags.DEFINE_bool("overwrite", False, "Replace an existing export.")
 
 
@@ -151,8 +160,15 @@ def main(argv) -> None:
     """The command."""
     del argv
     values = flags.FLAGS
+    source = load_source(
+        values.workdir,
+        ema=values.ema,
+        readjust_temperature=values.temperature if values.readjust_bn else None,
+        readjust_seed=values.readjust_seed,
+        progress=functools.partial(progress, desc="re-adjusting"),
+    )
     paths = export_onnx(
-        load_source(values.workdir, ema=values.ema),
+        source,
         values.output,
         graphs=values.graphs,
         opset=values.opset,

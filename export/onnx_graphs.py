@@ -39,12 +39,9 @@ class OnnxGraphs:
         fp16: bool = False,
         metadata: Mapping[str, str] | None = None,
     ):
+        self._source = source
         self._model = unrolled(
             source.model, "mixed_float16" if fp16 else "float32"
-        )
-        self._weights: dict[str, np.ndarray] = {}
-        self._tree = self._register(
-            fold_batch_norm(source.model, source.params), ""
         )
         self._opset = opset
         self._batch = fixed_batch
@@ -66,14 +63,19 @@ class OnnxGraphs:
         function, noise, specs = getattr(self, f"_{name}")()
         specs = [*self._specs(noise), *specs]
 
+        source = self._source
+        params = source.draw_params if name == "sample" else source.params
+        weights: dict[str, np.ndarray] = {}
+        tree = _take(fold_batch_norm(source.model, params), "", weights)
+
         def run(inputs, weights):
-            programs = Programs(self._model, _fill(self._tree, weights))
+            programs = Programs(self._model, _fill(tree, weights))
             return function(programs, *inputs)
 
         return convert(
             run,
             specs,
-            self._weights,
+            weights,
             opset=self._opset,
             metadata={
                 **self._metadata,
@@ -83,20 +85,6 @@ class OnnxGraphs:
                 "nvae_fixed_batch": str(self._batch or 0),
             },
         )
-
-    def _register(self, folded: Mapping, prefix: str) -> dict:
-        """Replaces weights by their names; what was folded away stays."""
-        tree = {}
-        for name, value in folded.items():
-            path = f"{prefix}{name}"
-            if isinstance(value, Mapping):
-                tree[name] = self._register(value, f"{path}/")
-            elif is_neutral(name, value):
-                tree[name] = value
-            else:
-                tree[name] = path
-                self._weights[path] = value
-        return tree
 
     def _spec(self, name, shape, dtype=tf.float32) -> tf.TensorSpec:
         return tf.TensorSpec([self._batch, *shape], dtype, name)
@@ -166,6 +154,24 @@ class OnnxGraphs:
             return programs.score(images, eps)
 
         return score, self._eps, [self._images]
+
+
+def _take(folded: Mapping, prefix: str, weights: dict) -> dict:
+    """Moves weights into a flat dictionary, and leaves their names.
+
+    What was folded away stays: it must be a constant of the graph.
+    """
+    tree: dict[str, Any] = {}
+    for name, value in folded.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            tree[name] = _take(value, f"{path}/", weights)
+        elif is_neutral(name, value):
+            tree[name] = value
+        else:
+            tree[name] = path
+            weights[path] = value
+    return tree
 
 
 def _fill(tree: Mapping, weights: Mapping) -> dict:

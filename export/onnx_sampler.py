@@ -96,7 +96,8 @@ class Sampler:
 
     Args:
       path: the `.onnx` file of the sample graph.
-      providers: of ONNX Runtime; by default whatever is installed.
+      providers: of ONNX Runtime; by default CUDA where it is installed, and
+        the CPU.
 
     Attributes:
       session: the `onnxruntime.InferenceSession`.
@@ -113,7 +114,7 @@ class Sampler:
         try:
             self.session = onnxruntime.InferenceSession(
                 os.fspath(path),
-                providers=providers or onnxruntime.get_available_providers(),
+                providers=providers or _providers(onnxruntime),
             )
         except Exception as error:
             # ONNX Runtime has a dozen kinds, with nothing in common.
@@ -190,6 +191,12 @@ class Sampler:
         if not np.all(np.isfinite(t) & (t >= 0)):
             raise ValueError("temperature must be finite and not negative.")
         return t
+
+
+def _providers(onnxruntime):
+    known = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    available = onnxruntime.get_available_providers()
+    return [provider for provider in known if provider in available]
 
 
 def grid(images):

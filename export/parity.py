@@ -43,6 +43,7 @@ class Reference:
         if model.compute_dtype != "float32":
             model = NVAE(model.config)
         self._model, self._params = model, source.params
+        self._draw_params = source.draw_params
         self._config = c = model.config
         self._seeds = np.asarray(seeds, np.int64)
         self._temperature = np.full(
@@ -80,7 +81,7 @@ class Reference:
             )
             for spec in noise_specs(self._config)
         }
-        out = self._decode(eps=self._eps, temperature=self._temperature)
+        out = self._draw(self._eps)
         pixels = self._pixels(out.logits)
         images = mean = np.asarray(pixels.mean())
         match self._config.likelihood:
@@ -96,9 +97,12 @@ class Reference:
         }
         return inputs, np.asarray(images), mean, out.latents.z
 
-    def _decode(self, **inputs):
+    def _draw(self, eps):
         return self._model.decode(
-            params=self._params, with_latents=True, **inputs
+            eps=eps,
+            temperature=self._temperature,
+            params=self._draw_params,
+            with_latents=True,
         )
 
     def _pixels(self, logits):
@@ -129,7 +133,9 @@ class Reference:
         return inputs, _shown(mean)
 
     def _ask_decode(self):
-        _, _, mean, latents = self._drawn
+        latents = self._drawn[3]
+        out = self._model.decode(latents=latents, params=self._params)
+        mean = np.asarray(self._pixels(out.logits).mean())
         return _numbered("z", latents), _shown(mean)
 
     def _ask_interpolate(self):
@@ -140,7 +146,7 @@ class Reference:
             np.float32(np.cos(angle) * a + np.sin(angle) * b)
             for a, b in zip(self._eps, self._noise(other), strict=True)
         ]
-        out = self._decode(eps=eps, temperature=self._temperature)
+        out = self._draw(eps)
         inputs = {
             "seed_a": self._seeds,
             "seed_b": other,

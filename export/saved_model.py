@@ -3,6 +3,7 @@
 python -m export.saved_model --workdir=runs/mnist --output=models/nvae
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from export.serving import ServedModel
 from export.serving_files import check_model_name, write_serving_files
 from export.source import Source, load_source
 from export.warmup import write_warmup
+from nvae_tf.progress import progress
 
 __all__ = ["export_saved_model", "main"]
 
@@ -64,7 +66,7 @@ def export_saved_model(
     check_model_name(name)
     path = output / str(version)
     with new_directory(path, overwrite=overwrite) as folder:
-        ServedModel(source.model, source.params).save(str(folder))
+        ServedModel(source).save(str(folder))
         runner = SavedModelRunner(folder)
         check(runner, Reference(source, temperature=temperature))
         facts = describe(source, temperature)
@@ -88,6 +90,13 @@ def _define_flags() -> None:
         "version", None, "Sub-folder; by default one more than the latest."
     )
     flags.DEFINE_float("temperature", 0.7, "The model is meant to be used at.")
+    flags.DEFINE_bool(
+        "readjust_bn",
+        False,
+        "Re-adjust normalisation to draws at the temperature, for the "
+        "signatures that draw.",
+    )
+    flags.DEFINE_integer("readjust_seed", 0, "Of these draws.")
     flags.DEFINE_bool("overwrite", False, "Replace an existing version.")
     flags.DEFINE_bool("ema", False, "Export the averaged weights.")
     flags.DEFINE_bool("warmup", True, "Write warm-up requests.")
@@ -97,7 +106,13 @@ def main(argv) -> None:
     """The command."""
     del argv
     values = flags.FLAGS
-    source = load_source(values.workdir, ema=values.ema)
+    source = load_source(
+        values.workdir,
+        ema=values.ema,
+        readjust_temperature=values.temperature if values.readjust_bn else None,
+        readjust_seed=values.readjust_seed,
+        progress=functools.partial(progress, desc="re-adjusting"),
+    )
     path = export_saved_model(
         source,
         values.output,

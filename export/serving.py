@@ -12,7 +12,7 @@ import tensorflow as tf
 from export import noise
 from export.folding import fold_batch_norm, is_neutral
 from export.programs import Programs, to_uint8, unrolled
-from nvae_tf.model import NVAE
+from export.source import Source
 
 __all__ = ["ServedModel"]
 
@@ -35,24 +35,28 @@ class ServedModel:
 
     Attributes:
       programs: what the signatures compute.
+      draws: likewise for draws from the prior, whose normalisation may be
+        another.
       signatures: name -> concrete function.
       module: holds the weights that are variables.
     """
 
     def __init__(
-        self,
-        model: NVAE,
-        params: Mapping,
-        max_constant_bytes: int = MAX_CONSTANT_BYTES,
+        self, source: Source, max_constant_bytes: int = MAX_CONSTANT_BYTES
     ):
-        folded = fold_batch_norm(model, params)
+        folded = fold_batch_norm(source.model, source.params)
         size = sum(x.nbytes for x in tf.nest.flatten(folded))
         self.module = tf.Module()
         self.module.weights = []
         self._keep = (
             tf.constant if size <= max_constant_bytes else self._variable
         )
-        self.programs = Programs(unrolled(model), self._tensors(folded))
+        model = unrolled(source.model)
+        self.draws = self.programs = Programs(model, self._tensors(folded))
+        if source.draw_params is not source.params:
+            folded = fold_batch_norm(source.model, source.draw_params)
+            del folded["encoder"]
+            self.draws = Programs(model, self._tensors(folded))
         self.signatures = {
             name: tf.function(function, autograph=False).get_concrete_function(
                 *specs
@@ -125,7 +129,7 @@ class ServedModel:
 
     def _draw(self, seed, temperature):
         """`(images, mean)`, float32."""
-        p = self.programs
+        p = self.draws
         pixel_noise = []
         for spec in p.pixel_noise:
             rows = (
@@ -163,7 +167,7 @@ class ServedModel:
         temperature = _per_group(
             temperature, tf.shape(eps[0])[0], self.programs.config.num_groups
         )
-        return _shown(self.programs.mean(eps, temperature))
+        return _shown(self.draws.mean(eps, temperature))
 
     def _encode(self, images):
         """The path without noise, and a draw from the noise of seed 0."""
@@ -217,7 +221,7 @@ class ServedModel:
         temperature = _per_group(
             temperature, tf.shape(seed_a)[0], self.programs.config.num_groups
         )
-        return _shown(self.programs.mean(eps, temperature))
+        return _shown(self.draws.mean(eps, temperature))
 
 
 def _spec(name, shape, dtype=tf.float32) -> tf.TensorSpec:

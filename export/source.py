@@ -28,6 +28,7 @@ class Source:
         have been re-adjusted; by default `params`.
       batch_norm: how the statistics came about, for the model card.
       weights: likewise for the weights.
+      options: of `load_source`, which would load the same again.
     """
 
     model: NVAE
@@ -37,6 +38,7 @@ class Source:
     draw_params: Mapping | None = None
     batch_norm: str = "moving averages of training"
     weights: str = "as trained"
+    options: Mapping[str, typing.Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         """Reads the parameters and checks them.
@@ -92,35 +94,39 @@ def load_source(
     # Imported here: the rest of `export` does not know of training runs.
     from nvae_tf.workdir import load_model
 
-    options = {}
-    if ema:
-        if "ema" not in inspect.signature(load_model).parameters:
-            raise ExportError(
-                "Training runs of this version keep no averaged weights; "
-                "leave out --ema."
-            )
-        options["ema"] = True
-    model, config, info = load_model(workdir, **options)
-    source = Source(model, config, info)
-    if ema:
-        source.weights = "exponential average"
+    if ema and "ema" not in inspect.signature(load_model).parameters:
+        raise ExportError(
+            "Training runs of this version keep no averaged weights; leave "
+            "out --ema."
+        )
+    options: dict[str, typing.Any] = {"ema": True} if ema else {}
+    source = Source(
+        *load_model(workdir, **options),
+        weights="exponential average" if ema else "as trained",
+        options=options,
+    )
     if readjust_temperature is None:
         return source
     from export.readjusted import readjust_cached
 
     readjust_cached(
-        model,
+        source.model,
         workdir,
-        f"step{info['step']}{'_ema' if ema else ''}",
+        f"step{source.info['step']}{'_ema' if ema else ''}",
         readjust_temperature,
         readjust_seed,
         **readjust_options,
     )
     return dataclasses.replace(
         source,
-        draw_params=model.read_params(),
-        batch_norm=f"moving averages of training; for draws from the prior "
+        draw_params=source.model.read_params(),
+        batch_norm="moving averages of training; for draws from the prior "
         f"re-adjusted at temperature {readjust_temperature:g}",
+        options={
+            **options,
+            "readjust_temperature": readjust_temperature,
+            "readjust_seed": readjust_seed,
+        },
     )
 
 

@@ -203,8 +203,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         export = open_export(options.path)
         source = None
         if options.workdir:
-            averaged = export.facts["weights"] == "exponential average"
-            source = load_source(options.workdir, ema=averaged)
+            source = load_source(
+                options.workdir, **export.facts["source_options"]
+            )
         results = verify(export, source)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ import pathlib
 from export.source import Source
 from nvae_tf import reference_import
 from nvae_tf.config import Config, DataConfig
+from nvae_tf.workdir import Workdir, read_tensors
 from tests.model_cases import CONFIGS, random_model, small
 
 REFERENCE = pathlib.Path(__file__).parent / "data" / "reference"
@@ -46,3 +47,13 @@ def source(name: str) -> Source:
         name=name, model=model.config, data=DataConfig(binarize=is_binary)
     )
     return Source(model, config, info)
+
+
+def write_run(path: pathlib.Path, name: str) -> pathlib.Path:
+    """Makes `path` the workdir of a run that ended with this model."""
+    base = source(name)
+    workdir = Workdir(path)
+    workdir.write_config(base.config)
+    tensors = read_tensors(base.model.named_variables("model/"))
+    workdir.checkpoints().save(9, tensors, {"evaluation": {"nelbo": 50.0}})
+    return path

@@ -80,7 +80,7 @@ def test_results_agree_with_the_authors_program(tmp_path, name):
 def test_seed_draws_the_same_image_in_both_formats(exported):
     seeds, temperature = np.arange(5), np.linspace(0.2, 1, 5)
     base = source("tiny")
-    sample = ServedModel(base.model, base.params).signatures["sample"]
+    sample = ServedModel(base).signatures["sample"]
     expected = sample(tf.constant(seeds), tf.constant(temperature, tf.float32))[
         "images"
     ].numpy()

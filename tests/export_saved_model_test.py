@@ -18,9 +18,10 @@ from export.saved_model import export_saved_model
 from export.serving import ServedModel
 from export.source import Source
 from export.warmup import read_warmup
+from nvae_tf.config import Config
 from nvae_tf.distributions import pixel_distribution
 from tests.export_cases import CHECKPOINTS, MODELS, REFERENCE, source
-from tests.model_cases import random_model
+from tests.model_cases import random_model, small
 
 SIGNATURES = {
     "sample",
@@ -309,20 +310,6 @@ def test_wrong_arguments_are_refused(tmp_path, changes, message):
     assert not output.exists()
 
 
-def test_parameters_that_are_not_finite_are_refused():
-    model = random_model(MODELS["plain_vae"])
-    params = model.read_params()
-    params["image"]["head"]["bias"] = tf.constant([np.nan])
-    config = source("plain_vae").config
-    with pytest.raises(ExportError, match="image/head/bias is not finite"):
-        Source(model, config, params=params)
-
-
-def test_configuration_of_another_model_is_refused():
-    with pytest.raises(ExportError, match="does not describe the model"):
-        Source(source("plain_vae").model, source("normal").config)
-
-
 def test_given_parameters_are_what_is_exported(tmp_path):
     base = source("plain_vae")
     params = tf.nest.map_structure(lambda t: 0.5 * t, base.model.read_params())
@@ -347,9 +334,9 @@ def test_half_precision_model_is_exported_in_float32(tmp_path):
 
 def test_large_weights_become_variables_that_compute_the_same(tmp_path):
     base = source("plain_vae")
-    served = ServedModel(base.model, base.params, max_constant_bytes=0)
+    served = ServedModel(base, max_constant_bytes=0)
     served.save(str(tmp_path / "1"))
-    constant = ServedModel(base.model, base.params)
+    constant = ServedModel(base)
     assert served.module.weights
     assert not constant.module.weights
     inputs, expected = Reference(base).ask("sample_float")
@@ -361,8 +348,21 @@ def test_large_weights_become_variables_that_compute_the_same(tmp_path):
 
 def test_graph_has_no_trace_of_weight_normalisation():
     base = source("plain_vae")
-    graph = ServedModel(base.model, base.params).signatures["sample"].graph
+    graph = ServedModel(base).signatures["sample"].graph
     functions = graph.as_graph_def().library.function
     kinds = {n.op for f in functions for n in f.node_def}
     assert "Conv2D" in kinds
     assert not kinds & {"FusedBatchNormV3", "Rsqrt", "Norm"}
+
+
+def test_images_that_png_does_not_know_have_no_png_signatures():
+    config = small(
+        num_latent_scales=1,
+        num_groups_per_scale=1,
+        image_channels=2,
+        likelihood="normal",
+        num_bits=8,
+    )
+    base = Source(random_model(config), Config(model=config))
+    names = set(ServedModel(base).signatures) - {"serving_default"}
+    assert names == SIGNATURES - {"sample_png", "encode_png"}

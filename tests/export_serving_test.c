@@ -1,8 +1,9 @@
-/* Loads a SavedModel the way TF Serving does and draws one image.
+/* Loads a SavedModel the way TF Serving does and draws images.
 
-   serving_test FOLDER SEED_INPUT TEMPERATURE_INPUT IMAGES_OUTPUT
-   prints the image's bytes as decimal numbers.  The names are those of the
-   graph's tensors, without ":0"; an output may end in ":INDEX". */
+   serving_test FOLDER SEED_INPUT TEMPERATURE_INPUT IMAGES_OUTPUT ROWS...
+   draws, for every ROWS, a batch of the seeds 0 to ROWS - 1 at temperature 0.7
+   and prints its bytes as decimal numbers on a line.  The names are those of
+   the graph's tensors, without ":0"; an output may end in ":INDEX". */
 
 #include <stdint.h>
 #include <stdio.h>
@@ -30,7 +31,7 @@ static TF_Output find(TF_Graph* graph, char* name) {
 }
 
 int main(int argc, char** argv) {
-  if (argc != 5) return 2;
+  if (argc < 6) return 2;
   TF_Status* status = TF_NewStatus();
   TF_Graph* graph = TF_NewGraph();
   TF_SessionOptions* options = TF_NewSessionOptions();
@@ -39,28 +40,32 @@ int main(int argc, char** argv) {
       options, NULL, argv[1], tags, 1, graph, NULL, status);
   check(status);
 
-  const int64_t one = 1;
-  TF_Tensor* seed = TF_AllocateTensor(TF_INT64, &one, 1, sizeof(int64_t));
-  TF_Tensor* temperature = TF_AllocateTensor(TF_FLOAT, &one, 1, sizeof(float));
-  *(int64_t*)TF_TensorData(seed) = 5;
-  *(float*)TF_TensorData(temperature) = 0.7f;
-
   TF_Output inputs[] = {find(graph, argv[2]), find(graph, argv[3])};
-  TF_Tensor* values[] = {seed, temperature};
   TF_Output output = find(graph, argv[4]);
-  TF_Tensor* images = NULL;
-  TF_SessionRun(session, NULL, inputs, values, 2, &output, &images, 1, NULL, 0,
-                NULL, status);
-  check(status);
+  for (int i = 5; i < argc; i++) {
+    const int64_t rows = atoll(argv[i]);
+    TF_Tensor* seed =
+        TF_AllocateTensor(TF_INT64, &rows, 1, rows * sizeof(int64_t));
+    TF_Tensor* temperature =
+        TF_AllocateTensor(TF_FLOAT, &rows, 1, rows * sizeof(float));
+    for (int64_t row = 0; row < rows; row++) {
+      ((int64_t*)TF_TensorData(seed))[row] = row;
+      ((float*)TF_TensorData(temperature))[row] = 0.7f;
+    }
+    TF_Tensor* values[] = {seed, temperature};
+    TF_Tensor* images = NULL;
+    TF_SessionRun(session, NULL, inputs, values, 2, &output, &images, 1, NULL,
+                  0, NULL, status);
+    check(status);
+    const uint8_t* pixels = TF_TensorData(images);
+    for (size_t k = 0; k < TF_TensorByteSize(images); k++)
+      printf("%d ", pixels[k]);
+    printf("\n");
+    TF_DeleteTensor(images);
+    TF_DeleteTensor(seed);
+    TF_DeleteTensor(temperature);
+  }
 
-  const uint8_t* pixels = TF_TensorData(images);
-  for (size_t i = 0; i < TF_TensorByteSize(images); i++)
-    printf("%d ", pixels[i]);
-  printf("\n");
-
-  TF_DeleteTensor(images);
-  TF_DeleteTensor(seed);
-  TF_DeleteTensor(temperature);
   TF_CloseSession(session, status);
   check(status);
   TF_DeleteSession(session, status);

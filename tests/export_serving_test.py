@@ -160,12 +160,12 @@ def test_saved_model_cli_shows_and_runs(folder, runner, tmp_path):
         "--outdir", tmp_path,
     )  # fmt: skip
     np.testing.assert_array_equal(
-        np.load(tmp_path / "images.npy"), _draw(runner)
+        np.load(tmp_path / "images.npy"), _draw(runner, [5])
     )
 
 
-def _draw(runner):
-    given = {"seed": np.array([5]), "temperature": np.array([0.7])}
+def _draw(runner, seeds):
+    given = {"seed": np.array(seeds), "temperature": [0.7] * len(seeds)}
     return runner.run("sample", given)["images"]
 
 
@@ -188,7 +188,7 @@ def _tensor_names(folder):
     sys.platform != "linux" or not shutil.which("cc"),
     reason="needs Linux and a C compiler",
 )
-def test_c_program_draws_the_same_image(folder, runner, tmp_path):
+def test_c_program_draws_the_same_images(folder, runner, tmp_path):
     include = pathlib.Path(tf.sysconfig.get_include())
     library = include.parent
     program = tmp_path / "serving_test"
@@ -197,6 +197,8 @@ def test_c_program_draws_the_same_image(folder, runner, tmp_path):
         f"-L{library}", f"-Wl,-rpath,{library}", "-l:libtensorflow_cc.so.2",
         "-l:libtensorflow_framework.so.2",
     )  # fmt: skip
-    printed = _run(program, folder, *_tensor_names(folder))
-    image = np.array(printed.split(), np.uint8).reshape(1, 8, 8, 3)
-    np.testing.assert_array_equal(image, _draw(runner))
+    rows = (1, 3, 64)
+    printed = _run(program, folder, *_tensor_names(folder), *rows)
+    for count, line in zip(rows, printed.splitlines(), strict=True):
+        images = np.array(line.split(), np.uint8).reshape(count, 8, 8, 3)
+        np.testing.assert_array_equal(images, _draw(runner, range(count)))

@@ -13,11 +13,9 @@ from export.errors import ExportError
 from export.onnx import export_onnx
 from export.runners import SavedModelRunner
 from export.saved_model import export_saved_model
-from export.source import Source, load_source
+from export.source import Source
 from export.verify import open_export
-from nvae_tf import workdir as workdir_module
-from nvae_tf.errors import UserError
-from tests.export_cases import source
+from tests.export_cases import source, write_run
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +29,15 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def workdir(monkeypatch):
-    """A workdir's name that loads as the plain VAE."""
-    base = source("plain_vae")
-    loaded = (base.model, base.config, dict(base.info))
-    monkeypatch.setattr(workdir_module, "load_model", lambda path: loaded)
-    return "runs/mnist"
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The workdir of a run of the plain VAE."""
+    return write_run(tmp_path_factory.mktemp("run"), "plain_vae")
 
 
 @pytest.mark.parametrize("name", ["nvae", "nvae/1", "nvae.onnx", "fixed.onnx"])
-def test_sound_exports_pass(folder, workdir, capsys, name):
-    assert verify.main([str(folder / name), f"--workdir={workdir}"]) == 0
+def test_sound_exports_pass(folder, run, capsys, name):
+    assert verify.main([str(folder / name), f"--workdir={run}"]) == 0
     report = capsys.readouterr().out
     assert "plain_vae, step 7, float32, for temperature 0.7" in report
     rows = report.splitlines()[4:]
@@ -122,11 +117,6 @@ def test_what_is_no_export_is_refused(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_averaged_weights_that_a_run_lacks_are_refused(workdir):
-    with pytest.raises(UserError, match="no averaged weights"):
-        load_source(workdir, ema=True)
-
-
 def _command(module, *arguments):
     root = pathlib.Path(__file__).parents[1]
     return subprocess.run(
@@ -137,18 +127,6 @@ def _command(module, *arguments):
         timeout=300,
         check=False,
     )
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The workdir of a run of the plain VAE."""
-    base = source("plain_vae")
-    path = tmp_path_factory.mktemp("run")
-    folder = workdir_module.Workdir(path)
-    folder.write_config(base.config)
-    tensors = workdir_module.read_tensors(base.model.named_variables("model/"))
-    folder.checkpoints().save(9, tensors, {"evaluation": {"nelbo": 50.0}})
-    return path
 
 
 @pytest.mark.parametrize(
