@@ -340,7 +340,9 @@ class DataConfig:
         to size), "random_crop" (shorter side to size, then random in
         training, centre in evaluation), "celeba" (the paper's fixed crop), or
         "none".
-      alpha: what to do with a fourth channel: "drop" or "keep".
+      alpha: what to do with transparency: put the image on "white" or
+        "black" ground, "drop" the channel (the colours below may be anything)
+        or "keep" it as the model's fourth channel.
       convert_colors: turn colour images gray where the model has one
         channel; otherwise they are an error there.
       split_by: for folders, "hash" or "folder" (sub-folders train,
@@ -375,7 +377,9 @@ class DataConfig:
             "resize",
             ("crop", "resize", "random_crop", "celeba", "none"),
         )
-        _require_choice(self, "data", "alpha", ("drop", "keep"))
+        _require_choice(
+            self, "data", "alpha", ("drop", "keep", "white", "black")
+        )
         _require_choice(self, "data", "split_by", ("hash", "folder"))
         _require_at_least(self, "data", "num_workers", 0)
         if not 0 <= self.bits <= 16:

@@ -46,7 +46,8 @@ def match_channels(
       image: uint8 or uint16 `[H, W]` or `[H, W, C]`; C of 2 is gray with
         alpha, of 4 RGB with alpha.
       channels: wanted number of channels.
-      alpha: "drop" removes an alpha channel, "keep" keeps it.
+      alpha: "white" or "black" puts a transparent image on that ground,
+        "drop" takes the colours below as they are, "keep" keeps alpha.
       convert_colors: whether colours may turn into gray.
       bits: bits per channel; opaque is the greatest value.
       where: what to call the image in messages.
@@ -67,8 +68,8 @@ def match_channels(
     found = image.shape[-1]
     if found == channels:
         return image
-    if found in (2, 4) and alpha == "drop":
-        image = image[..., :-1]
+    if found in (2, 4) and alpha != "keep":
+        image = _without_alpha(image, alpha, 2**bits - 1)
     if image.shape[-1] == 3 and channels == 1:
         if (image == image[..., :1]).all():
             image = image[..., :1]
@@ -92,6 +93,17 @@ def match_channels(
             f"{channels} and data.alpha is {alpha!r}; change one of them."
         )
     return image
+
+
+def _without_alpha(image: np.ndarray, alpha: str, opaque: int) -> np.ndarray:
+    """`[H, W, C + 1]` -> `[H, W, C]`, the transparent parts as `alpha` says."""
+    colors = image[..., :-1]
+    if alpha == "drop":
+        return colors
+    ground = {"white": opaque, "black": 0}[alpha]
+    weight = image[..., -1:].astype(np.float32) / opaque
+    mixed = weight * colors + (1 - weight) * ground
+    return np.rint(mixed).astype(image.dtype)
 
 
 def match_size(

@@ -83,6 +83,13 @@ def test_missing_split_folder_is_an_error(tmp_path):
         open_folder(tmp_path, "test", split_by="folder")
 
 
+def composed(pixels, ground):
+    """The image as a viewer shows it on a gray level, in exact arithmetic."""
+    values = pixels.astype(np.float64)
+    weight = values[..., -1:] / 255
+    return np.rint(values[..., :-1] * weight + ground * (1 - weight))
+
+
 @pytest.mark.parametrize(
     ("mode", "kind", "channels", "alpha", "expected"),
     [
@@ -93,6 +100,9 @@ def test_missing_split_folder_is_an_error(tmp_path):
         ("LA", "png", 3, "drop", lambda x: np.repeat(x[..., :1], 3, -1)),
         ("RGBA", "png", 3, "drop", lambda x: x[..., :3]),
         ("RGBA", "png", 4, "keep", lambda x: x),
+        ("RGBA", "png", 3, "white", lambda x: composed(x, 255)),
+        ("RGBA", "png", 3, "black", lambda x: composed(x, 0)),
+        ("LA", "png", 1, "white", lambda x: composed(x, 255)),
         (
             "RGB",
             "png",
