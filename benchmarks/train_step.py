@@ -16,7 +16,7 @@ import time
 
 from absl import app, flags
 
-from nvae_tf.config import ModelConfig
+from nvae_tf.model_config import ModelConfig
 
 _START = time.monotonic()
 

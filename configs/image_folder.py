@@ -56,6 +56,6 @@ def get_config(variant=None):
             num_cells_enc=1,
             num_cells_dec=1,
         )
-        config.train.update(epochs=30, warmup_epochs=1)
+        config.train.update(epochs=24, warmup_epochs=1)
         config.evaluation.update(final_importance_samples=10)
     return config

@@ -46,6 +46,6 @@ def get_config(variant=None):
             num_cells_enc=1,
             num_cells_dec=1,
         )
-        config.train.update(epochs=12, batch_size=50, warmup_epochs=1)
+        config.train.update(epochs=8, batch_size=50, warmup_epochs=1)
         config.evaluation.update(every_epochs=2, final_importance_samples=10)
     return config

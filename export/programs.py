@@ -9,9 +9,9 @@ import typing
 import tensorflow as tf
 
 from nvae_tf import losses
-from nvae_tf.config import ModelConfig
 from nvae_tf.distributions import pixel_distribution, quantize
 from nvae_tf.model import NVAE
+from nvae_tf.model_config import ModelConfig
 
 __all__ = [
     "NoiseSpec",

@@ -21,9 +21,9 @@ import dataclasses
 from collections.abc import Iterable
 
 from nvae_tf.cells import InvertedResidual, ResidualCell
-from nvae_tf.config import ModelConfig
 from nvae_tf.decoder import LatentGroup
 from nvae_tf.model import NVAE
+from nvae_tf.model_config import ModelConfig
 
 __all__ = ["ActivationMemory", "CellValues", "cell_values", "estimate"]
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from nvae_tf.config import Config, ModelConfig
+from nvae_tf.config import Config
 from nvae_tf.data_sources import Source
 from nvae_tf.errors import ConfigError, DataError
+from nvae_tf.model_config import ModelConfig
 
 __all__ = [
     "CELEBA_SHAPE",

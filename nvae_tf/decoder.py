@@ -15,10 +15,10 @@ from nvae_tf.cells import (
     FlowCell,
     ResidualCell,
 )
-from nvae_tf.config import ModelConfig, cell_operations
 from nvae_tf.distributions import ResidualNormal
 from nvae_tf.encoder import CellChain
 from nvae_tf.layers import Conv2D, Mode, PureLayer
+from nvae_tf.model_config import ModelConfig, cell_operations
 from nvae_tf.scan import scan
 
 __all__ = ["ImageDecoder", "LatentGroup", "TopDownDecoder"]

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from nvae_tf import masks, ops
-from nvae_tf.config import ModelConfig
+from nvae_tf.model_config import ModelConfig
 
 __all__ = [
     "BatchNorm",

@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from nvae_tf.config import ModelConfig
+from nvae_tf.model_config import ModelConfig
 
 __all__ = [
     "balance_alphas",

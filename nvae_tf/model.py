@@ -8,12 +8,12 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from nvae_tf.config import ModelConfig
 from nvae_tf.decoder import ImageDecoder, TopDownDecoder
 from nvae_tf.distributions import num_pixel_parameters, pixel_distribution
 from nvae_tf.encoder import BottomUpEncoder
 from nvae_tf.errors import DataError
 from nvae_tf.layers import Mode, PureLayer
+from nvae_tf.model_config import ModelConfig
 
 __all__ = ["NVAE", "Latents", "NVAEOutput"]
 

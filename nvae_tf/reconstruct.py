@@ -39,7 +39,7 @@ def main(argv) -> None:
     import numpy as np
 
     from nvae_tf import datasets, images, workdir
-    from nvae_tf.evaluation import Illustrator
+    from nvae_tf.illustrator import Illustrator
     from nvae_tf.progress import progress
 
     model, config, _ = workdir.load_model(_WORKDIR.value)

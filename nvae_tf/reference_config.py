@@ -9,12 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nvae_tf.config import (
-    Config,
-    DataConfig,
-    TrainConfig,
-    config_from_dict,
-)
+from nvae_tf.config import Config, DataConfig, TrainConfig, config_from_dict
 from nvae_tf.errors import CheckpointError, ConfigError
 
 __all__ = ["config_from_reference"]

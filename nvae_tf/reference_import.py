@@ -13,10 +13,11 @@ import numpy as np
 
 from nvae_tf import torch_file
 from nvae_tf.cells import InvertedResidual, ResidualCell
-from nvae_tf.config import Config, ModelConfig
+from nvae_tf.config import Config
 from nvae_tf.errors import CheckpointError
 from nvae_tf.layers import BatchNorm, Conv2D, Dense
 from nvae_tf.model import NVAE
+from nvae_tf.model_config import ModelConfig
 from nvae_tf.reference_config import config_from_reference
 
 __all__ = ["Slot", "assign_state", "load", "reference_slots"]

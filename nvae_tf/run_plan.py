@@ -19,10 +19,11 @@ import tensorflow as tf
 
 from nvae_tf import activation_memory, datasets
 from nvae_tf.activation_memory import ActivationMemory
-from nvae_tf.config import Config, LatentShape, ModelConfig
+from nvae_tf.config import Config
 from nvae_tf.data_tfds import DATASETS
 from nvae_tf.errors import UserError
 from nvae_tf.model import NVAE
+from nvae_tf.model_config import LatentShape, ModelConfig
 
 __all__ = [
     "Plan",

@@ -45,7 +45,7 @@ def main(argv) -> None:
     import numpy as np
 
     from nvae_tf import images, readjust, workdir
-    from nvae_tf.evaluation import Illustrator
+    from nvae_tf.illustrator import Illustrator
     from nvae_tf.progress import progress
 
     model, _, _ = workdir.load_model(_WORKDIR.value)

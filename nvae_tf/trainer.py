@@ -21,8 +21,8 @@ from nvae_tf.evaluation import (
     ACTIVE_NATS,
     Evaluation,
     Evaluator,
-    Illustrator,
 )
+from nvae_tf.illustrator import Illustrator
 from nvae_tf.layers import Mode
 from nvae_tf.metrics import MetricsWriter
 from nvae_tf.model import NVAE

@@ -139,8 +139,15 @@ _CHANGEABLE = (
     "data.data_dir",
     "data.num_workers",
     "data.skip_corrupt",
+    "recompute",
+    "jit_compile",
 )
-_FIXED = ("train.seed", "train.batch_size")
+_FIXED = (
+    "train.seed",
+    "train.batch_size",
+    "train.accumulate",
+    "train.ema_decay",
+)
 
 
 def _may_change(key: str) -> bool:

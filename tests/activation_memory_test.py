@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from configs import cifar10, mnist
 from nvae_tf import activation_memory, losses, run_plan
-from nvae_tf.config import ModelConfig, config_from_dict
+from nvae_tf.config import config_from_dict
 from nvae_tf.model import NVAE
+from nvae_tf.model_config import ModelConfig
 
 # Operations whose output is their input's memory.
 _ALIASES = {

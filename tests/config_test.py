@@ -7,17 +7,14 @@ import pathlib
 import numpy as np
 import pytest
 
-from nvae_tf.config import (
+from nvae_tf.config import Config, DataConfig, TrainConfig, config_from_dict
+from nvae_tf.errors import ConfigError
+from nvae_tf.model_config import (
     ARCHITECTURES,
-    Config,
-    DataConfig,
     LatentShape,
     ModelConfig,
-    TrainConfig,
     cell_operations,
-    config_from_dict,
 )
-from nvae_tf.errors import ConfigError
 
 GROUPS = {
     field.name: type(getattr(Config(), field.name))

@@ -13,9 +13,10 @@ import pytest
 
 from configs import celeba_hq256, cifar10, mnist, tiny
 from nvae_tf import dry_run, run_plan
-from nvae_tf.config import ModelConfig, config_from_dict
+from nvae_tf.config import config_from_dict
 from nvae_tf.data_tfds import DATASETS
 from nvae_tf.model import NVAE
+from nvae_tf.model_config import ModelConfig
 
 ROOT = pathlib.Path(dry_run.__file__).parents[1]
 GIGABYTE = 10**9

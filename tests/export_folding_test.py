@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from export.folding import fold_batch_norm, is_neutral
 from nvae_tf.cells import ResidualCell
-from nvae_tf.config import ARCHITECTURES
+from nvae_tf.model_config import ARCHITECTURES
 from tests.model_cases import CONFIGS, images, noise, random_model, randomize
 
 OPERATIONS = sorted(

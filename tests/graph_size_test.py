@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.train_step import MODELS, count_nodes
-from nvae_tf.config import ModelConfig
 from nvae_tf.model import NVAE
+from nvae_tf.model_config import ModelConfig
 from nvae_tf.optimizer import Adamax
 from nvae_tf.regularizers import SpectralRegularizer
 from nvae_tf.schedules import Coefficients

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nvae_tf.config import ARCHITECTURES, ModelConfig
 from nvae_tf.model import NVAE
+from nvae_tf.model_config import ARCHITECTURES, ModelConfig
 
 
 def small(**changes) -> ModelConfig:

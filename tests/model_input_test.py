@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nvae_tf.config import ModelConfig
 from nvae_tf.errors import DataError
 from nvae_tf.model import NVAE
+from nvae_tf.model_config import ModelConfig
 
 _CONFIG = model_cases.CONFIGS["padded"]
 

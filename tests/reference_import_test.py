@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from nvae_tf import reference_import, torch_file
-from nvae_tf.config import ARCHITECTURES, TrainConfig
+from nvae_tf.config import TrainConfig
 from nvae_tf.errors import CheckpointError
 from nvae_tf.model import NVAE
+from nvae_tf.model_config import ARCHITECTURES
 
 
 def _padded(config):

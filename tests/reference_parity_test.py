@@ -11,7 +11,7 @@ import tensorflow as tf
 from golden_files import Golden
 
 from nvae_tf import losses
-from nvae_tf.config import ModelConfig, cell_operations
+from nvae_tf.model_config import ModelConfig, cell_operations
 
 _TOLERANCE = 1e-4
 _GIVEN = {"config", "x", "eps", "state", "spectral_order", "spectral_u0"}
