@@ -167,6 +167,7 @@ def batches(
     position: Position = _START,
     shard_index: int = 0,
     num_shards: int = 1,
+    batches_per_step: int = 1,
 ) -> Generator[TrainingBatch | EvaluationBatch, None, None]:
     """Batches exactly as the model sees them.
 
@@ -197,6 +198,8 @@ def batches(
         binarisation and its step the first batch.
       shard_index: this worker's number, from 0.
       num_shards: number of workers.
+      batches_per_step: in training, leave out the last batches of an epoch
+        that are too few for a step of so many.
 
     Returns:
       An iterator of `TrainingBatch` or of `EvaluationBatch`.
@@ -211,6 +214,8 @@ def batches(
     count = num_batches(
         source, training=training, batch_size=batch_size, num_shards=num_shards
     )
+    if training:
+        count -= count % batches_per_step
     position = Position(int(position[0]), int(position[1]))
     if position.step > count:
         raise DataError(
@@ -218,7 +223,14 @@ def batches(
             f"epoch has {count}. Were the batch size or the images changed?"
         )
     reader = _Reader(
-        source, config, training, batch_size, seed, shard_index, num_shards
+        source,
+        config,
+        training,
+        batch_size,
+        seed,
+        count,
+        shard_index,
+        num_shards,
     )
     places = _places(position, count, endless=training)
     return map_ahead(reader, places, config.data.num_workers)
@@ -249,7 +261,15 @@ class _Reader:
     """Reads and transforms the batch at a position, from any thread."""
 
     def __init__(
-        self, source, config, training, batch_size, seed, shard_index, shards
+        self,
+        source,
+        config,
+        training,
+        batch_size,
+        seed,
+        count,
+        shard_index,
+        shards,
     ):
         self._source = source
         self._config = config
@@ -257,12 +277,7 @@ class _Reader:
         self._batch_size = batch_size
         self._global_size = batch_size * shards
         self._first = batch_size * shard_index
-        self._count = num_batches(
-            source,
-            training=training,
-            batch_size=batch_size,
-            num_shards=shards,
-        )
+        self._count = count
         self._seed = seed
         self._order = (-1, np.arange(len(source)))
         self._preprocess = make_preprocess(

@@ -4,6 +4,7 @@ import math
 
 import tensorflow as tf
 
+from nvae_tf import replicas
 from nvae_tf.model_config import ModelConfig
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "balance_coefficients",
     "balanced_kl",
     "bits_per_dim",
+    "kl_sizes",
     "log_importance_weight",
     "nll_from_weights",
     "reconstruction_nll",
@@ -47,37 +49,51 @@ def balance_alphas(config: ModelConfig) -> list[float]:
     ]
 
 
-def balance_coefficients(kl_per_group, alphas):
-    """gamma: weights of mean 1 that favour groups with a large KL.
-
-    `gamma_l ~ (mean |KL_l| + 0.01) / alpha_l`, without gradient.
+def kl_sizes(kl_per_group):
+    """Mean of `|KL_l|` over the batch of all replicas, without gradient.
 
     Args:
-      kl_per_group: float32 `[B, L]`, nats; the mean over the batch (of all
-        replicas) is taken here.
+      kl_per_group: float32 `[B, L]`, nats.
+
+    Returns:
+      float32 `[L]`.
+    """
+    sizes = tf.reduce_mean(tf.abs(kl_per_group), axis=0)
+    return replicas.mean(tf.stop_gradient(sizes))
+
+
+def balance_coefficients(sizes, alphas):
+    """gamma: weights of mean 1 that favour groups with a large KL.
+
+    `gamma_l ~ (mean |KL_l| + 0.01) / alpha_l`.
+
+    Args:
+      sizes: float32 `[L]`, see `kl_sizes`.
       alphas: `[L]`, see `balance_alphas`.
 
     Returns:
       float32 `[L]`.
     """
-    size = tf.reduce_mean(tf.abs(kl_per_group), axis=0) + 0.01
-    gamma = size / tf.constant(alphas, tf.float32)
-    return tf.stop_gradient(gamma / tf.reduce_mean(gamma))
+    gamma = (sizes + 0.01) / tf.constant(alphas, tf.float32)
+    return gamma / tf.reduce_mean(gamma)
 
 
-def balanced_kl(kl_per_group, alphas, beta):
+def balanced_kl(kl_per_group, alphas, beta, sizes=None):
     """The KL term of the training loss (paper appendix A).
 
     Args:
       kl_per_group: float32 `[B, L]`, nats.
       alphas: `[L]`, see `balance_alphas`.
       beta: float32 scalar, the KL warm-up's coefficient.
+      sizes: `[L]`, what to balance by; None for `kl_sizes` of this batch.
 
     Returns:
       `(kl, gamma)`: `[B]`, `beta * sum_l gamma_l KL_l` while beta < 1, then
       the plain sum; `[L]` the weights in use.
     """
-    gamma = balance_coefficients(kl_per_group, alphas)
+    if sizes is None:
+        sizes = kl_sizes(kl_per_group)
+    gamma = balance_coefficients(sizes, alphas)
     gamma = tf.where(beta < 1, gamma, tf.ones_like(gamma))
     return beta * tf.linalg.matvec(kl_per_group, gamma), gamma
 

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from nvae_tf import flat
+
 __all__ = ["Adamax"]
 
 
@@ -27,8 +29,8 @@ class Adamax:
     def __init__(self, variables, weight_decay: float = 3e-4):
         self.parameters = list(variables)
         self.weight_decay = weight_decay
-        self._sizes = [v.shape.num_elements() for v in self.parameters]
-        size = sum(self._sizes)
+        self._shapes = [tf.TensorShape(v.shape) for v in self.parameters]
+        size = sum(shape.num_elements() for shape in self._shapes)
         self.m = tf.Variable(tf.zeros([size]), trainable=False, name="m")
         self.u = tf.Variable(tf.zeros([size]), trainable=False, name="u")
 
@@ -39,23 +41,28 @@ class Adamax:
 
     def flatten(self, tensors):
         """Tensors shaped like the variables -> one vector `[N]`."""
-        return tf.concat([tf.reshape(t, [-1]) for t in tensors], axis=0)
+        return flat.pack(tensors)
 
-    def apply(self, gradient, learning_rate, step) -> None:
+    def apply(self, gradient, learning_rate, step):
         """Takes one step.
 
         Args:
           gradient: float32 `[N]`, see `flatten`.
           learning_rate: float32 scalar.
           step: float32 scalar t, from 1.
+
+        Returns:
+          float32 `[N]`, the new parameters.
         """
-        flat = self.flatten(self.parameters)
-        gradient += self.weight_decay * flat
+        old = self.flatten(self.parameters)
+        gradient += self.weight_decay * old
         m = self.BETA_1 * self.m + (1 - self.BETA_1) * gradient
         u = tf.maximum(self.BETA_2 * self.u, tf.abs(gradient) + self.EPSILON)
         rate = learning_rate / (1 - tf.pow(self.BETA_1, step))
-        pieces = tf.split(flat - rate * m / u, self._sizes)
+        new = old - rate * m / u
         self.m.assign(m)
         self.u.assign(u)
+        pieces = flat.unpack(new, self._shapes)
         for variable, piece in zip(self.parameters, pieces, strict=True):
-            variable.assign(tf.reshape(piece, variable.shape))
+            variable.assign(piece)
+        return new

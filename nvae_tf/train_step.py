@@ -4,7 +4,8 @@ import typing
 
 import tensorflow as tf
 
-from nvae_tf import losses
+from nvae_tf import flat, losses, replicas
+from nvae_tf.averaging import WeightAverage
 from nvae_tf.layers import Mode
 from nvae_tf.model import NVAE, NVAEOutput
 from nvae_tf.optimizer import Adamax
@@ -40,7 +41,7 @@ class LossTerms(typing.NamedTuple):
 
 
 class StepMetrics(typing.NamedTuple):
-    """Means over the batch; float32 scalars, nats, unless said otherwise.
+    """Means over the batch of all replicas; float32 scalars, nats.
 
     Attributes:
       total_loss: what was minimised.
@@ -54,9 +55,10 @@ class StepMetrics(typing.NamedTuple):
       batch_norm: before lambda.
       gradient_norm: of the whole loss, without decay.
       loss_scale: what the loss was multiplied by; 1 but in float16.
-      skipped: steps so far whose gradient was not finite, so that nothing was
-        updated.
+      skipped: steps so far whose gradient was not finite or too long, so that
+        nothing was updated.
       skipped_in_a_row: the latest of them, without a good step between.
+      stop_requests: how many processes want to stop.
     """
 
     total_loss: typing.Any
@@ -72,27 +74,60 @@ class StepMetrics(typing.NamedTuple):
     loss_scale: typing.Any
     skipped: typing.Any
     skipped_in_a_row: typing.Any
+    stop_requests: typing.Any
+
+
+class _Result(typing.NamedTuple):
+    """What a pass gives; the mean of several is that of the larger batch.
+
+    `means` are to be averaged over replicas; `updates` and `vectors` are equal
+    on all of them.
+    """
+
+    means: dict
+    updates: typing.Any
+    vectors: typing.Any
 
 
 class TrainStep:
     """Computes and applies one update; the only path to new weights.
 
-    A step whose gradient is not finite changes no weight, moment or statistic.
-    In float16 the loss is scaled up before its gradient is taken, so that small
-    gradients do not vanish, and the scale is adapted to overflows.
+    A step whose gradient is not finite, or longer than allowed, changes no
+    weight, moment or statistic, on no replica: this is decided on the gradient
+    that all replicas share.  In float16 the loss is scaled up before its
+    gradient is taken, so that small gradients do not vanish, and the scale is
+    adapted to overflows.
+
+    It runs on all replicas of the strategy in whose scope it, the model, the
+    optimiser and the regulariser were made.  Each replica holds all state and
+    updates it by itself; what they share is the gradient, in one reduction,
+    and the statistics of batch normalisation.
 
     Args:
       model: whose variables change.
       optimizer: over the model's trainable variables.
       spectral: over the model's kernels.
+      average: of the model's weights; None for none.
+      max_gradient_norm: see `TrainConfig`.
+      jit_compile: compute loss and gradient in one XLA program.
     """
 
     def __init__(
-        self, model: NVAE, optimizer: Adamax, spectral: SpectralRegularizer
+        self,
+        model: NVAE,
+        optimizer: Adamax,
+        spectral: SpectralRegularizer,
+        *,
+        average: WeightAverage | None = None,
+        max_gradient_norm: float = 0.0,
+        jit_compile: bool = False,
     ):
         self.model = model
         self.optimizer = optimizer
         self.spectral = spectral
+        self.average = average
+        self.max_gradient_norm = max_gradient_norm
+        self.strategy = tf.distribute.get_strategy()
         scaled = model.compute_dtype == "float16"
         self.scales_loss = scaled
         self.state = {
@@ -106,6 +141,11 @@ class TrainStep:
             },
         }
         self._alphas = losses.balance_alphas(model.config)
+        self._structure: _Result | None = None
+        if jit_compile:
+            self._pass = tf.function(
+                self._pass, autograph=False, jit_compile=True
+            )
 
     def named_variables(self) -> dict:
         """All state of training, by the names that checkpoints use."""
@@ -118,9 +158,12 @@ class TrainStep:
                 for (c_out, fan_in), group in self.spectral.groups.items()
             },
             **{f"training/{k}": v for k, v in self.state.items()},
+            **(self.average.named_variables() if self.average else {}),
         }
 
-    def loss_terms(self, x, coefficients, output: NVAEOutput, params):
+    def loss_terms(
+        self, x, coefficients, output: NVAEOutput, params, kl_sizes=None
+    ):
         """The loss of a pass.
 
         Returns:
@@ -128,7 +171,7 @@ class TrainStep:
         """
         nll = losses.reconstruction_nll(self.model.likelihood(output.logits), x)
         kl, gamma = losses.balanced_kl(
-            output.kl_per_group, self._alphas, coefficients.beta
+            output.kl_per_group, self._alphas, coefficients.beta, kl_sizes
         )
         spectral, vectors = self.spectral(params)
         norm = batch_norm_loss(self.model, params)
@@ -136,14 +179,22 @@ class TrainStep:
         total += coefficients.regularization * (spectral + norm)
         return LossTerms(total, nll, kl, gamma, spectral, norm), vectors
 
-    def gradients(self, x, coefficients: Coefficients, seed=None, eps=None):
-        """The pass, its loss and the gradient; changes nothing.
+    def gradients(
+        self,
+        x,
+        coefficients: Coefficients,
+        seed=None,
+        eps=None,
+        kl_sizes=None,
+    ):
+        """The pass, its loss and this replica's gradient; changes nothing.
 
         Args:
           x: float32 `[B, H, W, C]`.
           coefficients: float32 scalars.
           seed: int32 `[2]`, of the noise; or
           eps: L tensors `[B, h, w, d]`.
+          kl_sizes: `[L]`, what to balance the KL by; None: by this batch's.
 
         Returns:
           `(output, terms, gradient, vectors)`, the gradient flat `[N]`.
@@ -152,82 +203,241 @@ class TrainStep:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in variables])
             params = self.model.read_params(Mode.TRAINING)
-            output = self.model(
-                x,
-                eps=eps,
-                seed=seed,
-                training=True,
-                params=params,
-                with_densities=False,
+            output = self._forward(x, seed, eps, params)
+            terms, vectors = self.loss_terms(
+                x, coefficients, output, params, kl_sizes
             )
-            terms, vectors = self.loss_terms(x, coefficients, output, params)
             target = terms.total
             if self.scales_loss:
                 target *= self.state["loss_scale"]
         gradients = tape.gradient(target, [v.value for v in variables])
-        flat = self.optimizer.flatten(gradients)
+        gradient = self.optimizer.flatten(gradients)
         if self.scales_loss:
-            flat /= self.state["loss_scale"]
-        return output, terms, flat, vectors
+            gradient /= self.state["loss_scale"]
+        return output, terms, gradient, vectors
 
     @tf.function(autograph=False)
-    def __call__(self, x, coefficients: Coefficients, seed=None, eps=None):
+    def __call__(
+        self, x, coefficients: Coefficients, seed=None, eps=None, stop=0.0
+    ):
         """Takes one step; see `gradients` for the arguments.
+
+        Args:
+          x: on several replicas a value per replica, as all others may be.
+          coefficients: float32 scalars.
+          seed: int32 `[2]`, of the noise; every replica draws its own.
+          eps: the noise itself, instead of a seed.
+          stop: float32 scalar, 1 if this process wants to stop.
 
         Returns:
           `StepMetrics` of the pass before the update.
         """
-        output, terms, gradient, vectors = self.gradients(
-            x, coefficients, seed, eps
-        )
-        finite = tf.reduce_all(tf.math.is_finite(gradient))
-        scale = tf.identity(self.state["loss_scale"])
 
-        tf.cond(
-            finite,
-            lambda: self._update(gradient, coefficients, vectors, output),
-            self._skip,
+        def step(x, coefficients, seed, eps, stop):
+            result = self._pass(x, coefficients, seed, eps)
+            return self._apply(result, coefficients, stop)
+
+        return self._run(step, x, coefficients, seed, eps, stop)
+
+    def accumulated(
+        self, batches, coefficients: Coefficients, seeds=None, stop=0.0
+    ):
+        """Takes one step with the mean gradient of several batches.
+
+        The result is that of one large batch, but that batch normalisation
+        sees each batch apart; its averages move once, by the mean of the
+        batches' moments.
+
+        Args:
+          batches: like `x` of `__call__`, one for each pass.
+          coefficients: float32 scalars.
+          seeds: one for each pass.
+          stop: see `__call__`.
+
+        Returns:
+          `StepMetrics`, means over all batches.
+        """
+        batches = list(batches)
+        sizes = None
+        if float(coefficients.beta) < 1:
+            # What the KL is balanced by must be known before the first
+            # gradient.
+            sizes = [
+                self._only_kl_sizes(x, seed)
+                for x, seed in zip(batches, seeds, strict=True)
+            ]
+            sizes = tf.add_n(sizes) / len(sizes)
+        packed = None
+        for x, seed in zip(batches, seeds, strict=True):
+            one = self._packed_pass(x, coefficients, seed, sizes)
+            packed = one if packed is None else self._sum(packed, one)
+        count = tf.constant(len(batches), tf.float32)
+        return self._apply_packed(packed, count, coefficients, stop)
+
+    @tf.function(autograph=False)
+    def initialize_from(self, x, seed):
+        """Chooses the gains and biases that depend on the first batch.
+
+        Args:
+          x: like that of `__call__`.
+          seed: int32 `[2]`.
+
+        Returns:
+          bool scalar: whether all that was chosen is finite.
+        """
+
+        def run(x, seed):
+            output = self.model(
+                x, seed=self._own(seed), mode=Mode.INITIALIZATION
+            )
+            self.model.apply_updates(output.updates)
+            return tf.reduce_all(
+                [
+                    tf.reduce_all(tf.math.is_finite(update))
+                    for update in tf.nest.flatten(output.updates)
+                ]
+            )
+
+        return self._run(run, x, seed)
+
+    @tf.function(autograph=False)
+    def _only_kl_sizes(self, x, seed):
+        def sizes(x, seed):
+            params = self.model.read_params(Mode.TRAINING)
+            output = self._forward(x, self._own(seed), None, params)
+            return losses.kl_sizes(output.kl_per_group)
+
+        return self._first(self._run(sizes, x, seed))
+
+    @tf.function(autograph=False)
+    def _packed_pass(self, x, coefficients, seed, kl_sizes):
+        def run(x, coefficients, seed, kl_sizes):
+            result = self._pass(x, coefficients, seed, None, kl_sizes)
+            self._structure = tf.nest.map_structure(
+                lambda t: t.shape, result, expand_composites=False
+            )
+            return flat.pack(tf.nest.flatten(result))
+
+        return self.strategy.run(run, (x, coefficients, seed, kl_sizes))
+
+    @tf.function(autograph=False)
+    def _sum(self, a, b):
+        return self.strategy.run(tf.add, (a, b))
+
+    @tf.function(autograph=False)
+    def _apply_packed(self, packed, count, coefficients, stop):
+        def apply(packed, coefficients, stop):
+            shapes = tf.nest.flatten(self._structure)
+            result = tf.nest.pack_sequence_as(
+                self._structure, flat.unpack(packed / count, shapes)
+            )
+            return self._apply(result, coefficients, stop)
+
+        return self._run(apply, packed, coefficients, stop)
+
+    def _run(self, function, *args):
+        """Runs on all replicas; the first's results, which all share."""
+        return self._first(self.strategy.run(function, args))
+
+    def _first(self, results):
+        return tf.nest.map_structure(
+            lambda r: self.strategy.experimental_local_results(r)[0], results
         )
-        kl_per_group = tf.reduce_mean(output.kl_per_group, axis=0)
-        nll = tf.reduce_mean(terms.reconstruction_nll)
-        kl = tf.reduce_sum(kl_per_group)
+
+    def _own(self, seed):
+        """The replica's own seed."""
+        if seed is None or replicas.count() == 1:
+            return seed
+        context = tf.distribute.get_replica_context()
+        return tf.random.experimental.stateless_fold_in(
+            seed, context.replica_id_in_sync_group, alg="philox"
+        )
+
+    def _forward(self, x, seed, eps, params) -> NVAEOutput:
+        return self.model(
+            x,
+            eps=eps,
+            seed=seed,
+            training=True,
+            params=params,
+            with_densities=False,
+        )
+
+    def _pass(self, x, coefficients, seed, eps, kl_sizes=None) -> _Result:
+        output, terms, gradient, vectors = self.gradients(
+            x, coefficients, self._own(seed), eps, kl_sizes
+        )
+        means = {
+            "gradient": gradient,
+            "total_loss": terms.total,
+            "reconstruction_nll": tf.reduce_mean(terms.reconstruction_nll),
+            "kl_per_group": tf.reduce_mean(output.kl_per_group, axis=0),
+            "kl_per_channel": tf.reduce_mean(output.kl_per_channel, axis=0),
+            "balance_coefficients": terms.balance_coefficients,
+            "spectral": terms.spectral,
+            "batch_norm": terms.batch_norm,
+        }
+        return _Result(means, output.updates, vectors)
+
+    def _apply(self, result: _Result, coefficients, stop) -> StepMetrics:
+        """Shares the gradient, then updates or skips."""
+        means = {**result.means, "stop": tf.convert_to_tensor(stop)}
+        if replicas.count() > 1:
+            tensors = tf.nest.flatten(means)
+            means = tf.nest.pack_sequence_as(
+                means,
+                flat.unpack(
+                    replicas.mean(flat.pack(tensors)),
+                    [t.shape for t in tensors],
+                ),
+            )
+        gradient = means.pop("gradient")
+        norm = tf.norm(gradient)
+        good = tf.math.is_finite(norm)
+        if self.max_gradient_norm:
+            good &= norm <= self.max_gradient_norm
+        scale = tf.identity(self.state["loss_scale"])
+        tf.cond(
+            good,
+            lambda: self._update(gradient, coefficients, result),
+            lambda: self._skip(tf.math.is_finite(norm)),
+        )
+        stop = means.pop("stop") * replicas.count()
+        kl = tf.reduce_sum(means["kl_per_group"])
         return StepMetrics(
-            total_loss=terms.total,
-            nelbo=nll + kl,
-            reconstruction_nll=nll,
+            **means,
+            nelbo=means["reconstruction_nll"] + kl,
             kl=kl,
-            kl_per_group=kl_per_group,
-            kl_per_channel=tf.reduce_mean(output.kl_per_channel, axis=0),
-            balance_coefficients=terms.balance_coefficients,
-            spectral=terms.spectral,
-            batch_norm=terms.batch_norm,
-            gradient_norm=tf.norm(gradient),
+            gradient_norm=norm,
             loss_scale=scale,
             skipped=tf.identity(self.state["skipped"]),
             skipped_in_a_row=tf.identity(self.state["skipped_in_a_row"]),
+            stop_requests=stop,
         )
 
-    def _skip(self) -> None:
-        """Notes that the gradient was not finite."""
+    def _skip(self, finite) -> None:
+        """Notes that the gradient was of no use."""
         state = self.state
         state["skipped"].assign_add(1)
         state["skipped_in_a_row"].assign_add(1)
         state["good_steps"].assign(0)
         if self.scales_loss:
+            # Too long a gradient is not the scale's fault.
             scale = state["loss_scale"]
-            scale.assign(tf.maximum(scale / 2, 1.0))
+            lower = tf.maximum(scale / 2, 1.0)
+            scale.assign(tf.where(finite, scale, lower))
 
-    def _update(self, gradient, coefficients, vectors, output) -> None:
-        """Stores what a step with a finite gradient gives."""
+    def _update(self, gradient, coefficients, result: _Result) -> None:
+        """Stores what a step with a good gradient gives."""
         state = self.state
-        updates = state["updates"].assign_add(1)
-        self.optimizer.apply(
-            gradient,
-            coefficients.learning_rate,
-            tf.cast(updates, tf.float32),
+        count = tf.cast(state["updates"].assign_add(1), tf.float32)
+        weights = self.optimizer.apply(
+            gradient, coefficients.learning_rate, count
         )
-        self.spectral.store(vectors)
-        self.model.apply_updates(output.updates)
+        self.spectral.store(result.vectors)
+        self.model.apply_updates(result.updates)
+        if self.average:
+            self.average.update(weights, count)
         state["skipped_in_a_row"].assign(0)
         good = state["good_steps"].assign_add(1)
         if self.scales_loss:

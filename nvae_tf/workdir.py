@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from nvae_tf.averaging import WeightAverage
 from nvae_tf.checkpointing import Checkpoint, CheckpointStore
 from nvae_tf.config import Config, config_from_dict
 from nvae_tf.data_files import write_bytes
@@ -204,18 +205,22 @@ def assign_tensors(
         variable.assign(value)
 
 
-def load_model(path) -> tuple[NVAE, Config, dict[str, Any]]:
+def load_model(
+    path, *, ema: bool = False
+) -> tuple[NVAE, Config, dict[str, Any]]:
     """The model of a run's latest checkpoint.
 
     Args:
       path: the workdir.
+      ema: take the exponential average of the weights and of the statistics
+        of batch normalisation.
 
     Returns:
       The model, the run's configuration, and what is known of the checkpoint:
       "step" and, where it was evaluated, "nelbo" (nats) and "bits_per_dim".
 
     Raises:
-      UserError: if there is no run, or no intact checkpoint.
+      UserError: if there is no run, no intact checkpoint, or no average.
     """
     workdir = Workdir(path)
     config = workdir.read_config()
@@ -233,5 +238,20 @@ def load_model(path) -> tuple[NVAE, Config, dict[str, Any]]:
         )
     model = NVAE(config.model, seed=config.train.seed, dtype=config.precision)
     assign_tensors(model.named_variables("model/"), checkpoint, path)
-    evaluation = checkpoint.state.get("evaluation") or {}
+    evaluation = dict(checkpoint.state.get("evaluation") or {})
+    averaged = evaluation.pop("average", None)
+    if ema:
+        if not config.train.ema_decay:
+            raise UserError(
+                f"The run in {path} keeps no averaged weights: "
+                "train.ema_decay is 0. Leave --ema away."
+            )
+        average = WeightAverage(model, config.train.ema_decay)
+        assign_tensors(
+            {**model.named_variables("model/"), **average.named_variables()},
+            checkpoint,
+            path,
+        )
+        average.assign_to_model()
+        evaluation = averaged or {}
     return model, config, {"step": checkpoint.step, **evaluation}

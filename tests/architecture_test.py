@@ -16,12 +16,15 @@ _CORE = [
     "model_config",
     "config",
     "replicas",
+    "flat",
     "masks",
     "ops",
+    "batch_norm",
     "scan",
     "pixel_distributions",
     "distributions",
     "layers",
+    "recompute",
     "cells",
     "encoder",
     "decoder",
@@ -29,17 +32,11 @@ _CORE = [
     "losses",
     "regularizers",
     "optimizer",
+    "averaging",
     "schedules",
     "train_step",
 ]
-_LEAVES = [
-    "errors",
-    "masks",
-    "replicas",
-    "scan",
-    "pixel_distributions",
-    "optimizer",
-]
+_LEAVES = ["errors", "masks", "replicas", "flat", "scan", "pixel_distributions"]
 
 
 def _files():

@@ -1,5 +1,6 @@
 """One training step: its loss, who gets a gradient, what it changes."""
 
+import dataclasses
 import functools
 
 import model_cases
@@ -77,7 +78,7 @@ def test_gradient_agrees_with_differences_of_the_loss(name):
     )
     start = [v.numpy() for v, _ in gradients]
     gamma = losses.balance_coefficients(
-        step.model(x, eps=eps, training=True).kl_per_group,
+        losses.kl_sizes(step.model(x, eps=eps, training=True).kl_per_group),
         losses.balance_alphas(config),
     )
 
@@ -278,3 +279,82 @@ def test_loss_scale_halves_on_overflow_and_grows_when_all_is_well():
         assert not step(x, _coefficients(), seed=_SEED).skipped_in_a_row
         scales.append(float(step.state["loss_scale"]))
     assert scales == [2**8, 2**9, 2**9]
+
+
+# --- several passes per step -------------------------------------------------
+
+
+def test_accumulated_passes_are_one_step_with_the_large_batch():
+    """Without batch normalisation, which sees each pass apart."""
+    config = dataclasses.replace(
+        model_cases.CONFIGS["mixture"], architecture="res_elu"
+    )
+    x, eps = model_cases.images(config, 4), model_cases.noise(config, 4)
+    large, small = _step(config), _step(config)
+    parts = [slice(0, 2), slice(2, 4)]
+    # Passes draw their noise from seeds; here it is given.
+    noise = {i: [e[part] for e in eps] for i, part in enumerate(parts)}
+    forward = small._forward
+    small._forward = lambda x, seed, eps, params: forward(
+        x, None, [tf.gather(e, seed) for e in stacked], params
+    )
+    stacked = [tf.stack(e) for e in zip(*noise.values(), strict=True)]
+    small.strategy.run(lambda: None)
+    expected = large(x, _coefficients(), eps=eps)
+    actual = small.accumulated(
+        [x[part] for part in parts], _coefficients(), seeds=[0, 1]
+    )
+    for name, value in expected._asdict().items():
+        np.testing.assert_allclose(
+            getattr(actual, name), value, rtol=1e-4, atol=1e-6, err_msg=name
+        )
+    for name, value in _values(large).items():
+        np.testing.assert_allclose(
+            _values(small)[name], value, rtol=1e-4, atol=1e-5, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("beta", [0.4, 1.0])
+def test_accumulated_passes_move_the_statistics_once(beta):
+    config = model_cases.CONFIGS["plain_vae"]
+    step = _step(config)
+    x = model_cases.images(config, 4)
+    before = _values(step)
+    step.accumulated(
+        [x[:2], x[2:]], _coefficients(beta), seeds=[_SEED, _SEED + 1]
+    )
+    assert int(step.state["updates"]) == 1
+    after = _values(step)
+    moments = []
+    for seed, images in ((_SEED, x[:2]), (_SEED + 1, x[2:])):
+        fresh = _step(config)
+        fresh(images, _coefficients(beta), seed=seed)
+        moments.append(_values(fresh))
+    for name in before:
+        if name.endswith(("/mean", "/variance")):
+            mean = (moments[0][name] + moments[1][name]) / 2
+            np.testing.assert_allclose(after[name], mean, rtol=1e-4, atol=1e-5)
+            assert np.any(after[name] != before[name])
+
+
+# --- exploding steps ---------------------------------------------------------
+
+
+def test_step_with_too_long_a_gradient_changes_nothing():
+    config = model_cases.CONFIGS["plain_vae"]
+    x = model_cases.images(config)
+    free = _step(config)
+    norm = float(free(x, _coefficients(), seed=_SEED).gradient_norm)
+    for limit, skips in ((norm * 1.01, 0), (norm * 0.99, 1)):
+        step = _step(config)
+        step.max_gradient_norm = limit
+        before = _values(step)
+        metrics = step(x, _coefficients(), seed=_SEED)
+        assert int(metrics.skipped) == skips
+        moved = [
+            name
+            for name, value in _values(step).items()
+            if not name.startswith("training/")
+            and np.any(value != before[name])
+        ]
+        assert bool(moved) != bool(skips)
