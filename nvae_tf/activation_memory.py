@@ -9,7 +9,8 @@ its operations' gradients read (see `nvae_tf.ops`).
   squeeze-and-excitation that scales it.
 - Recomputing batch normalisation with its activation ("bn_swish") saves the
   outputs, which only the next convolution reads; recomputing whole cells
-  ("cell") saves all of a cell but its input, and needs room for one cell.
+  ("cell") saves all of a cell but its input, and needs room for one cell (see
+  `nvae_tf.recompute`).
 
 Left out are vectors per image and channel, which are small, what the
 backward pass allocates for itself, and what a framework's allocator wastes.
@@ -45,11 +46,13 @@ class ActivationMemory:
       none: nothing is recomputed.
       bn_swish: batch normalisation with its activation is recomputed.
       cell: whole cells are recomputed, with the room that the largest needs.
+      room: that room.
     """
 
     none: int
     bn_swish: int
     cell: int
+    room: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,13 +129,13 @@ def estimate(model: NVAE, *, bytes_per_value: int = 4) -> ActivationMemory:
     inner = sum(cell.inner for cell in cells)
     norms = sum(cell.norms for cell in cells)
     outside = tally.kept * bytes_per_value + tally.float32 * _FLOAT32_BYTES
-    recomputed = sum(cell.entry for cell in cells) + max(
-        (cell.inner for cell in cells), default=0
-    )
+    room = max((cell.inner for cell in cells), default=0) * bytes_per_value
+    recomputed = sum(cell.entry for cell in cells) * bytes_per_value
     return ActivationMemory(
         none=outside + (entries + inner) * bytes_per_value,
         bn_swish=outside + (entries + inner - norms) * bytes_per_value,
-        cell=outside + recomputed * bytes_per_value,
+        cell=outside + recomputed + room,
+        room=room,
     )
 
 

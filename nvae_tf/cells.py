@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from nvae_tf import ops
 from nvae_tf.layers import BatchNorm, Conv2D, Mode, PureLayer, SqueezeExcite
+from nvae_tf.recompute import normalize_and_convolve, recomputed
 
 __all__ = [
     "DecoderCombiner",
@@ -30,6 +31,35 @@ class _Composite(PureLayer):
             updates[name] = update
         return y
 
+    def run_norm_and_conv(
+        self, norm, conv, x, params, mode, updates, between=None
+    ):
+        """Runs batch normalisation and the convolution behind it.
+
+        Args:
+          norm: name of the first part.
+          conv: name of the second part.
+          x: `[B, H, W, C]`.
+          params: see `PureLayer`.
+          mode: see `Mode`.
+          updates: where those of the parts are noted.
+          between: None, or a linear function of what is convolved.
+        """
+        if self.recompute == "bn_swish" and mode == Mode.TRAINING:
+            y, updates[norm] = normalize_and_convolve(
+                self.parts[norm],
+                self.parts[conv],
+                x,
+                params[norm],
+                params[conv],
+                between,
+            )
+            return y
+        x = self.run(norm, x, params, mode, updates)
+        if between is not None:
+            x = between(x)
+        return self.run(conv, x, params, mode, updates)
+
     def build_parts(self, shapes):
         """Builds the parts in the order given: name -> input channels."""
         for name, channels in shapes.items():
@@ -47,14 +77,25 @@ class NormConv(_Composite):
       operation: one of these names.
       filters: output channels.
       resample: "none", "down" or "up".
+      recompute: see `nvae_tf.recompute`.
       stack: see `PureLayer`.
     """
 
-    def __init__(self, operation, filters, resample, *, stack=None, **kwargs):
+    def __init__(
+        self,
+        operation,
+        filters,
+        resample,
+        *,
+        recompute="none",
+        stack=None,
+        **kwargs,
+    ):
         super().__init__(stack=stack, **kwargs)
         self.operation = operation
         self.filters = filters
         self.resample = resample
+        self.recompute = recompute
         self.has_norm = operation != "res_elu"
         if self.has_norm:
             self.parts["norm"] = BatchNorm(
@@ -79,6 +120,7 @@ class NormConv(_Composite):
             "operation": self.operation,
             "filters": self.filters,
             "resample": self.resample,
+            "recompute": self.recompute,
         }
 
     def build(self, input_shape):
@@ -89,12 +131,14 @@ class NormConv(_Composite):
         """Returns `(y, updates)`."""
         params = self.read_params(mode) if params is None else params
         updates = {}
+        between = ops.upsample_nearest if self.resample == "up" else None
         if self.has_norm:
-            x = self.run("norm", x, params, mode, updates)
-        else:
-            x = tf.nn.elu(x)
-        if self.resample == "up":
-            x = ops.upsample_nearest(x)
+            return self.run_norm_and_conv(
+                "norm", "conv", x, params, mode, updates, between
+            ), updates
+        x = tf.nn.elu(x)
+        if between is not None:
+            x = between(x)
         return self.run("conv", x, params, mode, updates), updates
 
 
@@ -108,14 +152,25 @@ class InvertedResidual(_Composite):
       operation: such a name.
       filters: output channels.
       resample: "none", "down" or "up".
+      recompute: see `nvae_tf.recompute`.
       stack: see `PureLayer`.
     """
 
-    def __init__(self, operation, filters, resample, *, stack=None, **kwargs):
+    def __init__(
+        self,
+        operation,
+        filters,
+        resample,
+        *,
+        recompute="none",
+        stack=None,
+        **kwargs,
+    ):
         super().__init__(stack=stack, **kwargs)
         self.operation = operation
         self.filters = filters
         self.resample = resample
+        self.recompute = recompute
 
     def get_config(self):
         """Constructor arguments, for serialisation."""
@@ -124,6 +179,7 @@ class InvertedResidual(_Composite):
             "operation": self.operation,
             "filters": self.filters,
             "resample": self.resample,
+            "recompute": self.recompute,
         }
 
     def build(self, input_shape):
@@ -163,9 +219,13 @@ class InvertedResidual(_Composite):
         updates = {}
         if self.resample == "up":
             x = ops.upsample_nearest(x)
-        for name in self.parts:
-            x = self.run(name, x, params, mode, updates)
-        return x, updates
+        for norm, conv in (
+            ("norm_in", "expand"),
+            ("norm_expand", "spatial"),
+            ("norm_spatial", "project"),
+        ):
+            x = self.run_norm_and_conv(norm, conv, x, params, mode, updates)
+        return self.run("norm_out", x, params, mode, updates), updates
 
 
 class _DownSkip(_Composite):
@@ -237,6 +297,7 @@ class ResidualCell(_Composite):
       filters: output channels.
       resample: "none", "down" or "up"; it happens in the first operation.
       use_se: whether the branch ends in squeeze-and-excitation.
+      recompute: see `nvae_tf.recompute`.
       stack: see `PureLayer`.
     """
 
@@ -247,6 +308,7 @@ class ResidualCell(_Composite):
         resample="none",
         *,
         use_se=True,
+        recompute="none",
         stack=None,
         **kwargs,
     ):
@@ -255,6 +317,7 @@ class ResidualCell(_Composite):
         self.filters = filters
         self.resample = resample
         self.use_se = use_se
+        self.recompute = recompute
         skips = {"down": _DownSkip, "up": _UpSkip}
         if resample in skips:
             self.parts["skip"] = skips[resample](
@@ -269,6 +332,7 @@ class ResidualCell(_Composite):
                 operation,
                 filters,
                 resample if i == 0 else "none",
+                recompute=recompute,
                 stack=stack,
                 name=name,
             )
@@ -283,6 +347,7 @@ class ResidualCell(_Composite):
             "filters": self.filters,
             "resample": self.resample,
             "use_se": self.use_se,
+            "recompute": self.recompute,
         }
 
     def build(self, input_shape):
@@ -298,6 +363,13 @@ class ResidualCell(_Composite):
     def call(self, x, params=None, mode=Mode.INFERENCE):
         """Returns `(y, updates)`."""
         params = self.read_params(mode) if params is None else params
+        if self.recompute == "cell" and mode == Mode.TRAINING:
+            return recomputed(
+                lambda x, params: self._compute(x, params, mode), x, params
+            )
+        return self._compute(x, params, mode)
+
+    def _compute(self, x, params, mode):
         updates = {}
         skip = x
         if "skip" in self.parts:

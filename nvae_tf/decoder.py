@@ -35,6 +35,7 @@ class LatentGroup(PureLayer):
       encoder_width: channels of the encoder's features at this scale.
       is_first: the top group: no cells, a standard prior, and a posterior
         from the top of the encoder alone.
+      recompute: see `nvae_tf.recompute`.
       stack: see `PureLayer`.
     """
 
@@ -45,11 +46,13 @@ class LatentGroup(PureLayer):
         encoder_width: int,
         *,
         is_first: bool = False,
+        recompute: str = "none",
         stack=None,
         **kwargs,
     ):
         super().__init__(stack=stack, **kwargs)
         self.config = config
+        self.recompute = recompute
         self.width = width
         self.encoder_width = encoder_width
         self.is_first = is_first
@@ -61,6 +64,7 @@ class LatentGroup(PureLayer):
                         cell_operations(config.architecture, "dec"),
                         width,
                         use_se=config.use_se,
+                        recompute=recompute,
                         stack=stack,
                         name=f"cell_{i}",
                     )
@@ -92,6 +96,7 @@ class LatentGroup(PureLayer):
             "width": self.width,
             "encoder_width": self.encoder_width,
             "is_first": self.is_first,
+            "recompute": self.recompute,
         }
 
     def build(self, input_shape):
@@ -220,11 +225,15 @@ class TopDownDecoder(PureLayer):
 
     Args:
       config: the architecture.
+      recompute: see `nvae_tf.recompute`.
     """
 
-    def __init__(self, config: ModelConfig, **kwargs):
+    def __init__(
+        self, config: ModelConfig, *, recompute: str = "none", **kwargs
+    ):
         super().__init__(**kwargs)
         self.config = config
+        self.recompute = recompute
         encoder_width, width = config.latent_width
         self.parts["first"] = LatentGroup(
             config, width, encoder_width, is_first=True, name="first"
@@ -238,6 +247,7 @@ class TopDownDecoder(PureLayer):
                     width,
                     "up",
                     use_se=config.use_se,
+                    recompute=recompute,
                     name=f"up_{s}",
                 )
             count = groups - (s == 0)
@@ -246,6 +256,7 @@ class TopDownDecoder(PureLayer):
                     config,
                     width,
                     encoder_width,
+                    recompute=recompute,
                     stack=count,
                     name=f"scale_{s}",
                 )
@@ -255,6 +266,7 @@ class TopDownDecoder(PureLayer):
         return {
             **super().get_config(),
             "config": dataclasses.asdict(self.config),
+            "recompute": self.recompute,
         }
 
     def build(self, input_shape):
@@ -402,11 +414,20 @@ class ImageDecoder(PureLayer):
     Args:
       config: the architecture.
       num_parameters: P, the likelihood's parameters per pixel.
+      recompute: see `nvae_tf.recompute`.
     """
 
-    def __init__(self, config: ModelConfig, num_parameters: int, **kwargs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_parameters: int,
+        *,
+        recompute: str = "none",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.config = config
+        self.recompute = recompute
         self.num_parameters = num_parameters
         width = config.num_channels_dec * 2**config.num_preprocess_blocks
         cells = []
@@ -419,6 +440,7 @@ class ImageDecoder(PureLayer):
                         width,
                         "up" if i == 0 else "none",
                         use_se=config.use_se,
+                        recompute=recompute,
                         name=f"cell_{len(cells)}",
                     )
                 )
@@ -430,6 +452,7 @@ class ImageDecoder(PureLayer):
         return {
             **super().get_config(),
             "config": dataclasses.asdict(self.config),
+            "recompute": self.recompute,
             "num_parameters": self.num_parameters,
         }
 

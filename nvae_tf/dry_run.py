@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 
-from nvae_tf.config import Config
+from nvae_tf.config import RECOMPUTE, Config
 from nvae_tf.run_plan import Plan, make_plan
 
 __all__ = ["describe"]
@@ -90,17 +90,16 @@ def _scale_table(plan: Plan) -> list[str]:
 
 
 def _memory_table(config: Config, plan: Plan) -> list[str]:
-    """Estimated memory, with and without recomputing."""
+    """Estimated memory by what is recomputed; a star for what is set."""
     batch = config.train.batch_size
-    rows = [("recomputing", "per image", f"a batch of {batch:,}", "in all")]
-    for label, size in (
-        ("nothing", plan.activations.none),
-        ("BN and swish *", plan.activations.bn_swish),
-        ("whole cells *", plan.activations.cell),
-    ):
+    rows = [("recompute", "per image", f"a batch of {batch:,}", "in all")]
+    for recompute in RECOMPUTE:
+        size = getattr(plan.activations, recompute)
         rows.append(
             (
-                label,
+                f"{recompute} *"
+                if recompute == config.recompute
+                else recompute,
                 _bytes(size),
                 _bytes(size * batch),
                 _bytes(size * batch + plan.state_bytes),
@@ -119,7 +118,7 @@ def _memory_table(config: Config, plan: Plan) -> list[str]:
         *_wrap("", heading),
         f"This {device} has {size}.",
         *_table(rows),
-        "* counted only: recomputing cannot be switched on yet.",
+        "* as configured; the others with --config.recompute.",
     ]
 
 

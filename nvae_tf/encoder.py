@@ -58,11 +58,15 @@ class BottomUpEncoder(PureLayer):
 
     Args:
       config: the architecture.
+      recompute: see `nvae_tf.recompute`.
     """
 
-    def __init__(self, config: ModelConfig, **kwargs):
+    def __init__(
+        self, config: ModelConfig, *, recompute: str = "none", **kwargs
+    ):
         super().__init__(**kwargs)
         self.config = config
+        self.recompute = recompute
         self.parts["stem"] = Conv2D(config.num_channels_enc, 3, name="stem")
         width = config.num_channels_enc
         cells = []
@@ -102,6 +106,7 @@ class BottomUpEncoder(PureLayer):
             width,
             resample,
             use_se=self.config.use_se,
+            recompute=self.recompute,
             stack=stack,
             name=name,
         )
@@ -111,6 +116,7 @@ class BottomUpEncoder(PureLayer):
         return {
             **super().get_config(),
             "config": dataclasses.asdict(self.config),
+            "recompute": self.recompute,
         }
 
     def build(self, input_shape):

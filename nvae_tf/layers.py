@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nvae_tf import masks, ops
+from nvae_tf import batch_norm, masks, ops
 from nvae_tf.model_config import ModelConfig
 
 __all__ = [
@@ -259,28 +259,35 @@ class Conv2D(PureLayer):
     def call(self, x, params=None, mode=Mode.INFERENCE):
         """Returns `(y, updates)`."""
         params = self.read_params(mode) if params is None else params
-        kernel = tf.cast(params["kernel"], x.dtype)
-        if 1 < self.groups == self.filters:
-            y = ops.depthwise_convolve(x, kernel, strides=self.strides)
-        else:
-            y = ops.convolve(
-                x,
-                kernel,
-                strides=self.strides,
-                dilation=self.dilation,
-                groups=self.groups,
-            )
+        y = self.convolve(x, params["kernel"])
         if self._initializes(mode):
             return self._choose_gain(y)
-        if self.use_bias:
-            y = tf.nn.bias_add(y, tf.cast(params["bias"], y.dtype))
-        return y, {}
+        return self.add_bias(y, params), {}
+
+    def convolve(self, x, kernel):
+        """`x` convolved with a float32 kernel, without the bias."""
+        kernel = tf.cast(kernel, x.dtype)
+        if 1 < self.groups == self.filters:
+            return ops.depthwise_convolve(x, kernel, strides=self.strides)
+        return ops.convolve(
+            x,
+            kernel,
+            strides=self.strides,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+    def add_bias(self, y, params):
+        """`y` with the bias, if the layer has one."""
+        if not self.use_bias:
+            return y
+        return tf.nn.bias_add(y, tf.cast(params["bias"], y.dtype))
 
     def _choose_gain(self, y):
         """Data-dependent initialisation, of `y = conv(x, v / ||v||)`."""
-        flat = tf.cast(tf.reshape(y, [-1, self.filters]), tf.float32)
-        count = tf.cast(tf.shape(flat)[0], tf.float32)
-        mean, variance = tf.nn.moments(flat, axes=[0])
+        mean, variance, count = batch_norm.moments_of_all(
+            tf.reshape(y, [-1, self.filters])
+        )
         deviation = 5 * tf.sqrt(variance * count / (count - 1)) + 1e-5
         bias, gain = -mean / deviation, -tf.math.log(deviation)
         y = y * tf.cast(tf.exp(gain), y.dtype) + tf.cast(bias, y.dtype)
@@ -335,19 +342,29 @@ class BatchNorm(PureLayer):
         beta = tf.convert_to_tensor(self.beta)
         if mode != Mode.INFERENCE:
             return {"gamma": gamma, "beta": beta}
-        scale = gamma * tf.math.rsqrt(self.variance + ops.BATCH_NORM_EPSILON)
+        scale = gamma * tf.math.rsqrt(self.variance + batch_norm.EPSILON)
         return {"scale": scale, "offset": beta - self.mean * scale}
 
     def call(self, x, params=None, mode=Mode.INFERENCE):
         """Returns `(y, updates)`, y of the shape and dtype of x."""
         params = self.read_params(mode) if params is None else params
         if mode == Mode.INFERENCE:
-            y = ops.apply_batch_norm(x, params["scale"], params["offset"])
+            y = batch_norm.affine(x, params["scale"], params["offset"])
             return ops.ACTIVATIONS[self.activation][0](y), {}
-        y, mean, variance = ops.batch_norm(
-            x, params["gamma"], params["beta"], self.activation
+        y, moments = batch_norm.normalize(
+            x,
+            params["gamma"],
+            params["beta"],
+            self.activation,
+            self.known_moments(params),
         )
-        return y, {"mean": mean, "variance": variance}
+        return y, moments._asdict()
+
+    def known_moments(self, params) -> batch_norm.Moments | None:
+        """The input's moments, where a pass is computed again."""
+        if "mean" not in params:
+            return None
+        return batch_norm.Moments(params["mean"], params["variance"])
 
     def apply_updates(self, updates):
         """Moves the averages by 5 % towards the batch's moments."""

@@ -67,6 +67,8 @@ class NVAE(PureLayer, keras.Model):
       seed: of the initial weights; None leaves them zero.
       unroll: build the groups of a scale as copies in the graph instead of a
         loop; needed where a step has to synchronise replicas.
+      recompute: "none", "bn_swish" or "cell": what the backward pass computes
+        again instead of keeping; see `nvae_tf.recompute`.
     """
 
     def __init__(
@@ -74,19 +76,27 @@ class NVAE(PureLayer, keras.Model):
         config: ModelConfig,
         seed: int | None = 0,
         unroll: bool = False,
+        *,
+        recompute: str = "none",
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.config = config
         self.seed = seed
         self.unroll = unroll
-        self.parts["encoder"] = BottomUpEncoder(config, name="encoder")
-        self.parts["decoder"] = TopDownDecoder(config, name="decoder")
+        self.recompute = recompute
+        self.parts["encoder"] = BottomUpEncoder(
+            config, recompute=recompute, name="encoder"
+        )
+        self.parts["decoder"] = TopDownDecoder(
+            config, recompute=recompute, name="decoder"
+        )
         self.parts["image"] = ImageDecoder(
             config,
             num_pixel_parameters(
                 config.likelihood, config.image_channels, config.num_mixtures
             ),
+            recompute=recompute,
             name="image",
         )
         channels = config.num_channels_dec * 2**config.num_preprocess_blocks
@@ -104,6 +114,7 @@ class NVAE(PureLayer, keras.Model):
             "config": dataclasses.asdict(self.config),
             "seed": self.seed,
             "unroll": self.unroll,
+            "recompute": self.recompute,
         }
 
     def build(self, input_shape=None):

@@ -10,8 +10,6 @@ import tensorflow as tf
 
 __all__ = [
     "ACTIVATIONS",
-    "apply_batch_norm",
-    "batch_norm",
     "convolve",
     "depthwise_convolve",
     "downsample_phases",
@@ -21,7 +19,6 @@ __all__ = [
 ]
 
 WEIGHT_NORM_EPSILON = 1e-5
-BATCH_NORM_EPSILON = 1e-5
 
 
 def _swish(x):
@@ -242,77 +239,3 @@ def _bilinear_matrix(size: int) -> np.ndarray:
     position = np.arange(2 * size) * (size - 1) / (2 * size - 1)
     distance = np.abs(position[:, None] - np.arange(size)[None, :])
     return np.maximum(0.0, 1.0 - distance)
-
-
-def batch_norm(x, gamma, beta, activation: str):
-    """Batch normalisation by the batch's own moments, and an activation.
-
-    The backward pass keeps `x` and recomputes the rest from the moments.
-
-    Args:
-      x: `[B, H, W, C]`, any floating dtype.
-      gamma: float32 `[C]`.
-      beta: float32 `[C]`.
-      activation: a key of `ACTIVATIONS`.
-
-    Returns:
-      `(y, mean, variance)`: y like x; float32 `[C]` mean and *unbiased*
-      variance over batch and space, without gradient: what the moving averages
-      take.
-    """
-    function, function_grad = ACTIVATIONS[activation]
-
-    @tf.custom_gradient
-    def normalise(x, gamma, beta):
-        # The reserve spaces hold what the backward operation wants, which
-        # differs between devices: they go there and nowhere else.
-        y, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
-            x=x,
-            scale=gamma,
-            offset=beta,
-            mean=[],
-            variance=[],
-            epsilon=BATCH_NORM_EPSILON,
-            is_training=True,
-        )
-
-        def grad(upstream, *_):
-            if activation != "linear":
-                scale = gamma * tf.math.rsqrt(
-                    _biased(variance, x) + BATCH_NORM_EPSILON
-                )
-                upstream = function_grad(
-                    apply_batch_norm(x, scale, beta - mean * scale), upstream
-                )
-            return tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=upstream,
-                x=x,
-                scale=gamma,
-                reserve_space_1=reserved[0],
-                reserve_space_2=reserved[1],
-                reserve_space_3=reserved[2],
-                epsilon=BATCH_NORM_EPSILON,
-                is_training=True,
-            )[:3]
-
-        return (function(y), mean, variance), grad
-
-    y, mean, variance = normalise(x, gamma, beta)
-    return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
-
-
-def _biased(variance, x):
-    """The biased variance, from the unbiased one over batch and space."""
-    count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
-    return variance * ((count - 1) / count)
-
-
-def apply_batch_norm(x, scale, offset):
-    """`x * scale + offset`, computed in float32, in the dtype of `x`.
-
-    Args:
-      x: `[B, H, W, C]`.
-      scale: float32 `[C]`.
-      offset: float32 `[C]`.
-    """
-    return tf.cast(tf.cast(x, tf.float32) * scale + offset, x.dtype)

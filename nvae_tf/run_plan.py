@@ -308,13 +308,17 @@ def _foresee(config: Config, plan: Plan) -> list[str]:
 
 
 def _foresee_memory(config: Config, plan: Plan) -> list[str]:
-    needed = plan.state_bytes + config.train.batch_size * plan.activations.none
+    kept = getattr(plan.activations, config.recompute)
+    needed = plan.state_bytes + config.train.batch_size * kept
     if plan.device_bytes is None or needed < _TIGHT * plan.device_bytes:
         return []
     device = "machine" if plan.device == "CPU" else plan.device
-    remedy = "lower train.batch_size"
+    remedies = ["lower train.batch_size"]
     if config.precision == "float32":
-        remedy += " or set precision=mixed_bfloat16"
+        remedies.append("set precision=mixed_bfloat16")
+    if config.recompute != "cell":
+        remedies.append("set recompute=cell")
+    remedy = " or ".join(remedies)
     sizes = (
         f"Training takes at least {needed / 1e9:,.1f} GB; this {device} has "
         f"{plan.device_bytes / 1e9:,.1f} GB"

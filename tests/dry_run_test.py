@@ -153,6 +153,20 @@ def test_memory_that_is_nearly_too_little_is_foreseen(machine):
     assert "may be too little" in problem
 
 
+def test_recomputing_is_proposed_and_counted(machine):
+    config = _config()
+    plan = run_plan.make_plan(config)
+    kept = plan.activations
+    needed = plan.state_bytes + 250 * kept.cell
+    machine(1.5 * needed / GIGABYTE)
+    (problem,) = _problems(config)
+    assert "recompute=cell" in problem
+    assert _problems(dataclasses.replace(config, recompute="cell")) == ()
+    text = dry_run.describe(dataclasses.replace(config, recompute="bn_swish"))
+    assert "bn_swish *" in text
+    assert dry_run._bytes(kept.bn_swish) in text
+
+
 def test_unknown_memory_is_no_problem(machine):
     machine(None, "GPU")
     assert _problems(_config()) == ()
