@@ -4,7 +4,7 @@
 PYTHON ?=
 # Test processes side by side; 0 runs the tests in pytest's own process.
 JOBS ?= 2
-# More arguments for pytest: make test ARGS="-k cells"
+# More arguments: make test ARGS="-k cells", make bench ARGS=--full
 ARGS ?=
 # More arguments for the resolver: make lock LOCK_ARGS=--upgrade
 LOCK_ARGS ?=
@@ -16,7 +16,7 @@ LOCK := $(BIN)/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes
 
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint format demo bench lock clean
+.PHONY: help setup test lint format demo bench soak lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' \
@@ -39,15 +39,11 @@ format: setup ## Format the code and fix what can be fixed safely.
 demo: setup ## Train, evaluate, sample and export a small model on MNIST digits.
 	$(BIN)/python -m nvae_tf.demo --workdir=runs/demo
 
-bench: setup ## Run every benchmark in benchmarks/.
-	@set -e; for file in benchmarks/[a-z]*.py; do \
-		if [ ! -e "$$file" ]; then \
-			echo "make bench: benchmarks/ holds no benchmark" >&2; exit 1; \
-		fi; \
-		name=$$(basename "$$file" .py); \
-		echo "== benchmarks.$$name"; \
-		$(BIN)/python -m "benchmarks.$$name"; \
-	done
+bench: setup ## Measure speed, memory and graph sizes: minutes; ARGS=--full for hours.
+	$(BIN)/python -m benchmarks.suite $(ARGS)
+
+soak: setup ## Kill a training run fifty times and compare it with one left alone.
+	$(BIN)/python -m pytest -n 0 -m soak -o faulthandler_timeout=0 $(ARGS)
 
 lock: $(BIN)/uv ## Resolve the dependencies of pyproject.toml anew into the lock files.
 	printf 'setuptools\nwheel\n' | UV_CUSTOM_COMPILE_COMMAND="make lock" \

@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+from benchmarks import results
 from nvae_tf import command_line, datasets
 from nvae_tf.config import Config, config_from_dict
 from nvae_tf.prepare_data import prepare
@@ -103,14 +104,28 @@ def _rate(config: Config, batch_size: int, seconds: float) -> float:
         return batches * batch_size / (time.perf_counter() - start)
 
 
-def _main(_: Sequence[str]) -> None:
-    seconds = flags.FLAGS.seconds
+def run(store: results.Results, seconds: float = 5.0) -> None:
+    """Measures every source, and prints and keeps the results.
+
+    Args:
+      store: where to keep them.
+      seconds: how long to measure each.
+    """
+    rows = []
     with tempfile.TemporaryDirectory() as root:
         for name, config, batch_size in _sources(pathlib.Path(root)):
             rate = _rate(config, batch_size, seconds)
-            print(f"{name:55s} {rate:10,.0f} images/s", flush=True)
+            store.add("input_pipeline", name, {"images_per_second": rate})
+            rows.append([name, f"{rate:,.0f}"])
+            print(*rows[-1], flush=True)
+    print(results.table(["source", "images/s"], rows))
+
+
+def _main(_: Sequence[str]) -> None:
+    run(results.from_flags(), flags.FLAGS.seconds)
 
 
 if __name__ == "__main__":
     flags.DEFINE_float("seconds", 5.0, "How long to measure each source.")
+    results.define_folder()
     command_line.run(_main)

@@ -1,175 +1,242 @@
-"""Time, memory and graph size of training steps, from process start.
+"""Speed, start-up, memory and graph size of training steps.
 
-    python -m benchmarks.train_step --model=small --steps=10
+    python -m benchmarks.train_step --cases=small,deep --recompute=none,cell
 
-Every measurement runs in a process of its own: start-up and peak memory are
-part of it.  MFU is three times the forward pass's convolution and dense FLOPs,
-times images per second, over the rate of a 2048-cube float32 matmul measured
-in the same process.
+Every measurement runs in a process of its own.  MFU is three times the forward
+pass's FLOP (convolutions and dense layers), times images per second, over the
+rate of a float32 product of 2048 x 2048 matrices in the same process.
 """
 
-import json
-import resource
-import subprocess
-import sys
+import itertools
+import statistics
+import tempfile
 import time
 
-from absl import app, flags
+from absl import flags
 
-from nvae_tf.model_config import ModelConfig
+from benchmarks import cases, results
+from benchmarks.processes import measured, peak_gigabytes
+from nvae_tf.config import PRECISIONS, RECOMPUTE
+from nvae_tf.errors import UserError
 
-_START = time.monotonic()
+__all__ = [
+    "PHASES",
+    "build_step",
+    "check_choices",
+    "concrete_step",
+    "count_nodes",
+    "measure",
+    "name_of",
+    "run",
+]
 
-_MODEL = flags.DEFINE_string(
-    "model", "small,deep", "Models to measure, by name, comma separated."
-)
-_STEPS = flags.DEFINE_integer("steps", 8, "Steps timed, after the first two.")
-_PRECISION = flags.DEFINE_string("precision", "float32", "Of the model.")
-_ONE = flags.DEFINE_bool("one", False, "Measure in this process.")
-
-_BINARY = {
-    "image_size": 28,
-    "padding": 2,
-    "image_channels": 1,
-    "num_bits": 1,
-    "likelihood": "bernoulli",
-    "num_latent_scales": 2,
-    "adaptive_groups": True,
-    "num_preprocess_blocks": 2,
-}
-# name -> (model, batch size, GFLOP of one image forward)
-MODELS = {
-    "small": (
-        ModelConfig(
-            **_BINARY,
-            num_groups_per_scale=4,
-            num_channels_enc=16,
-            num_channels_dec=16,
-            num_cells_enc=1,
-            num_cells_dec=1,
-        ),
-        32,
-        0.2192,
-    ),
-    "mnist": (
-        ModelConfig(
-            **_BINARY,
-            num_groups_per_scale=10,
-            num_preprocess_cells=3,
-            num_postprocess_cells=3,
-        ),
-        32,
-        2.534,
-    ),
-    "deep": (
-        ModelConfig(
-            num_groups_per_scale=30, num_channels_enc=16, num_channels_dec=16
-        ),
-        4,
-        1.379,
-    ),
-    "cifar": (
-        ModelConfig(
-            num_groups_per_scale=30,
-            num_channels_enc=128,
-            num_channels_dec=128,
-            num_flow_pairs=1,
-        ),
-        8,
-        67.47,
-    ),
-}
+# From the start of the process to the end of the first step.
+PHASES = ("import", "build", "trace", "optimise", "first step")
+_MAX_STEPS = 60
+_PROFILED_STEPS = 2
+_KINDS = 12
 
 
-def main(argv) -> None:
-    """Measures every model in a process of its own and prints a table."""
-    del argv
-    names = _MODEL.value.split(",")
-    unknown = sorted(set(names) - MODELS.keys())
-    if unknown:
-        raise app.UsageError(
-            f"unknown model {unknown[0]!r}; known are {', '.join(MODELS)}"
-        )
-    if _ONE.value:
-        print(json.dumps(measure(names[0], _PRECISION.value, _STEPS.value)))
-        return
-    print(
-        f"{'model':8s}{'step ms':>10s}{'images/s':>10s}{'MFU':>7s}"
-        f"{'start s':>9s}{'trace s':>9s}{'first s':>9s}{'nodes':>8s}"
-        f"{'peak MB':>9s}"
-    )
+def name_of(case: str, precision="float32", recompute="none") -> str:
+    """The name of a result."""
+    return f"{case} {precision} {recompute}"
+
+
+def run(
+    store: results.Results,
+    names,
+    precisions=("float32",),
+    recomputes=("none",),
+    seconds: float = 15.0,
+    operations: bool = False,
+) -> None:
+    """Measures every combination, and prints and keeps the results.
+
+    Args:
+      store: where to keep them.
+      names: of cases.
+      precisions: to compute in.
+      recomputes: what the backward pass computes again.
+      seconds: how long to take steps, two at least.
+      operations: also profile, to see which operations take the time.
+    """
+    check_choices(names, precisions, recomputes)
+    rows = []
     for name in names:
-        result = _in_new_process(name)
-        print(
-            f"{name:8s}{result['step_ms']:10.1f}"
-            f"{result['images_per_second']:10.1f}{result['mfu']:7.3f}"
-            f"{result['start_to_first_step']:9.1f}{result['trace']:9.1f}"
-            f"{result['first_step']:9.1f}{result['nodes']:8d}"
-            f"{result['peak_mb']:9.0f}"
+        for precision in precisions:
+            for recompute in recomputes:
+                result = measured(
+                    "benchmarks.train_step:measure",
+                    name=name,
+                    precision=precision,
+                    recompute=recompute,
+                    seconds=seconds,
+                    operations=operations,
+                )
+                label = name_of(name, precision, recompute)
+                store.add("train_step", label, result)
+                rows.append(_row(label, result))
+                print(label, *rows[-1][1:], flush=True)
+    print(
+        results.table(
+            ["case", "step ms", "images/s", "MFU", "nodes", "peak GB"]
+            + ["start s", *(f"{phase} s" for phase in PHASES)],
+            rows,
         )
-        print(f"  {json.dumps(result)}")
+    )
 
 
-def _in_new_process(name: str) -> dict:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.train_step",
-        "--one",
-        f"--model={name}",
-        f"--precision={_PRECISION.value}",
-        f"--steps={_STEPS.value}",
+def check_choices(names, precisions, recomputes) -> None:
+    """Raises UserError for what no measurement can be made of."""
+    for name in names:
+        cases.case(name)
+    for flag, given, known in (
+        ("precision", precisions, PRECISIONS),
+        ("recompute", recomputes, RECOMPUTE),
+    ):
+        for value in given:
+            if value not in known:
+                raise UserError(
+                    f"--{flag}={value} is none of {', '.join(known)}."
+                )
+
+
+def _row(label: str, result: dict) -> list[str]:
+    if "error" in result:
+        return [label, result["error"], *[""] * (5 + len(PHASES))]
+    return [
+        label,
+        f"{1e3 * result['step_seconds']:.1f}",
+        f"{result['images_per_second']:.1f}",
+        f"{result['mfu']:.1%}",
+        f"{result['nodes']:,}",
+        f"{result['peak_gb']:.2f}",
+        f"{result['start_seconds']:.1f}",
+        *(f"{result['phases'][phase]:.1f}" for phase in PHASES),
     ]
-    output = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
-    return json.loads(output.splitlines()[-1])
 
 
-def measure(name: str, precision: str, steps: int) -> dict:
-    """Builds, traces and runs; the first step includes graph optimisation."""
+def measure(
+    name: str,
+    *,
+    started: float,
+    precision: str = "float32",
+    recompute: str = "none",
+    seconds: float = 15.0,
+    operations: bool = False,
+    batch_size: int | None = None,
+    changes: dict | None = None,
+) -> dict:
+    """Builds, traces and runs one case in this process.
+
+    Args:
+      name: of the case.
+      started: when the process was.
+      precision: to compute in.
+      recompute: what the backward pass computes again.
+      seconds: how long to take steps, two at least.
+      operations: also profile.
+      batch_size: another than the case's.
+      changes: of the case's model.
+    """
+    case = cases.case(name, batch_size, **(changes or {}))
+    began = time.time()
     import tensorflow as tf
 
+    tensorflow_seconds = time.time() - began
+    from benchmarks import flops
+    from nvae_tf import train_step  # noqa: F401, imported for its time.
+
+    imported_gb = peak_gigabytes()
+    marks = [started, time.time()]
+    step = build_step(case, precision, recompute)
+    x = tf.round(
+        tf.random.stateless_uniform(
+            (case.batch_size, *case.image_shape), [0, 0]
+        )
+    )
+    marks.append(time.time())
+    graph = concrete_step(step, x).graph
+    marks.append(time.time())
+    traced_gb = peak_gigabytes()
+
+    def take(i):
+        result = step(x, _coefficients(), seed=tf.constant([0, i], tf.int32))
+        loss = float(result.total_loss)
+        if loss != loss:
+            raise ArithmeticError(f"The loss of step {i} is not a number.")
+
+    times = _step_times(take, seconds)
+    # One step is measured whole; the rest of the first call is TensorFlow
+    # optimising the graph and placing it on the device.
+    first, usual = times[0], statistics.median(times[2:] or times[1:])
+    peak = peak_gigabytes()
+    model = step.model
+    phases = [b - a for a, b in itertools.pairwise(marks)]
+    phases += [max(0.0, first - usual), min(first, usual)]
+    result = {
+        "precision": precision,
+        "recompute": recompute,
+        "batch_size": case.batch_size,
+        "groups": case.model.num_groups,
+        "parameters": sum(
+            v.shape.num_elements() for v in model.trainable_variables
+        ),
+        "step_seconds": usual,
+        "steps": len(times),
+        "images_per_second": case.batch_size / usual,
+        "start_seconds": sum(phases),
+        "tensorflow_seconds": tensorflow_seconds,
+        "phases": dict(zip(PHASES, phases, strict=True)),
+        "nodes": count_nodes(graph),
+        "imported_gb": imported_gb,
+        "traced_gb": traced_gb,
+        "peak_gb": peak,
+        "matmul_flops": flops.matmul_rate(),
+        "operations": _operations(take) if operations else [],
+        "forward_flop": flops.forward_flop(model),
+    }
+    flop = flops.BACKWARD_FACTOR * result["forward_flop"]
+    result["mfu"] = flop * result["images_per_second"] / result["matmul_flops"]
+    return result
+
+
+def build_step(case: cases.Case, precision="float32", recompute="none", seed=0):
+    """The training step of a case: all losses, regularisers, the optimiser.
+
+    Args:
+      case: what to train.
+      precision: to compute in.
+      recompute: what the backward pass computes again.
+      seed: of the weights; None leaves them zero.
+
+    Returns:
+      A `TrainStep`.
+    """
     from nvae_tf.model import NVAE
     from nvae_tf.optimizer import Adamax
     from nvae_tf.regularizers import SpectralRegularizer
-    from nvae_tf.schedules import Coefficients
     from nvae_tf.train_step import TrainStep
 
-    config, batch_size, gflop = MODELS[name]
-    model = NVAE(config, dtype=precision)
-    step = TrainStep(
+    options = {} if recompute == "none" else {"recompute": recompute}
+    model = NVAE(case.model, seed=seed, dtype=precision, **options)
+    return TrainStep(
         model, Adamax(model.trainable_variables), SpectralRegularizer(model)
     )
-    shape = (config.padded_size, config.padded_size, config.image_channels)
-    x = tf.round(tf.random.stateless_uniform((batch_size, *shape), [0, 0]))
-    arguments = x, Coefficients(*map(tf.constant, (0.4, 1e-2, 1e-4)))
-    traced = time.monotonic()
-    graph = step.__call__.get_concrete_function(
-        *arguments, seed=tf.constant([0, 0])
-    ).graph
-    trace = time.monotonic() - traced
-    times = []
-    for i in range(steps + 2):
-        began = time.monotonic()
-        step(*arguments, seed=tf.constant([0, i])).total_loss.numpy()
-        times.append(time.monotonic() - began)
-        if i == 0:
-            start_to_first_step = time.monotonic() - _START
-    seconds = sorted(times[2:])[steps // 2]
-    rate = batch_size / seconds
-    return {
-        "model": name,
-        "precision": precision,
-        "step_ms": 1e3 * seconds,
-        "images_per_second": rate,
-        "mfu": 3e9 * gflop * rate / _matmul_rate(tf),
-        "start_to_first_step": start_to_first_step,
-        "trace": trace,
-        "first_step": times[0],
-        "nodes": count_nodes(graph),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+
+
+def concrete_step(step, x):
+    """The traced step.
+
+    Args:
+      step: a `TrainStep`.
+      x: images `[B, H, W, C]`, or a `tf.TensorSpec` of them.
+    """
+    import tensorflow as tf
+
+    return step.__call__.get_concrete_function(
+        x, _coefficients(), seed=tf.constant([0, 0], tf.int32)
+    )
 
 
 def count_nodes(graph) -> int:
@@ -180,17 +247,65 @@ def count_nodes(graph) -> int:
     )
 
 
-def _matmul_rate(tf) -> float:
-    """FLOP per second of a 2048-cube float32 matmul."""
-    a = tf.random.stateless_uniform([2048, 2048], [0, 0])
-    product = tf.function(lambda: tf.linalg.matmul(a, a))
-    best = float("inf")
-    for _ in range(6):
-        began = time.monotonic()
-        product().numpy()
-        best = min(best, time.monotonic() - began)
-    return 2 * 2048**3 / best
+def _coefficients():
+    import tensorflow as tf
+
+    from nvae_tf.schedules import Coefficients
+
+    return Coefficients(
+        beta=tf.constant(0.4),
+        regularization=tf.constant(1e-2),
+        learning_rate=tf.constant(1e-4),
+    )
+
+
+def _step_times(take, seconds: float) -> list[float]:
+    """Times of the first step, and of two others at least."""
+    times = []
+    while len(times) < 3 or (
+        sum(times[1:]) < seconds and len(times) < _MAX_STEPS
+    ):
+        began = time.perf_counter()
+        take(len(times))
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def _operations(take) -> list:
+    """`[kind, share of the time]` of what took most time in some steps."""
+    from nvae_tf.profile_summary import latest_profile, op_times
+    from nvae_tf.profiling import StepProfiler
+
+    with tempfile.TemporaryDirectory() as folder:
+        with StepProfiler(folder, _PROFILED_STEPS, skip=0) as profiler:
+            for i in range(_PROFILED_STEPS):
+                with profiler.step(i):
+                    take(i)
+        found = op_times(latest_profile(folder))
+    return [[time.kind, time.share] for time in found[:_KINDS]]
+
+
+def _main(_) -> None:
+    values = flags.FLAGS
+    run(
+        results.from_flags(),
+        values.cases,
+        values.precision,
+        values.recompute,
+        values.seconds,
+        values.operations,
+    )
 
 
 if __name__ == "__main__":
-    app.run(main)
+    from nvae_tf import command_line
+
+    flags.DEFINE_list("cases", ["small", "mnist", "deep"], "What to measure.")
+    flags.DEFINE_list("precision", ["float32"], "To compute in.")
+    flags.DEFINE_list(
+        "recompute", ["none"], "Of the backward pass: none, bn_swish, cell."
+    )
+    flags.DEFINE_float("seconds", 15.0, "How long to measure each.")
+    flags.DEFINE_bool("operations", False, "Profile two steps of each.")
+    results.define_folder()
+    command_line.run(_main)

@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from export.folding import fold_batch_norm, is_neutral
 from export.onnx_convert import convert
-from export.programs import NoiseSpec, Programs, to_uint8, unrolled
+from export.programs import Programs, to_uint8, unrolled
 from export.source import Source
+from nvae_tf.noise import NoiseSpec
 
 __all__ = ["OnnxGraphs"]
 

@@ -13,11 +13,11 @@ import numpy as np
 from export.errors import ExportError
 from export.onnx_sampler import noise_rows
 from export.png import from_png, to_png
-from export.programs import noise_specs
 from export.source import Source
 from nvae_tf import losses
 from nvae_tf.distributions import pixel_distribution
 from nvae_tf.model import NVAE
+from nvae_tf.noise import pixel_noise_specs
 
 __all__ = ["Reference", "difference", "tolerances"]
 
@@ -79,7 +79,7 @@ class Reference:
             spec.name: noise_rows(
                 self._seeds, spec.kind, spec.stream, spec.shape
             )
-            for spec in noise_specs(self._config)
+            for spec in pixel_noise_specs(self._config)
         }
         out = self._draw(self._eps)
         pixels = self._pixels(out.logits)

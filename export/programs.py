@@ -4,38 +4,18 @@ Images here are those of the data: without the model's padding, uint8 or, as
 floats, in [0, 1].
 """
 
-import typing
-
 import tensorflow as tf
 
 from nvae_tf import losses
 from nvae_tf.distributions import pixel_distribution, quantize
 from nvae_tf.model import NVAE
-from nvae_tf.model_config import ModelConfig
+from nvae_tf.noise import pixel_noise_specs
 
 __all__ = [
-    "NoiseSpec",
     "Programs",
-    "noise_specs",
     "to_uint8",
     "unrolled",
 ]
-
-
-class NoiseSpec(typing.NamedTuple):
-    """Noise that a draw of pixels takes.
-
-    Attributes:
-      name: of the argument.
-      kind: "uniform" on [0, 1) or "normal".
-      shape: of one row.
-      stream: see `export.noise`.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    stream: int
 
 
 class Programs:
@@ -60,7 +40,7 @@ class Programs:
         self.config = c = model.config
         self.latent_shapes = [tuple(shape) for shape in c.latent_shapes]
         self.image_shape = (c.image_size, c.image_size, c.image_channels)
-        self.pixel_noise = noise_specs(c)
+        self.pixel_noise = pixel_noise_specs(c)
         # Traced once each, however many signatures use them.
         self._decode = tf.function(self._decode, autograph=False)
         self._infer = tf.function(self._infer, autograph=False)
@@ -202,22 +182,3 @@ def unrolled(model: NVAE, dtype: str = "float32") -> NVAE:
 def to_uint8(images):
     """[0, 1] -> 0..255, rounded."""
     return tf.cast(tf.round(255.0 * images), tf.uint8)
-
-
-def noise_specs(config: ModelConfig) -> list[NoiseSpec]:
-    """The noise that a draw of pixels takes, besides that of the latents."""
-    size = (config.image_size, config.image_size)
-    stream = config.num_groups
-    if config.likelihood == "mixture":
-        return [
-            NoiseSpec(
-                "u_component", "uniform", (*size, config.num_mixtures), stream
-            ),
-            NoiseSpec(
-                "u_value", "uniform", (*size, config.image_channels), stream + 1
-            ),
-        ]
-    if config.likelihood == "normal":
-        shape = (*size, config.image_channels)
-        return [NoiseSpec("eps_pixel", "normal", shape, stream)]
-    return []

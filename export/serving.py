@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from export import noise
 from export.folding import fold_batch_norm, is_neutral
 from export.programs import Programs, to_uint8, unrolled
 from export.source import Source
+from nvae_tf import noise
 
 __all__ = ["ServedModel"]
 

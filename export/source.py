@@ -85,7 +85,7 @@ def load_source(
       readjust_temperature: re-adjust normalisation at this temperature, for
         draws from the prior; None for the statistics of training.
       readjust_seed: of the draws that they settle on.
-      **readjust_options: of `export.readjusted.readjust_cached`.
+      **readjust_options: of `nvae_tf.readjust.readjust_cached`.
 
     Raises:
       UserError: if there is no usable checkpoint, or re-adjusted statistics
@@ -107,12 +107,12 @@ def load_source(
     )
     if readjust_temperature is None:
         return source
-    from export.readjusted import readjust_cached
+    from nvae_tf.readjust import checkpoint_tag, readjust_cached
 
     readjust_cached(
         source.model,
         workdir,
-        f"step{source.info['step']}{'_ema' if ema else ''}",
+        checkpoint_tag(source.info["step"], ema),
         readjust_temperature,
         readjust_seed,
         **readjust_options,

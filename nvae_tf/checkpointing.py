@@ -5,24 +5,34 @@ A checkpoint is a folder named after its step::
     checkpoints/00001400/tensors.safetensors   all arrays
     checkpoints/00001400/state.json            plain state, and checksums
 
-It appears under its name only when complete.  The arrays can be read without
-TensorFlow, by any program that reads safetensors.
+It appears under its name only when complete, and disappears from it at once.
+The arrays can be read without TensorFlow, by any program that reads
+safetensors.
+
+`state.json` also tells what decides how long the checkpoint stays (see
+`nvae_tf.retention`), so that a store that is opened again goes on as before.
 """
 
+import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
+import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from nvae_tf import retention
 from nvae_tf.errors import CheckpointError
+from nvae_tf.retention import Entry, Note, Retention
 
 __all__ = ["Checkpoint", "CheckpointStore", "DamagedCheckpointError"]
 
@@ -30,6 +40,10 @@ _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
 _DAMAGED = "damaged"
 _WRITING = ".writing-"
+_REMOVING = ".removing-"
+_REPLACED = ".replaced-"
+# 00001400, or 00001400.abandoned-1 once a run went back before it.
+_NAME = re.compile(r"(\d+)(\.abandoned-\d+)?")
 _LOG = logging.getLogger(__name__)
 
 
@@ -56,30 +70,48 @@ class CheckpointStore:
 
     Args:
       directory: where they are; created on the first save.
-      keep: how many of the latest stay.
+      keep: how many of the latest stay, or a whole `Retention`.
+      clock: seconds, by which hours of training are told.
     """
 
-    def __init__(self, directory, keep: int = 3):
+    def __init__(
+        self,
+        directory,
+        keep: int | Retention = 3,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self.directory = pathlib.Path(directory)
-        self.keep = keep
+        self.retention = Retention(keep) if isinstance(keep, int) else keep
+        self._clock = clock
+        self._opened = clock()
+        self._hours_before: float | None = None
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
-        if not self.directory.is_dir():
-            return []
-        return sorted(
-            int(entry.name)
-            for entry in self.directory.iterdir()
-            if entry.is_dir() and entry.name.isdecimal()
-        )
+        return [s for s, _, abandoned in self._folders() if not abandoned]
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the lowest score; None without any."""
+        best = retention.best(self._entries())
+        return None if best is None else best.step
 
     def save(
         self,
         step: int,
         tensors: Mapping[str, np.ndarray],
         state: Mapping[str, Any],
+        *,
+        good: bool = True,
     ) -> pathlib.Path:
-        """Writes a checkpoint, then removes those that are too old.
+        """Writes a checkpoint, then removes those that need not stay.
+
+        Args:
+          step: optimiser steps taken.
+          tensors: arrays by name.
+          state: plain values, as JSON holds them.
+          good: whether training went well up to here: a run that fails goes
+            back to a good one (see `restore_latest`), and only these count as
+            the latest that stay.
 
         Raises:
           CheckpointError: if it cannot be written, for lack of space for
@@ -89,17 +121,20 @@ class CheckpointStore:
         aside = self.directory / f"{_WRITING}{step:08d}"
         try:
             self._clean_up()
+            entries = self._entries()
+            note = self.retention.new_note(entries, self._hours(entries), good)
             aside.mkdir(parents=True)
             safetensors.numpy.save_file(
                 {k: np.asarray(v, order="C") for k, v in tensors.items()},
                 aside / _TENSORS,
             )
             _sync(aside / _TENSORS)
-            _write_state(aside, step, _checksum(aside / _TENSORS), state)
+            _write_state(aside, step, _checksum(aside / _TENSORS), state, note)
             _sync(aside)
             if target.exists():
-                # Aside first: at no moment are both absent.
-                os.replace(target, self.directory / f"{_WRITING}old")
+                # Aside, not away: if what follows does not happen, the
+                # clean-up puts it back.
+                os.replace(target, self.directory / f"{_REPLACED}{step:08d}")
             os.replace(aside, target)
             _sync(self.directory)
             self._clean_up()
@@ -110,31 +145,58 @@ class CheckpointStore:
                 "checkpoints are intact; make room or fix the permissions and "
                 "start the same command again."
             ) from error
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.directory / f"{old:08d}", ignore_errors=True)
+        self._prune()
         return target
 
-    def update_state(self, step: int, state: Mapping[str, Any]) -> None:
+    def update_state(
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        *,
+        score: float | None = None,
+    ) -> None:
         """Replaces the plain state of a checkpoint; its arrays stay.
+
+        Args:
+          step: of the checkpoint.
+          state: what takes the place of the old state.
+          score: of the checkpoint, such as its held-out NELBO: the best has
+            the lowest.  None leaves it; one that is not finite is never best.
 
         Raises:
           CheckpointError: if it cannot be written; the old state stays.
         """
         folder = self.directory / f"{step:08d}"
+        note = _read_note(folder)
+        if score is not None:
+            known = float(score) if math.isfinite(score) else None
+            note = dataclasses.replace(note, score=known)
         try:
             content = json.loads((folder / _STATE).read_bytes())
-            _write_state(folder, step, content["sha256"], state)
+            _write_state(folder, step, content["sha256"], state, note)
         except OSError as error:
             raise CheckpointError(
                 f"Cannot write the state of the checkpoint {folder}: {error}. "
                 "Make room or fix the permissions and start the same command "
                 "again."
             ) from error
+        self._prune()
 
-    def _clean_up(self) -> None:
-        """Removes what an interrupted save left."""
-        for leftover in self.directory.glob(f"{_WRITING}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+    def abandon_after(self, step: int) -> None:
+        """Takes the checkpoints after a step out of the run's way.
+
+        A run that goes back to `step` comes by the later ones' steps again
+        and must not be resumed from them.  Those that are to stay for good,
+        or are the best so far, are kept under another name; the others are
+        removed.
+        """
+        # The newest first: a run that ends on the way resumes from a
+        # checkpoint whose successors are gone.
+        for later in reversed(self.steps()):
+            if later > step:
+                folder = self.directory / f"{later:08d}"
+                os.replace(folder, _free_name(f"{folder}.abandoned"))
+        self._prune()
 
     def restore(self, step: int) -> Checkpoint:
         """Reads one checkpoint and verifies it.
@@ -142,55 +204,50 @@ class CheckpointStore:
         Raises:
           CheckpointError: if it is missing or damaged.
         """
-        folder = self.directory / f"{step:08d}"
-        try:
-            content = json.loads((folder / _STATE).read_bytes())
-            if (
-                content["step"] != step
-                or content["state_sha256"] != _state_checksum(content["state"])
-                or content["sha256"] != _checksum(folder / _TENSORS)
-            ):
-                raise DamagedCheckpointError(
-                    f"The checkpoint {folder} is damaged: a checksum is wrong."
-                )
-            tensors = safetensors.numpy.load_file(folder / _TENSORS)
-            return Checkpoint(step, tensors, content["state"])
-        except (
-            FileNotFoundError,
-            ValueError,
-            KeyError,
-            TypeError,
-            safetensors.SafetensorError,
-        ) as error:
-            raise DamagedCheckpointError(
-                f"The checkpoint {folder} is damaged: {error}."
-            ) from error
-        except OSError as error:
-            # The disk's or the network's fault: nothing is said about the
-            # checkpoint, so it is not put aside.
-            raise CheckpointError(
-                f"The checkpoint {folder} cannot be read: {error}."
-            ) from error
+        return _read(self.directory / f"{step:08d}", step)
 
-    def restore_latest(self, discard: bool = False) -> Checkpoint | None:
+    def restore_best(self) -> Checkpoint | None:
+        """The checkpoint with the lowest score; None if none has one.
+
+        Raises:
+          CheckpointError: if it is damaged.
+        """
+        best = retention.best(self._entries())
+        return None if best is None else _read(best.path, best.step)
+
+    def restore_latest(
+        self,
+        discard: bool = False,
+        *,
+        before: int | None = None,
+        only_good: bool = False,
+    ) -> Checkpoint | None:
         """The newest checkpoint that is intact; None if there is none at all.
 
         Args:
           discard: move damaged checkpoints out of the way (a run that goes
             on will come by their steps again).
+          before: only checkpoints of earlier steps than this.
+          only_good: only those that were saved as good.
 
         Raises:
           CheckpointError: if there are checkpoints, but none is intact.
         """
+        if discard and self.directory.is_dir():
+            self._clean_up()
         problems = []
         for step in reversed(self.steps()):
+            folder = self.directory / f"{step:08d}"
+            if before is not None and step >= before:
+                continue
+            if only_good and not _read_note(folder).good:
+                continue
             try:
                 return self.restore(step)
             except DamagedCheckpointError as error:
                 problems.append(error)
                 _LOG.warning("%s Falling back to the one before.", error)
                 if discard:
-                    folder = self.directory / f"{step:08d}"
                     aside = folder.with_name(f"{folder.name}.{_DAMAGED}")
                     shutil.rmtree(aside, ignore_errors=True)
                     os.replace(folder, aside)
@@ -202,13 +259,115 @@ class CheckpointStore:
             )
         return None
 
+    def _folders(self) -> list[tuple[int, pathlib.Path, bool]]:
+        """Step, folder and whether it is abandoned, oldest first."""
+        if not self.directory.is_dir():
+            return []
+        found = [
+            (_NAME.fullmatch(path.name), path)
+            for path in self.directory.iterdir()
+            if path.is_dir()
+        ]
+        return sorted((int(m[1]), path, bool(m[2])) for m, path in found if m)
 
-def _write_state(folder, step: int, checksum: str, state) -> None:
+    def _entries(self) -> list[Entry]:
+        """What is on disk, oldest first."""
+        return [
+            Entry(*found, _read_note(found[1])) for found in self._folders()
+        ]
+
+    def _hours(self, entries: list[Entry]) -> float:
+        """Hours of training, those of earlier processes included."""
+        if self._hours_before is None:
+            self._hours_before = max(
+                (entry.note.hours for entry in entries), default=0.0
+            )
+        return self._hours_before + (self._clock() - self._opened) / 3600
+
+    def _prune(self) -> None:
+        """Removes what `retention` does not keep."""
+        for entry in self.retention.superfluous(self._entries()):
+            self._remove(entry.path)
+
+    def _remove(self, folder: pathlib.Path) -> None:
+        """Removes a checkpoint: at no moment a part of it has its name."""
+        aside = _free_name(folder.with_name(f"{_REMOVING}{folder.name}"))
+        try:
+            os.replace(folder, aside)
+        except OSError as error:
+            _LOG.warning("Cannot remove the checkpoint %s: %s.", folder, error)
+            return
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _clean_up(self) -> None:
+        """Removes what an interrupted save or removal left."""
+        for replaced in self.directory.glob(f"{_REPLACED}*"):
+            target = self.directory / replaced.name.removeprefix(_REPLACED)
+            if target.exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+            else:
+                os.replace(replaced, target)
+        for prefix in (_WRITING, _REMOVING):
+            for leftover in self.directory.glob(f"{prefix}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _free_name(path) -> pathlib.Path:
+    """The path with the first number after it that is not taken."""
+    number = 1
+    while os.path.exists(f"{path}-{number}"):
+        number += 1
+    return pathlib.Path(f"{path}-{number}")
+
+
+def _read(folder: pathlib.Path, step: int) -> Checkpoint:
+    """Reads and verifies the checkpoint in a folder."""
+    try:
+        content = json.loads((folder / _STATE).read_bytes())
+        if (
+            content["step"] != step
+            or content["state_sha256"] != _state_checksum(content["state"])
+            or content["sha256"] != _checksum(folder / _TENSORS)
+        ):
+            raise DamagedCheckpointError(
+                f"The checkpoint {folder} is damaged: a checksum is wrong."
+            )
+        tensors = safetensors.numpy.load_file(folder / _TENSORS)
+        return Checkpoint(step, tensors, content["state"])
+    except (
+        FileNotFoundError,
+        ValueError,
+        KeyError,
+        TypeError,
+        safetensors.SafetensorError,
+    ) as error:
+        raise DamagedCheckpointError(
+            f"The checkpoint {folder} is damaged: {error}."
+        ) from error
+    except OSError as error:
+        # The disk's or the network's fault: nothing is said about the
+        # checkpoint, so it is not put aside.
+        raise CheckpointError(
+            f"The checkpoint {folder} cannot be read: {error}."
+        ) from error
+
+
+def _read_note(folder: pathlib.Path) -> Note:
+    """The note in a checkpoint; the default if it has none to read."""
+    try:
+        content = json.loads((folder / _STATE).read_bytes())
+        return Note(**content["retention"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Note()
+
+
+def _write_state(folder, step: int, checksum: str, state, note: Note) -> None:
     """Writes state.json whole or not at all."""
     content = {
         "step": step,
         "sha256": checksum,
         "state_sha256": _state_checksum(state),
+        "retention": dataclasses.asdict(note),
         "state": dict(state),
     }
     aside = folder / f"{_STATE}.writing"

@@ -2,13 +2,12 @@
 
 import functools
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-import numpy as np
 import tensorflow as tf
 
 from nvae_tf import losses
-from nvae_tf.errors import DataError
+from nvae_tf.importance import Estimate, ImportanceEstimator, Terms
 from nvae_tf.model import NVAE
 
 __all__ = ["ACTIVE_NATS", "Evaluation", "Evaluator"]
@@ -30,6 +29,9 @@ class Evaluation(typing.NamedTuple):
       kl: second term.
       kl_per_group: `[L]`, top-down.
       active_latents: `[L]`, channels whose KL exceeds 0.1 nats.
+      kl_per_scale: `[S]`, coarsest first.
+      nelbo_standard_error: of `nelbo`, over the images; NaN for one image.
+      nll_standard_error: of `nll`, likewise.
     """
 
     num_images: int
@@ -42,6 +44,9 @@ class Evaluation(typing.NamedTuple):
     kl: float
     kl_per_group: list[float]
     active_latents: list[int]
+    kl_per_scale: list[float]
+    nelbo_standard_error: float
+    nll_standard_error: float
 
 
 class Evaluator:
@@ -49,36 +54,28 @@ class Evaluator:
 
     Args:
       model: to evaluate.
+      strategy: whose replicas share every batch; by default the one in whose
+        scope this is called.
     """
 
-    def __init__(self, model: NVAE):
+    def __init__(
+        self, model: NVAE, strategy: tf.distribute.Strategy | None = None
+    ):
         self.model = model
-
-    @tf.function(autograph=False)
-    def _pass(self, x, weights, numbers):
-        """Sums over one batch, and the log importance weights `[B]`.
-
-        The noise is that of the numbers `[3]`: seed, batch and pass.
-        """
-        fold_in = functools.partial(
-            tf.random.experimental.stateless_fold_in, alg="philox"
+        self._sizes = [
+            shape.height * shape.width * shape.channels
+            for shape in model.config.latent_shapes
+        ]
+        self._estimator = ImportanceEstimator(
+            self._terms, sum(self._sizes), strategy
         )
-        seed = fold_in(tf.stack([numbers[0], 0]), numbers[1])
-        out = self.model(x, seed=fold_in(seed, numbers[2]))
-        nll = losses.reconstruction_nll(self.model.likelihood(out.logits), x)
-        log_weight = losses.log_importance_weight(nll, out.log_p, out.log_q)
-        sums = (
-            tf.reduce_sum(weights * nll),
-            tf.einsum("b,bld->ld", weights, out.kl_per_channel),
-        )
-        return sums, log_weight
 
     def __call__(
         self,
         batches: Iterable,
         num_importance_samples: int = 1,
         seed: int = 0,
-        should_stop: Callable[[], bool] = lambda: False,
+        **options,
     ) -> Evaluation | None:
         """Streams over the images.
 
@@ -86,7 +83,8 @@ class Evaluator:
           batches: of `(images, weights)`, see `nvae_tf.datasets`.
           num_importance_samples: K passes per batch.
           seed: of the noise.
-          should_stop: asked now and then whether to give up.
+          **options: `should_stop`, `draws_per_pass`, `progress` and `on_pass`
+            of `ImportanceEstimator`.
 
         Returns:
           The means over all images of weight 1; None if given up.
@@ -94,40 +92,47 @@ class Evaluator:
         Raises:
           DataError: if no image has weight 1.
         """
-        model, k = self.model, num_importance_samples
-        count = nll = weighted = 0.0
-        kl = np.zeros(
-            (model.config.num_groups, model.config.num_latent_per_group)
+        estimate = self._estimator(
+            batches, num_importance_samples, seed, **options
         )
-        for number, (x, weights) in enumerate(batches):
-            log_weights = []
-            for sample in range(k):
-                if should_stop():
-                    return None
-                sums, log_weight = self._pass(
-                    x, weights, tf.constant([seed, number, sample], tf.int32)
-                )
-                log_weights.append(log_weight)
-                nll += float(sums[0]) / k
-                kl += sums[1].numpy().astype(np.float64) / k
-            bound = losses.nll_from_weights(tf.stack(log_weights))
-            weighted += float(tf.reduce_sum(weights * bound))
-            count += float(tf.reduce_sum(weights))
-        if not count:
-            raise DataError("None of the images to evaluate can be read.")
-        kl /= count
-        reconstruction, per_group = nll / count, kl.sum(axis=1)
-        nelbo = reconstruction + per_group.sum()
-        bits = functools.partial(losses.bits_per_dim, config=model.config)
+        if estimate is None:
+            return None
+        return self._evaluation(estimate, num_importance_samples)
+
+    def _terms(self, x, eps) -> Terms:
+        config = self.model.config
+        noise = [
+            tf.reshape(part, [-1, *shape])
+            for part, shape in zip(
+                tf.split(eps, self._sizes, axis=1),
+                config.latent_shapes,
+                strict=True,
+            )
+        ]
+        out = self.model(x, eps=noise)
+        nll = losses.reconstruction_nll(self.model.likelihood(out.logits), x)
+        return Terms(nll, out.log_p, out.log_q, out.kl_per_channel)
+
+    def _evaluation(self, estimate: Estimate, k: int) -> Evaluation:
+        config = self.model.config
+        per_group = estimate.kl.sum(axis=1).tolist()
+        groups = iter(per_group)
+        bits = functools.partial(losses.bits_per_dim, config=config)
         return Evaluation(
-            num_images=round(count),
+            num_images=estimate.num_images,
             num_importance_samples=k,
-            nelbo=nelbo,
-            nll=weighted / count,
-            bits_per_dim=bits(nelbo),
-            nll_bits_per_dim=bits(weighted / count),
-            reconstruction_nll=reconstruction,
-            kl=per_group.sum(),
-            kl_per_group=per_group.tolist(),
-            active_latents=(kl > ACTIVE_NATS).sum(axis=1).tolist(),
+            nelbo=estimate.nelbo,
+            nll=estimate.nll,
+            bits_per_dim=bits(estimate.nelbo),
+            nll_bits_per_dim=bits(estimate.nll),
+            reconstruction_nll=estimate.reconstruction_nll,
+            kl=sum(per_group),
+            kl_per_group=per_group,
+            active_latents=(estimate.kl > ACTIVE_NATS).sum(axis=1).tolist(),
+            kl_per_scale=[
+                sum(next(groups) for _ in range(count))
+                for count in config.groups_top_down
+            ],
+            nelbo_standard_error=estimate.nelbo_standard_error,
+            nll_standard_error=estimate.nll_standard_error,
         )

@@ -1,4 +1,4 @@
-"""Grids of images, and PNG files."""
+"""Grids of images, PNG files and animations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from PIL import Image
 
 from nvae_tf.data_files import write_bytes
 
-__all__ = ["grid", "to_uint8", "write_png"]
+__all__ = [
+    "encode_png",
+    "enlarged",
+    "grid",
+    "to_uint8",
+    "write_gif",
+    "write_png",
+]
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
@@ -65,25 +72,82 @@ def grid(
     return sheet
 
 
-def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes an image, whole or not at all.
+def enlarged(images: np.ndarray, minimum: int) -> np.ndarray:
+    """Repeats pixels until images are at least `minimum` wide.
 
     Args:
-      path: the file; its folder is created if need be.
+      images: uint8 `[N, H, W, C]`.
+      minimum: pixels.
+
+    Returns:
+      uint8 `[N, k H, k W, C]` with the smallest such k.
+    """
+    factor = -(-minimum // images.shape[2])
+    return images.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """The PNG file of an image.
+
+    Args:
       image: uint8 `[H, W, C]`, C of 1 (gray), 2 (with alpha), 3 or 4.
 
     Raises:
-      DataError: if the file cannot be written.
       ValueError: if `image` is not such an array.
     """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3:
         raise ValueError(
-            f"write_png wants uint8 [H, W, C], not {image.dtype} "
+            f"A PNG wants uint8 [H, W, C], not {image.dtype} "
             f"{list(image.shape)}"
         )
-    if image.shape[-1] == 1:
-        image = image[..., 0]
     encoded = io.BytesIO()
-    Image.fromarray(image).save(encoded, "PNG")
+    _picture(image).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes an image, whole or not at all.
+
+    Args:
+      path: the file; its folder is created if need be.
+      image: see `encode_png`.
+
+    Raises:
+      DataError: if the file cannot be written.
+      ValueError: if `image` is not such an array.
+    """
+    write_bytes(path, encode_png(image))
+
+
+def write_gif(
+    path: str | os.PathLike, frames: np.ndarray, frames_per_second: float
+) -> None:
+    """Writes an endless animation, whole or not at all.
+
+    A GIF has 256 colours per frame and shows times in hundredths of a second.
+
+    Args:
+      path: the file; its folder is created if need be.
+      frames: uint8 `[N, H, W, C]`, C of 1 to 4; transparency is lost.
+      frames_per_second: at most 50, above which viewers slow down.
+
+    Raises:
+      DataError: if the file cannot be written.
+    """
+    mode = "L" if frames.shape[-1] < 3 else "RGB"
+    first, *others = [_picture(frame).convert(mode) for frame in frames]
+    encoded = io.BytesIO()
+    first.save(
+        encoded,
+        "GIF",
+        save_all=True,
+        append_images=others,
+        duration=round(1000 / frames_per_second),
+        loop=0,
+    )
     write_bytes(path, encoded.getvalue())
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

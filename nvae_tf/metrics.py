@@ -1,5 +1,6 @@
 """Where the numbers of a run go: metrics.jsonl and TensorBoard."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -36,6 +37,12 @@ class MetricsWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
+
+    def rewind(self, offset: int) -> None:
+        """Drops what came after `offset`: those steps are taken again."""
+        self._file.flush()
+        os.truncate(self._file.name, offset)
+        self._file.seek(0, os.SEEK_END)
 
     def scalars(self, step: int, kind: str, values: dict) -> None:
         """Writes one record.
@@ -81,7 +88,9 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flushes and closes both."""
-        self._file.close()
+        # Every record was flushed, and a failure reported, when it came.
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._board.close()
 
 

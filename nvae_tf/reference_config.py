@@ -12,18 +12,26 @@ import numpy as np
 from nvae_tf.config import Config, DataConfig, TrainConfig, config_from_dict
 from nvae_tf.errors import CheckpointError, ConfigError
 
-__all__ = ["config_from_reference"]
+__all__ = [
+    "BINARY_PADDING",
+    "DATASETS",
+    "MODEL_FIELDS",
+    "OLD_DEFAULTS",
+    "TRAIN_FIELDS",
+    "config_from_reference",
+    "plain_arguments",
+]
 
 _LOG = logging.getLogger(__name__)
 
 # Values of arguments that older checkpoints lack.
-_OLD_DEFAULTS = {
+OLD_DEFAULTS = {
     "ada_groups": False,
     "min_groups_per_scale": 1,
     "num_mixture_dec": 10,
 }
 # Fields of their `args` -> ours.
-_MODEL_FIELDS = {
+MODEL_FIELDS = {
     "num_latent_scales": "num_latent_scales",
     "num_groups_per_scale": "num_groups_per_scale",
     "num_latent_per_group": "num_latent_per_group",
@@ -41,7 +49,7 @@ _MODEL_FIELDS = {
     "res_dist": "residual_posterior",
     "num_nf": "num_flow_pairs",
 }
-_TRAIN_FIELDS = {
+TRAIN_FIELDS = {
     "epochs": "epochs",
     "warmup_epochs": "warmup_epochs",
     "batch_size": "batch_size",
@@ -55,7 +63,7 @@ _TRAIN_FIELDS = {
     "seed": "seed",
 }
 # Their names of datasets -> ours; the binary ones are padded by 2.
-_DATASETS = {
+DATASETS = {
     "mnist": DataConfig(source="tfds", name="mnist", binarize=True),
     "omniglot": DataConfig(
         source="tfds",
@@ -87,7 +95,7 @@ _DATASETS = {
         for size in (64, 128, 256)
     },
 }
-_BINARY_PADDING = 2
+BINARY_PADDING = 2
 
 
 def config_from_reference(args: Any, state: Mapping[str, Any], path) -> Config:
@@ -105,23 +113,22 @@ def config_from_reference(args: Any, state: Mapping[str, Any], path) -> Config:
     Raises:
       CheckpointError: if a field is missing or makes no sense.
     """
-    given = vars(args) if isinstance(args, argparse.Namespace) else {}
-    values = {k: _plain(v) for k, v in {**_OLD_DEFAULTS, **given}.items()}
-    missing = sorted({*_MODEL_FIELDS, "dataset"} - set(values))
+    values = {**OLD_DEFAULTS, **plain_arguments(args)}
+    missing = sorted({*MODEL_FIELDS, "dataset"} - set(values))
     if missing:
         raise CheckpointError(
             f"{path}: 'args' lacks {', '.join(missing)}; the file is not a "
             "checkpoint of the NVAE authors' program."
         )
     dataset = str(values["dataset"])
-    if dataset not in _DATASETS:
+    if dataset not in DATASETS:
         _LOG.warning(
             "%s was trained on %r, which is not known here: set data.source "
             "before training or evaluating.",
             path,
             dataset,
         )
-    data = _DATASETS.get(dataset, DataConfig(source="image_folder"))
+    data = DATASETS.get(dataset, DataConfig(source="image_folder"))
     try:
         return config_from_dict(
             {
@@ -135,6 +142,12 @@ def config_from_reference(args: Any, state: Mapping[str, Any], path) -> Config:
         raise CheckpointError(
             f"{path}: 'args' makes no sense: {error}"
         ) from error
+
+
+def plain_arguments(args: Any) -> dict[str, Any]:
+    """The checkpoint's `args` as a dictionary of plain values."""
+    given = vars(args) if isinstance(args, argparse.Namespace) else {}
+    return {name: _plain(value) for name, value in given.items()}
 
 
 def _plain(value):
@@ -155,7 +168,7 @@ def _model(values: dict, state: Mapping[str, Any], path, is_binary) -> dict:
             f"{path} lacks the tensors 'prior_ftr0' [C,H,W] and 'stem.weight' "
             "[O,I,H,W], from which the image size and channels follow."
         )
-    model = {ours: values[theirs] for theirs, ours in _MODEL_FIELDS.items()}
+    model = {ours: values[theirs] for theirs, ours in MODEL_FIELDS.items()}
     try:
         blocks, scales = (
             operator.index(model[key])
@@ -183,7 +196,7 @@ def _model(values: dict, state: Mapping[str, Any], path, is_binary) -> dict:
                 f"{tensor!r} is of a model with {width}: they do not belong "
                 "together."
             )
-    padding = _BINARY_PADDING if is_binary else 0
+    padding = BINARY_PADDING if is_binary else 0
     mixtures = values["num_mixture_dec"]
     likelihood = "normal" if mixtures == 1 else "mixture"
     return {
@@ -200,7 +213,7 @@ def _model(values: dict, state: Mapping[str, Any], path, is_binary) -> dict:
 def _train(values: dict, path) -> dict:
     train = {
         ours: values[theirs]
-        for theirs, ours in _TRAIN_FIELDS.items()
+        for theirs, ours in TRAIN_FIELDS.items()
         if theirs in values
     }
     if values.get("weight_decay_norm_anneal"):

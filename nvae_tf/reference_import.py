@@ -20,9 +20,18 @@ from nvae_tf.model import NVAE
 from nvae_tf.model_config import ModelConfig
 from nvae_tf.reference_config import config_from_reference
 
-__all__ = ["Slot", "assign_state", "load", "reference_slots"]
+__all__ = [
+    "IGNORED_SUFFIXES",
+    "ReferenceCheckpoint",
+    "Slot",
+    "assign_state",
+    "load",
+    "read",
+    "reference_slots",
+]
 
-_IGNORED_SUFFIXES = ("num_batches_tracked", "weight_normalized")
+# Of tensors that say nothing about the model.
+IGNORED_SUFFIXES = ("num_batches_tracked", "weight_normalized")
 
 
 class Slot(typing.NamedTuple):
@@ -72,6 +81,80 @@ class Slot(typing.NamedTuple):
         )
 
 
+class ReferenceCheckpoint(typing.NamedTuple):
+    """What a file of the authors' program holds.
+
+    Attributes:
+      path: of the file, for messages.
+      args: the `argparse.Namespace` that the program was started with.
+      state: its `state_dict`, names to arrays in the authors' layout.
+      optimizer: its optimiser's `state_dict`; empty if there is none.
+      epoch: epochs completed.
+      global_step: optimiser steps taken, as the program counts them.
+      loss_scale: of mixed precision; None if the file does not tell.
+    """
+
+    path: Any
+    args: Any
+    state: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    epoch: int
+    global_step: int
+    loss_scale: float | None
+
+
+def read(path) -> ReferenceCheckpoint:
+    """Reads a checkpoint of the authors' program; builds nothing.
+
+    Args:
+      path: a file that their program wrote with `torch.save`.
+
+    Raises:
+      CheckpointError: if the file cannot be read, or holds anything but plain
+        values and tensors, or is not of their program.
+    """
+    values = torch_file.read(path)
+    if not isinstance(values, Mapping) or not {
+        "args",
+        "state_dict",
+    } <= set(values):
+        raise CheckpointError(
+            f"{path} is not a checkpoint of the NVAE authors' program: it "
+            "must hold 'args' and 'state_dict'."
+        )
+    state = values["state_dict"]
+    if not isinstance(state, Mapping):
+        raise CheckpointError(
+            f"{path}: 'state_dict' is a {type(state).__name__}, not a mapping "
+            "of names to tensors; the file is not one of the authors' program."
+        )
+    scaler = values.get("grad_scalar")
+    scale = scaler.get("scale") if isinstance(scaler, Mapping) else None
+    optimizer = values.get("optimizer")
+    return ReferenceCheckpoint(
+        path=path,
+        args=values["args"],
+        state=state,
+        optimizer=optimizer if isinstance(optimizer, Mapping) else {},
+        epoch=_count(values, "epoch", path),
+        global_step=_count(values, "global_step", path),
+        loss_scale=None if scale is None else float(scale),
+    )
+
+
+def _count(values: Mapping, name: str, path) -> int:
+    """A whole number of the checkpoint, 0 where it has none."""
+    value = values.get(name, 0)
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, int) or value < 0:
+        raise CheckpointError(
+            f"{path}: {name!r} is {value!r}, not a count; the file is not one "
+            "of the authors' program."
+        )
+    return value
+
+
 def load(path) -> tuple[NVAE, Config]:
     """Reads a checkpoint of the authors' program.
 
@@ -86,24 +169,10 @@ def load(path) -> tuple[NVAE, Config]:
       CheckpointError: if the file cannot be read, holds anything but plain
         values and tensors, or its tensors are not those of its configuration.
     """
-    checkpoint = torch_file.read(path)
-    if not isinstance(checkpoint, Mapping) or not {
-        "args",
-        "state_dict",
-    } <= set(checkpoint):
-        raise CheckpointError(
-            f"{path} is not a checkpoint of the NVAE authors' program: it "
-            "must hold 'args' and 'state_dict'."
-        )
-    state = checkpoint["state_dict"]
-    if not isinstance(state, Mapping):
-        raise CheckpointError(
-            f"{path}: 'state_dict' is a {type(state).__name__}, not a mapping "
-            "of names to tensors; the file is not one of the authors' program."
-        )
-    config = config_from_reference(checkpoint["args"], state, path)
+    checkpoint = read(path)
+    config = config_from_reference(checkpoint.args, checkpoint.state, path)
     model = NVAE(config.model, seed=config.train.seed)
-    assign_state(model, state, path)
+    assign_state(model, checkpoint.state, path)
     return model, config
 
 
@@ -114,7 +183,7 @@ def assign_state(model: NVAE, state: Mapping[str, Any], path) -> None:
       CheckpointError: for missing, extra or misshapen keys.
     """
     slots = reference_slots(model)
-    given = {k for k in state if not k.endswith(_IGNORED_SUFFIXES)}
+    given = {k for k in state if not k.endswith(IGNORED_SUFFIXES)}
     for problem, keys in (
         ("lacks", slots.keys() - given),
         ("has unexpected", given - slots.keys()),

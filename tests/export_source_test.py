@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 import export
-from export import readjusted
 from export.errors import ExportError
 from export.onnx import export_onnx
 from export.onnx_runner import OnnxRunner
@@ -17,7 +16,8 @@ from export.runners import SavedModelRunner
 from export.saved_model import export_saved_model
 from export.source import Source, load_source
 from export.verify import open_export, verify
-from nvae_tf.errors import UserError
+from nvae_tf import readjust
+from nvae_tf.errors import CheckpointError, UserError
 from tests.export_cases import MODELS, source, write_run
 from tests.model_cases import random_model
 
@@ -108,7 +108,7 @@ def test_readjusted_statistics_are_computed_once(run, monkeypatch):
     def fail(*_, **__):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(readjusted, "readjust_batch_norm", fail)
+    monkeypatch.setattr(readjust, "readjust_batch_norm", fail)
     second = _load(run, temperature=0.6)
     tf.nest.map_structure(
         np.testing.assert_array_equal, first.draw_params, second.draw_params
@@ -122,7 +122,7 @@ def test_readjusted_statistics_are_computed_once(run, monkeypatch):
 def test_unusable_stored_statistics_are_refused(tmp_path, content):
     run = write_run(tmp_path, "plain_vae")
     _load(run)
-    (path,) = (tmp_path / readjusted.FOLDER).iterdir()
+    (path,) = (tmp_path / readjust.FOLDER).iterdir()
     if content == "damaged":
         path.write_bytes(b"no archive")
     elif content == "foreign":
@@ -131,7 +131,7 @@ def test_unusable_stored_statistics_are_refused(tmp_path, content):
         with np.load(path) as stored:
             values = {k: np.full_like(v, np.nan) for k, v in stored.items()}
         np.savez(path, **values)
-    with pytest.raises(ExportError, match=r"cannot be used|not finite"):
+    with pytest.raises(CheckpointError, match="cannot be used"):
         _load(run)
 
 

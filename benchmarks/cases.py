@@ -1,0 +1,100 @@
+"""The models that are measured, in one place."""
+
+import dataclasses
+import types
+
+from configs import celeba_hq256, cifar10, mnist
+from nvae_tf.config import config_from_dict
+from nvae_tf.errors import UserError
+from nvae_tf.model_config import ModelConfig
+
+__all__ = ["CASES", "Case", "case"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model and a batch.
+
+    Attributes:
+      name: of the case.
+      model: the architecture.
+      batch_size: images per step.
+    """
+
+    name: str
+    model: ModelConfig
+    batch_size: int
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of what the model sees, padding included."""
+        size = self.model.padded_size
+        return size, size, self.model.image_channels
+
+
+def _configured(module: types.ModuleType, variant: str | None = None):
+    return config_from_dict(module.get_config(variant)).model
+
+
+_TINY = ModelConfig(
+    image_size=8,
+    image_channels=1,
+    num_bits=1,
+    likelihood="bernoulli",
+    num_groups_per_scale=3,
+    num_latent_per_group=2,
+    num_channels_enc=4,
+    num_channels_dec=4,
+    num_preprocess_cells=1,
+    num_postprocess_cells=1,
+    num_cells_enc=1,
+    num_cells_dec=1,
+)
+
+CASES = {
+    case.name: case
+    for case in (
+        # To try the benchmarks themselves out.
+        Case("tiny", _TINY, 2),
+        # 6 groups of 16 channels, 28x28.
+        Case("small", _configured(mnist, "small"), 32),
+        # The paper's models, as their configurations have them.
+        Case("mnist", _configured(mnist), 32),
+        Case("cifar", _configured(cifar10), 8),
+        Case("celeba_hq256", _configured(celeba_hq256), 1),
+        # As deep as the paper's model of CIFAR-10, but narrow: the work per
+        # operation is small, and their number large.
+        Case(
+            "deep",
+            ModelConfig(
+                num_groups_per_scale=30,
+                num_channels_enc=16,
+                num_channels_dec=16,
+            ),
+            4,
+        ),
+    )
+}
+
+
+def case(name: str, batch_size: int | None = None, **changes) -> Case:
+    """A case by its name.
+
+    Args:
+      name: a key of `CASES`.
+      batch_size: another than the case's.
+      **changes: of the `ModelConfig`.
+
+    Raises:
+      UserError: if there is no such case.
+    """
+    if name not in CASES:
+        raise UserError(
+            f"There is no case {name!r}; choose one of {', '.join(CASES)}."
+        )
+    known = CASES[name]
+    return dataclasses.replace(
+        known,
+        model=dataclasses.replace(known.model, **changes),
+        batch_size=batch_size or known.batch_size,
+    )

@@ -1,0 +1,71 @@
+"""All benchmarks, one after the other.
+
+    python -m benchmarks.suite            # the small cases: minutes
+    python -m benchmarks.suite --full     # all cases and the growth: hours
+
+Leave the machine alone meanwhile.  `python -m benchmarks.report` makes
+docs/performance.md of the results.
+"""
+
+import os
+
+from absl import flags
+
+from benchmarks import (
+    growth,
+    input_pipeline,
+    results,
+    sampling,
+    scaling,
+    targets,
+    train_step,
+)
+
+__all__ = ["run"]
+
+
+def run(store: results.Results, full: bool) -> None:
+    """Measures, and prints and keeps the results.
+
+    Args:
+      store: where to keep them.
+      full: also what takes long.
+    """
+    _title("Training steps")
+    quick = ("small", "mnist", "deep")
+    train_step.run(store, quick, operations=True)
+    if full:
+        train_step.run(store, quick, recomputes=("bn_swish", "cell"))
+        train_step.run(store, quick, precisions=("mixed_bfloat16",))
+        train_step.run(store, ["cifar"], operations=True)
+        train_step.run(store, ["cifar"], precisions=("mixed_bfloat16",))
+        train_step.run(store, ["cifar"], recomputes=("cell",))
+        train_step.run(store, ["celeba_hq256"], recomputes=("cell",))
+        _title("Growth")
+        growth.run(store, ["groups"], recomputes=("none", "cell"))
+        growth.run(store, ["channels", "resolution", "batch"])
+    _title("Sampling")
+    sampling.run(store, ["small", "cifar"] if full else ["small"])
+    _title("Several processes")
+    cores = len(os.sched_getaffinity(0))
+    scaling.run(store, [count for count in (1, 2, 4, 8) if count <= cores])
+    _title("Input pipeline")
+    input_pipeline.run(store, seconds=5.0 if full else 2.0)
+    _title("Targets")
+    print(targets.compare(store))
+
+
+def _title(text: str) -> None:
+    print(f"\n{text}\n{'=' * len(text)}", flush=True)
+
+
+def _main(_) -> None:
+    run(results.from_flags(), flags.FLAGS.full)
+
+
+if __name__ == "__main__":
+    from nvae_tf import command_line
+
+    flags.DEFINE_bool("full", False, "Also what takes hours.")
+    results.define_folder()
+    command_line.run(_main)

@@ -1,0 +1,138 @@
+"""Writes a report of a run: one HTML file to open, keep or send.
+
+    python -m nvae_tf.report --workdir=runs/demo
+
+Curves, KL and active latents of every group, samples, reconstructions,
+interpolations, evaluations, events and configuration. The file loads nothing
+from elsewhere. A run that is still training can be reported on too: what is
+not there yet is left out. Needs the extra `report`.
+"""
+
+import pathlib
+
+from absl import flags
+
+from nvae_tf import command_line, common_flags
+from nvae_tf.errors import UserError
+
+_MODEL = common_flags.ModelFlags()
+_OUTPUT = common_flags.define_output(
+    "", "The HTML file to write; by default report.html in the workdir."
+)
+_PICTURES = flags.DEFINE_bool(
+    "pictures", True, "Let the model draw; without, records alone are shown."
+)
+_TEMPERATURES = flags.DEFINE_list(
+    "temperatures", "", "Of the samples; by default those of the run."
+)
+_NUM = flags.DEFINE_integer(
+    "num", 36, "Samples per temperature.", lower_bound=1
+)
+_SPLIT = flags.DEFINE_enum(
+    "split",
+    "test",
+    ["train", "validation", "test"],
+    "Which images to reconstruct.",
+)
+_SEED = common_flags.define_seed("Of the draws.")
+
+
+def main(argv) -> None:
+    """Reads the records, lets the model draw, writes the page."""
+    del argv
+    from nvae_tf import report_page, report_records, report_sections
+    from nvae_tf.data_files import write_bytes
+    from nvae_tf.workdir import Workdir
+
+    report_page.require_packages()
+    folder = Workdir(_MODEL.workdir)
+    output = pathlib.Path(_OUTPUT.value or folder.path / "report.html")
+    common_flags.require_suffix(str(output), ".html")
+    config = folder.read_config()
+    history = report_records.read_history(folder.metrics_path)
+    evaluation = report_records.read_evaluation(folder.path / "evaluation.json")
+    pictures, notes = [], []
+    if _PICTURES.value:
+        pictures = _pictures(notes)
+    progress = report_records.progress_text(
+        history, _latest_state(folder), config.train.epochs
+    )
+    page = report_page.Page(
+        title=config.name,
+        subtitle=f"{progress}. Workdir {folder.path.resolve().name}.",
+        notes=notes,
+        facts=report_sections.facts(config, history),
+        sections=[
+            report_sections.training(config, history),
+            report_sections.latents(config, history),
+            *pictures,
+            report_sections.evaluations(history, evaluation),
+            report_sections.events(history),
+            report_sections.configuration(config),
+        ],
+    )
+    write_bytes(output, report_page.render(page).encode())
+    print(f"Report in {output}")
+
+
+def _latest_state(folder) -> dict:
+    """The plain state of the latest checkpoint, empty without one."""
+    try:
+        checkpoint = folder.checkpoints().restore_latest()
+    except UserError:
+        return {}
+    return checkpoint.state if checkpoint else {}
+
+
+def _pictures(notes: list[str]) -> list:
+    """Sections of what the model draws; what cannot be drawn is noted."""
+    from nvae_tf.progress import progress
+    from nvae_tf.report_page import Section, figure
+    from nvae_tf.report_pictures import Pictures
+
+    try:
+        model, config, info = _MODEL.load()
+    except UserError as error:
+        notes.append(f"Without pictures: {error}")
+        return []
+    draws = Pictures(model, config, _SEED.value)
+    weights = "averaged weights" if _MODEL.ema else "weights"
+    origin = f"Drawn with the {weights} of step {info['step']:,}."
+    temperatures = _temperatures(config)
+    samples = []
+    for temperature in progress(temperatures, desc="drawing", unit="grid"):
+        png = draws.samples(temperature, _NUM.value)
+        caption = f"Draws at temperature {temperature:g}"
+        samples.append(figure(png, caption, is_picture=True))
+    sections = [Section("Samples", origin, tuple(samples))]
+    try:
+        held_out = draws.held_out(_SPLIT.value)
+    except UserError as error:
+        notes.append(f"Without reconstructions: {error}")
+        return sections
+    captions = {
+        "reconstructions": "Images, each followed by its reconstruction",
+        "interpolation": "Each row leads from one image to another, through "
+        "the noise of all latent groups",
+    }
+    figures = tuple(
+        figure(png, captions[name], is_picture=True)
+        for name, png in held_out.items()
+    )
+    title = f"Images of the {_SPLIT.value} split"
+    return [*sections, Section(title, origin, figures)]
+
+
+def _temperatures(config) -> list[float]:
+    """Those of the flag, or else the run's own."""
+    from nvae_tf.temperatures import parse_temperatures
+
+    if not _TEMPERATURES.value:
+        return list(config.evaluation.image_temperatures)
+    return [
+        parse_temperatures(config.model, [text]) for text in _TEMPERATURES.value
+    ]
+
+
+if __name__ == "__main__":
+    command_line.run(main)

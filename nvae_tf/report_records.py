@@ -1,0 +1,176 @@
+"""What a run has recorded, for its report.
+
+Everything may be missing or cut short: the run may be going on, and the files
+of evaluation.json's kind are written by other commands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "History",
+    "Series",
+    "leaves",
+    "progress_text",
+    "read_evaluation",
+    "read_history",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """A quantity over the steps.
+
+    Attributes:
+      steps: float64 `[N]`, increasing.
+      values: float64 `[N]` or `[N, L]`, NaN where there was no number.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def thinned(self, most: int) -> Series:
+        """At most so many points, each the mean of its neighbours."""
+        if len(self) <= most:
+            return self
+        chunks = np.array_split(np.arange(len(self)), most)
+        return Series(
+            np.array([self.steps[c].mean() for c in chunks]),
+            np.stack([self._mean(c) for c in chunks]),
+        )
+
+    def _mean(self, chunk):
+        values = self.values[chunk]
+        known = np.isfinite(values)
+        total = np.where(known, values, 0.0).sum(axis=0)
+        count = known.sum(axis=0)
+        return np.where(count, total / np.maximum(count, 1), np.nan)
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """The records of metrics.jsonl.
+
+    Attributes:
+      train: of training steps, oldest first.
+      evaluations: of held-out evaluations.
+      events: all others: changed settings, rollbacks, imports.
+    """
+
+    train: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+
+    @property
+    def last_step(self) -> int:
+        """The latest step of any record."""
+        records = [*self.train, *self.evaluations, *self.events]
+        return max((int(r["step"]) for r in records), default=0)
+
+    def series(self, name: str, kind: str = "train") -> Series | None:
+        """One quantity, None if no record has it.
+
+        Args:
+          name: of the value in the records.
+          kind: "train" or "evaluations".
+        """
+        found = [r for r in getattr(self, kind) if r.get(name) is not None]
+        if not found:
+            return None
+        # Vectors of another length belong to another configuration.
+        shape = np.shape(found[-1][name])
+        found = [r for r in found if np.shape(r[name]) == shape]
+        return Series(
+            np.array([r["step"] for r in found], np.float64),
+            np.array([r[name] for r in found], np.float64),
+        )
+
+
+def read_history(path) -> History:
+    """Reads metrics.jsonl; what is not a whole record is left out.
+
+    Args:
+      path: of the file, which may be missing.
+    """
+    train, evaluations, events = [], [], []
+    path = pathlib.Path(path)
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # The last one, as it is being written.
+        if not isinstance(record, dict) or "step" not in record:
+            continue
+        kind = record.get("kind")
+        if kind == "train":
+            train.append(record)
+        elif kind == "evaluation":
+            evaluations.append(record)
+        else:
+            events.append(record)
+    return History(train, evaluations, events)
+
+
+def read_evaluation(path) -> dict[str, Any]:
+    """Reads evaluation.json; empty if there is none to be read.
+
+    Args:
+      path: of the file.
+    """
+    try:
+        value = json.loads(pathlib.Path(path).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {"records": value}
+
+
+def progress_text(history: History, state: Mapping, epochs: int) -> str:
+    """How far a run is, as a sentence.
+
+    Args:
+      history: of the run.
+      state: of its latest checkpoint; empty where there is none.
+      epochs: in all.
+    """
+    step, per_epoch = history.last_step, state.get("steps_per_epoch")
+    if not per_epoch:
+        return f"{step:,} steps of training, {epochs:,} epochs in all"
+    total = epochs * per_epoch
+    done = "complete" if step >= total else f"{100 * step // total} %"
+    return f"Step {step:,} of {total:,} ({epochs:,} epochs): {done}"
+
+
+def leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """All plain values in nested dictionaries and lists of them.
+
+    Args:
+      value: of JSON. Lists of plain values count as one value.
+      prefix: of the names.
+
+    Returns:
+      `(name, value)`, names joined by dots.
+    """
+    if isinstance(value, dict):
+        pairs = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple) and any(
+        isinstance(item, dict | list) for item in value
+    ):
+        pairs = [(str(number), item) for number, item in enumerate(value)]
+    else:
+        return [(prefix, value)]
+    return [
+        leaf
+        for key, item in pairs
+        for leaf in leaves(item, f"{prefix}.{key}" if prefix else key)
+    ]

@@ -1,0 +1,289 @@
+"""The benchmarks run; what they come to is not judged here."""
+
+import functools
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from benchmarks import (
+    cases,
+    flops,
+    growth,
+    processes,
+    report,
+    results,
+    sampling,
+    scaling,
+    targets,
+    train_step,
+)
+from nvae_tf.errors import UserError
+from nvae_tf.model import NVAE
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_matmul():
+    """The rate of the machine is of no interest here."""
+    with pytest.MonkeyPatch.context() as patch:
+        once = functools.partial(flops.matmul_rate, repeats=1)
+        patch.setattr(flops, "matmul_rate", once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def step():
+    """The measurement of the tiny case's step."""
+    return train_step.measure(
+        "tiny", started=time.time(), seconds=0.05, operations=True
+    )
+
+
+def test_result_of_a_step_survives_json(step):
+    assert json.loads(json.dumps(step)) == step
+
+
+def test_start_is_the_sum_of_its_phases(step):
+    assert tuple(step["phases"]) == train_step.PHASES
+    assert all(seconds >= 0 for seconds in step["phases"].values())
+    assert step["start_seconds"] == pytest.approx(sum(step["phases"].values()))
+
+
+def test_mfu_follows_from_flop_rate_and_images(step):
+    flop = 3 * step["forward_flop"] * step["images_per_second"]
+    assert step["mfu"] == pytest.approx(flop / step["matmul_flops"])
+    assert 0 < step["mfu"] < 1
+
+
+def test_memory_only_grows(step):
+    assert 0 < step["imported_gb"] <= step["traced_gb"] <= step["peak_gb"]
+
+
+def test_operations_of_a_step_have_shares(step):
+    shares = [share for _, share in step["operations"]]
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) <= 1.001
+
+
+@pytest.mark.parametrize(
+    ("name", "gflop"), [("small", 0.2192), ("deep", 1.379)]
+)
+def test_flop_of_the_cases_are_the_known_ones(name, gflop):
+    model = NVAE(cases.case(name).model, seed=None)
+    assert flops.forward_flop(model) / 1e9 == pytest.approx(gflop, rel=3e-4)
+
+
+def test_flop_are_counted_without_traces_in_the_layers():
+    model = NVAE(cases.case("tiny").model)
+    assert flops.forward_flop(model) == flops.forward_flop(model)
+    model(tf.zeros([1, 8, 8, 1]), seed=tf.constant([0, 0]))
+
+
+def test_nodes_in_bodies_of_functions_count():
+    @tf.function(autograph=False)
+    def inner(x):
+        return x + x + x
+
+    def count(calls):
+        graph = (
+            tf.function(lambda x: [inner(x) for _ in range(calls)])
+            .get_concrete_function(tf.TensorSpec([]))
+            .graph
+        )
+        return train_step.count_nodes(graph)
+
+    assert count(2) - count(1) == 2  # The call, and its output.
+    assert count(1) > 4
+
+
+def test_cases_can_be_changed():
+    case = cases.case("deep", 7, num_groups_per_scale=3)
+    assert (case.batch_size, case.model.num_groups) == (7, 3)
+    assert case.image_shape == (32, 32, 3)
+    assert cases.CASES["deep"].model.num_groups == 30
+
+
+def test_unknown_names_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no case 'huge'.*small"):
+        cases.case("huge")
+    with pytest.raises(UserError, match=r"no axis 'depth'.*groups"):
+        growth.run(results.Results(tmp_path), ["depth"])
+
+
+def test_axes_change_what_they_say():
+    for axis in growth.AXES.values():
+        values = [point.value for point in axis.points]
+        assert values == sorted(values)
+        for point in axis.points:
+            case = cases.case(axis.case, point.batch_size, **point.changes)
+            assert point.value in (
+                case.batch_size,
+                case.model.num_groups,
+                case.model.num_channels_enc,
+                case.model.image_size,
+            )
+
+
+def test_measured_runs_in_another_process(tmp_path, monkeypatch):
+    (tmp_path / "measuring.py").write_text(
+        "import os\n"
+        "def own_id(started): return {'id': os.getpid()}\n"
+        "def die(started): os.kill(os.getpid(), 9)\n"
+        "def fail(started): raise ValueError('too small')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    assert processes.measured("measuring:own_id")["id"] != os.getpid()
+    assert "SIGKILL" in processes.measured("measuring:die")["error"]
+    error = processes.measured("measuring:fail")["error"]
+    assert error == "ValueError: too small"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    sampling.export("tiny", str(folder), started=time.time())
+    return folder
+
+
+@pytest.mark.parametrize("program", sampling.PROGRAMS)
+def test_every_program_draws(exported, program):
+    result = sampling.draw(
+        "tiny", program, str(exported), 3, 0.01, started=time.time()
+    )
+    assert result["images_per_second"] > 0
+    assert result["images_per_gflop"] == pytest.approx(
+        result["images_per_second"] / result["matmul_flops"] * 1e9
+    )
+
+
+# Writes a record of a step every 10 ms, and ends at SIGTERM.
+_FAKE_TRAINING = """
+import json, os, sys, time
+cores = sorted(os.sched_getaffinity(0))
+print("on", cores, flush=True)
+with open(sys.argv[1], "w") as file:
+    for step in range(1, 2000):
+        time.sleep(0.01)
+        for kind in ("train", "evaluation"):
+            file.write(json.dumps({"step": step, "kind": kind}) + "\\n")
+        file.flush()
+"""
+
+
+def test_steps_of_a_training_are_timed_on_its_cores(tmp_path):
+    core = max(os.sched_getaffinity(0))
+    before = os.sched_getaffinity(0)
+    command = [sys.executable, "-c", _FAKE_TRAINING, str(tmp_path / "records")]
+    times, printed = scaling.step_times(
+        command, tmp_path / "records", [core], 0.5
+    )
+    assert printed.strip() == f"on [{core}]"
+    assert os.sched_getaffinity(0) == before
+    assert len(times) > 2
+    assert 5 < scaling.images_per_second(times, 1) < 101
+
+
+def test_rate_is_that_of_the_median_step():
+    assert scaling.images_per_second([0.0, 1.0, 3.0, 4.0], 8) == 8
+
+
+def test_results_are_replaced_by_name(tmp_path):
+    store = results.Results(tmp_path / "new")
+    assert store.read("growth") == {}
+    for name, value in (("a", 1), ("b", 2), ("a", 3)):
+        store.add("growth", name, {"value": value})
+    assert store.read("growth") == {"b": {"value": 2}, "a": {"value": 3}}
+    (tmp_path / "new" / "growth.json").write_text("[]")
+    with pytest.raises(UserError, match=r"growth\.json"):
+        store.read("growth")
+
+
+def test_targets_are_compared_with_what_was_measured(tmp_path):
+    store = results.Results(tmp_path)
+    store.add("train_step", "small float32 none", {"mfu": 0.4, "peak_gb": 2.0})
+    store.add("train_step", "deep float32 none", {"error": "no memory"})
+    for value, nodes in ((5, 1000), (60, 1000 + 55 * 400)):
+        store.add(
+            "growth",
+            f"groups {value} float32 none",
+            {"axis": "groups", "value": value, "nodes": nodes},
+        )
+    lines = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:5]]
+        for cells in (
+            line.split("|") for line in targets.compare(store).splitlines()
+        )
+    }
+    assert lines["MFU, small"] == [">= 33.0%", "40.0%", "yes"]
+    assert lines["peak memory, small"] == ["<= 1.00 GB", "2.00 GB", "no"]
+    assert lines["MFU, deep"][1:] == ["not measured", ""]
+    assert lines["graph nodes per further group"][1:] == ["400.0", "no"]
+
+
+@pytest.fixture(scope="module")
+def filled(step, tmp_path_factory):
+    """The repository's document, filled with made-up results."""
+    folder = tmp_path_factory.mktemp("report")
+    store = results.Results(folder / "results")
+    store.add("train_step", "small float32 none", step)
+    for axis in ("groups", "channels", "resolution", "batch"):
+        for i, value in enumerate((10, 20, 40)):
+            store.add(
+                "growth",
+                f"{axis} {value} float32 none",
+                step | {"axis": axis, "value": value, "nodes": 900 + i},
+            )
+    for i, program in enumerate(sampling.PROGRAMS):
+        store.add(
+            "sampling",
+            f"small {program}",
+            {"images_per_gflop": 2.0 * (i + 1), "peak_gb": 0.5},
+        )
+    for count in (1, 2):
+        store.add(
+            "scaling",
+            f"small {count}",
+            {"processes": count, "images_per_second": 90.0 + 10 * count},
+        )
+    store.add("input_pipeline", "MNIST, x", {"images_per_second": 1e6})
+    document = folder / "performance.md"
+    content = report.blocks(store, document)
+    text = (_ROOT / "docs" / "performance.md").read_text("utf-8")
+    return folder, content, report.fill(text, content)
+
+
+def test_every_part_of_the_document_is_filled(filled):
+    _, content, text = filled
+    assert text.count("<!-- begin ") == len(content)
+    for part in content.values():
+        assert part in text
+    assert "| 2 | 1.10 | 55% |" in re.sub(" +", " ", text)
+    assert "SavedModel, noise given" in text
+    # Filled again, it stays the same.
+    assert report.fill(text, content) == text
+
+
+def test_plots_are_where_the_document_links_to(filled):
+    folder, content, _ = filled
+    for axis in ("groups", "channels", "resolution", "batch"):
+        link = f"performance/growth_{axis}.png"
+        assert f"]({link})" in content[f"growth_{axis}"]
+        with Image.open(folder / link) as image:
+            assert image.width > 600
+
+
+def test_document_without_marks_is_refused():
+    with pytest.raises(UserError, match="begin start"):
+        report.fill("# Performance", {"start": "x"})
+
+
+def test_parts_without_results_stay(tmp_path):
+    assert report.blocks(results.Results(tmp_path), tmp_path / "x.md") == {}
