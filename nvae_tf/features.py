@@ -193,7 +193,7 @@ def _inception(weights) -> FeatureNetwork:
         # Keras raises bare Exceptions where a download fails.
         raise DataError(
             "The weights of InceptionV3 cannot be had: "
-            f"{' '.join(str(error).split())[:200]} Download them where there "
+            f"{' '.join(str(error).split())[:200]}. Download them where there "
             "is a network, from the address that keras.applications names, "
             "and give the file with --features=FILE.h5."
         ) from error

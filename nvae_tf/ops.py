@@ -204,12 +204,17 @@ def downsample_phases(x):
     return top_left, bottom_right, top_right, bottom_left
 
 
+@tf.custom_gradient
 def upsample_nearest(x):
     """`[B, H, W, C]` -> `[B, 2H, 2W, C]`, every pixel four times."""
     _, height, width, _ = x.shape
-    return tf.raw_ops.ResizeNearestNeighbor(
-        images=x, size=[2 * height, 2 * width]
-    )
+
+    def grad(upstream):
+        # TensorFlow's own gradient does not compile with XLA.
+        return 4 * tf.nn.avg_pool2d(upstream, 2, 2, "VALID")
+
+    y = tf.raw_ops.ResizeNearestNeighbor(images=x, size=[2 * height, 2 * width])
+    return y, grad
 
 
 def upsample_bilinear(x):

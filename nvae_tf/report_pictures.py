@@ -53,7 +53,10 @@ class Pictures:
           UserError: if the images cannot be had.
         """
         source = datasets.open_source(self._config, split)
-        chosen = image_input.select(source, num=_BATCH)
+        # From everywhere: neighbours are often alike.
+        count = min(_BATCH, len(source))
+        places = np.linspace(0, len(source) - 1, count).astype(int).tolist()
+        chosen = image_input.select(source, places)
         x, indices = image_input.read(chosen, self._config, self._seed)
         pairs = self._illustrator.reconstruct(x, self._seed)
         pictures = {

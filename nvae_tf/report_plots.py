@@ -63,6 +63,7 @@ def lines(
             lw=0.8,
         )
     values = [s.values for s in (*curves.values(), *points.values())]
+    axes.yaxis.set_major_formatter(lambda value, _: _text(value))
     _choose_scale(axes, np.concatenate(values))
     axes.set_ylabel(label)
     axes.grid(alpha=0.25)
@@ -116,7 +117,7 @@ def heatmap(
     bar.set_label(label)
     if largest is None:
         ticks = np.linspace(0.0, highest or 1.0, 5)
-        bar.set_ticks(ticks, labels=[f"{t * t:.3g}" for t in ticks])
+        bar.set_ticks(ticks, labels=[_text(t * t, 3) for t in ticks])
     else:
         bar.ax.yaxis.get_major_locator().set_params(integer=True)
     return _finished(figure, axes)
@@ -181,8 +182,15 @@ def _choose_scale(axes, values: np.ndarray) -> None:
         few = values.max() < 200 * values.min()
         subs = (1.0, 2.0, 5.0) if few else (1.0,)
         axes.yaxis.set_major_locator(LogLocator(subs=subs))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+        axes.yaxis.set_major_formatter(lambda value, _: _text(value))
         axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _text(value: float, digits: int = 6) -> str:
+    """A number at an axis, without an exponent where it is of common size."""
+    if 100 <= abs(value) < 1e7:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
 
 
 def _edges(steps: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ from benchmarks import cases
 from benchmarks.train_step import build_step, concrete_step, count_nodes
 
 _BOUNDS = {
-    "tiny": 7_500,
     "small": 16_600,
     "mnist": 25_300,
     "cifar": 13_500,

@@ -131,6 +131,21 @@ def test_nearest_upsampling_repeats_every_pixel():
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_gradient_of_nearest_upsampling_sums_the_copies(dtype):
+    x = tf.cast(_normal(2, 3, 4, 2), dtype)
+    upstream = tf.cast(_normal(2, 6, 8, 2, seed=1), dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = ops.upsample_nearest(x)
+    gradient = tape.gradient(y, x, upstream)
+    assert gradient.dtype == dtype
+    expected = np.asarray(tf.cast(upstream, tf.float64))
+    expected = expected.reshape(2, 3, 2, 4, 2, 2).sum((2, 4))
+    tolerance = 1e-5 if dtype == "float32" else 0.03
+    _close(tf.cast(gradient, tf.float64), expected, tolerance)
+
+
 def test_downsampling_phases_come_in_the_order_of_the_shifts():
     x = _normal(2, 4, 6, 3)
     phases = ops.downsample_phases(tf.constant(x))
