@@ -36,6 +36,12 @@ _NUM_PROCESSES = flags.DEFINE_integer(
     "configuration is that of each of them.",
     lower_bound=1,
 )
+_PROFILE = flags.DEFINE_integer(
+    "profile",
+    0,
+    "Record so many steps for TensorBoard's profiler, after the first ones.",
+    lower_bound=0,
+)
 command_line.define_config()
 
 
@@ -53,7 +59,12 @@ def main(argv) -> None:
         sys.exit(launcher.launch(_NUM_PROCESSES.value, _WORKDIR.value, command))
     from nvae_tf import trainer
 
-    trainer.train(config, _WORKDIR.value, _STRATEGY.value)
+    trainer.train(
+        config,
+        _WORKDIR.value,
+        _STRATEGY.value,
+        profile_steps=_PROFILE.value,
+    )
 
 
 if __name__ == "__main__":

@@ -52,11 +52,16 @@ class Devices(typing.NamedTuple):
         """Slices of a tensor's first axis, one for each local replica."""
         if self.local_replicas == 1:
             return tensor
-        pieces = tf.split(tensor, self.local_replicas)
-        first = self.worker * self.local_replicas
+        parts = self.local_parts(tensor)
         return self.strategy.experimental_distribute_values_from_function(
-            lambda context: pieces[context.replica_id_in_sync_group - first]
+            lambda context: parts[context.replica_id_in_sync_group]
         )
+
+    def local_parts(self, tensor) -> dict[int, typing.Any]:
+        """Slices of a tensor's first axis, by the replica that takes them."""
+        first = self.worker * self.local_replicas
+        parts = tf.split(tensor, self.local_replicas)
+        return dict(enumerate(parts, first))
 
 
 def open_devices(name: str = "one_device") -> Devices:

@@ -1,4 +1,4 @@
-"""Encodes images: latents, posterior parameters and bounds in an .npz file.
+r"""Encodes images: latents, posterior parameters and bounds in an .npz file.
 
     python -m nvae_tf.encode --workdir=runs/demo --split=test --num=100 \
         --output=latents.npz

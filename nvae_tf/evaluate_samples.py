@@ -1,4 +1,4 @@
-"""Compares images that a model draws with real ones: FID, KID and more.
+r"""Compares images that a model draws with real ones: FID, KID and more.
 
     python -m nvae_tf.evaluate_samples --workdir=runs/cifar10 --num=50000 \
         --temperature=0.7 --readjust_bn --features=classify_image_graph_def.pb

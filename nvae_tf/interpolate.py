@@ -1,4 +1,4 @@
-"""Interpolates between images, or between draws.
+r"""Interpolates between images, or between draws.
 
     python -m nvae_tf.interpolate --workdir=runs/demo --indices=0,7 \
         --output=way.png
@@ -11,8 +11,8 @@ Goes through noise space: images are encoded (the mean of the posterior) and
 expressed as noise of the prior, group by group, so the way begins and ends at
 their reconstructions and every image on it is a draw that the prior could have
 made.  More than two images make a longer way.  A .png shows a row from each to
-the next, a .gif runs through all and back, and a folder (ending in /) gets one
-file per frame, from which other programs make videos.
+the next, a .gif or .mp4 runs through all and back (the latter needs the extra
+`video`), and a folder (ending in /) gets one file per frame.
 """
 
 from absl import flags
@@ -42,19 +42,18 @@ _ORIGINALS = flags.DEFINE_bool(
     "In a .png, put the images themselves before and after each row.",
 )
 _FRAMES_PER_SECOND = flags.DEFINE_float(
-    "fps", 12.0, "Of a .gif.", lower_bound=0.1, upper_bound=50.0
+    "fps", 12.0, "Of a .gif or .mp4.", lower_bound=0.1, upper_bound=50.0
 )
 _BATCH_SIZE = common_flags.define_batch_size()
 _OUTPUT = common_flags.define_output(
-    "interpolation.png", "A .png, a .gif, or a folder ending in /."
+    "interpolation.png", "A .png, .gif or .mp4, or a folder ending in /."
 )
 
 
 def main(argv) -> None:
     """Loads, goes the way, writes a strip, an animation or frames."""
     del argv
-    if not _OUTPUT.value.endswith("/"):
-        _check_suffix()
+    _check_output()
     if _SEEDS.value and _IMAGES.are_given:
         raise UserError(
             "--seeds interpolates between draws, --images and --indices "
@@ -85,14 +84,16 @@ def main(argv) -> None:
     )
 
 
-def _check_suffix() -> None:
-    if _OUTPUT.value.lower().endswith((".mp4", ".webm", ".mov", ".avi")):
-        raise UserError(
-            f"--output={_OUTPUT.value}: videos are left to programs made for "
-            "them; write frames with --output=frames/ and run `ffmpeg "
-            "-framerate 12 -i frames/%05d.png way.mp4`, or write a .gif."
-        )
-    common_flags.require_suffix(_OUTPUT.value, ".png", ".gif")
+def _check_output() -> None:
+    if _OUTPUT.value.endswith("/"):
+        return
+    suffix = common_flags.require_suffix(
+        _OUTPUT.value, ".png", ".gif", ".mp4"
+    )
+    if suffix == ".mp4":
+        from nvae_tf.video import require_av
+
+        require_av()
 
 
 def _encode(illustrator, config):
@@ -138,11 +139,15 @@ def _write(frames, originals) -> None:
             images.write_png(f"{_OUTPUT.value}{number:05d}.png", frame)
         return
     there_and_back = np.concatenate([frames, frames[-2:0:-1]])
-    images.write_gif(
-        _OUTPUT.value,
-        images.enlarged(there_and_back, 128),
-        _FRAMES_PER_SECOND.value,
-    )
+    _write_animation(images.enlarged(there_and_back, 128))
+
+
+def _write_animation(frames) -> None:
+    from nvae_tf import images, video
+
+    is_video = _OUTPUT.value.lower().endswith(".mp4")
+    write = video.write_mp4 if is_video else images.write_gif
+    write(_OUTPUT.value, frames, _FRAMES_PER_SECOND.value)
 
 
 if __name__ == "__main__":

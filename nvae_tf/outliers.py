@@ -1,4 +1,4 @@
-"""Ranks images by how unlikely the model finds them.
+r"""Ranks images by how unlikely the model finds them.
 
     python -m nvae_tf.outliers --workdir=runs/demo --split=train \
         --output=outliers.csv

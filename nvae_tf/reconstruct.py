@@ -1,4 +1,4 @@
-"""Shows images, each beside its reconstruction.
+r"""Shows images, each beside its reconstruction.
 
     python -m nvae_tf.reconstruct --workdir=runs/demo --num=32 \
         --output=reconstructions.png

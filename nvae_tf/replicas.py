@@ -6,7 +6,7 @@ so that code which calls them need not know how many replicas there are.
 
 import tensorflow as tf
 
-__all__ = ["count", "gather", "mean", "total"]
+__all__ = ["count", "gather", "mean", "own_seed", "total"]
 
 
 def count() -> int:
@@ -42,3 +42,13 @@ def gather(tensor):
     row = tf.reshape(row, [count()] + [1] * tensor.shape.rank)
     # Not a product: a row of zeros times infinity would be NaN everywhere.
     return total(tf.where(row > 0, tensor[None], tf.zeros_like(tensor)[None]))
+
+
+def own_seed(seed, index):
+    """A seed int32 `[2]` of the noise of one replica among several.
+
+    Args:
+      seed: int32 `[2]`, of all.
+      index: of the replica.
+    """
+    return tf.random.experimental.stateless_fold_in(seed, index, alg="philox")

@@ -1,4 +1,4 @@
-"""Draws images from a trained model.
+r"""Draws images from a trained model.
 
 A grid, or as many images as you like in a folder, to go on with later:
 

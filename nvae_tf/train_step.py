@@ -349,9 +349,7 @@ class TrainStep:
         if seed is None or replicas.count() == 1:
             return seed
         context = tf.distribute.get_replica_context()
-        return tf.random.experimental.stateless_fold_in(
-            seed, context.replica_id_in_sync_group, alg="philox"
-        )
+        return replicas.own_seed(seed, context.replica_id_in_sync_group)
 
     def _forward(self, x, seed, eps, params) -> NVAEOutput:
         return self.model(

@@ -1,4 +1,4 @@
-"""Shows what the channels of a latent group do.
+r"""Shows what the channels of a latent group do.
 
     python -m nvae_tf.traverse --workdir=runs/demo --group=0 --output=group0.png
     python -m nvae_tf.traverse --workdir=runs/demo --indices=7 --group=1 \

@@ -67,10 +67,11 @@ def test_stopped_evaluation_goes_on_to_the_numbers_of_one_never_stopped(
     assert (workdir / "evaluation.png").stat().st_size > 5000
     assert not (workdir / partial_results.FOLDER).exists()
     passes = []
+    is_stopped_after = 4
 
     def save(self, progress):
         passes.append((progress.batch, progress.draw))
-        if len(passes) == 4:
+        if len(passes) == is_stopped_after:
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(
@@ -93,6 +94,7 @@ def test_stopped_evaluation_goes_on_to_the_numbers_of_one_never_stopped(
     assert "Going on" not in printed
     assert "No evaluation.png" in printed
     passes.clear()
+    is_stopped_after = None
     assert _evaluate(workdir) == expected
     # After 4 passes, 3 for each batch.
     assert passes[0] == (1, 2)
@@ -184,7 +186,7 @@ def test_trained_features_tell_classes_apart(tmp_path, capsys):
     images[labels == 1, 2:4] += 150
     data, output = tmp_path / "data.npz", tmp_path / "f.keras"
     np.savez(data, x_train=images, y_train=labels)
-    options = [f"--data={data}", "--num_features=7", "--epochs=15"]
+    options = [f"--data={data}", "--num_features=7", "--epochs=40"]
     run("train_features", f"--output={output}", *options)
     assert "7 features; 100.0% of 20" in capsys.readouterr().out
     found = load_features(str(output)).extract([images[..., None]])

@@ -232,8 +232,9 @@ def test_folder_is_filled_up_and_never_with_two_kinds(tmp_path):
 
 def test_own_folder_is_read_as_the_model_sees_images(tmp_path):
     config = make_config(tmp_path)
-    bright = np.zeros((10, 12, 3), np.uint8)
-    bright[:, 6:] = [255, 250, 255]
+    # As high as the model's images: cropped, and nothing blurs the edge.
+    bright = np.zeros((8, 12, 3), np.uint8)
+    bright[:, 6:] = [255, 255, 254]
     folder = tmp_path / "pictures" / "deep"
     folder.mkdir(parents=True)
     Image.fromarray(bright).save(folder / "b.png")

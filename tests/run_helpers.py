@@ -6,6 +6,14 @@ import numpy as np
 
 from nvae_tf.config import Config, config_from_dict
 
+# A model that is built in a moment, for tests of what is around it.
+SMALLEST = {
+    "num_latent_scales": 1,
+    "num_groups_per_scale": 1,
+    "use_se": False,
+    "architecture": "res_bnswish",
+}
+
 
 def write_images(path: pathlib.Path, count: int = 40) -> pathlib.Path:
     """Writes blurry blobs, uint8 `[count, 8, 8]`."""

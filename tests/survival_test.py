@@ -10,18 +10,12 @@ import pytest
 from nvae_tf.launcher import RESUME_STATUS
 from nvae_tf.watchdog import STACKS_FILE, Watchdog
 from tests import train_processes
-from tests.run_helpers import make_config, write_images
+from tests.run_helpers import SMALLEST, make_config, write_images
 from tests.train_processes import TrainingRun
 
 _STEPS_PER_EPOCH = 9
 # Seconds: a kill must be able to come in the middle of writing.
 _SLOW_DISK = 0.02
-_PLAIN = {
-    "num_latent_scales": 1,
-    "num_groups_per_scale": 1,
-    "use_se": False,
-    "architecture": "res_bnswish",
-}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +23,7 @@ def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("data") / "blobs.npy")
 
 
-def _config(images, epochs=4, model=_PLAIN):
+def _config(images, epochs=4, model=SMALLEST):
     return make_config(
         images,
         model=model,
