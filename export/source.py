@@ -1,7 +1,6 @@
 """What is exported: a trained model and where it came from."""
 
 import dataclasses
-import inspect
 import typing
 from collections.abc import Mapping
 
@@ -88,20 +87,16 @@ def load_source(
       **readjust_options: of `nvae_tf.readjust.readjust_cached`.
 
     Raises:
-      UserError: if there is no usable checkpoint, or re-adjusted statistics
+      UserError: if there is no usable checkpoint, no average, or re-adjusted
+        statistics
         are not finite.
     """
     # Imported here: the rest of `export` does not know of training runs.
     from nvae_tf.workdir import load_model
 
-    if ema and "ema" not in inspect.signature(load_model).parameters:
-        raise ExportError(
-            "Training runs of this version keep no averaged weights; leave "
-            "out --ema."
-        )
-    options: dict[str, typing.Any] = {"ema": True} if ema else {}
+    options: dict[str, typing.Any] = {"ema": ema}
     source = Source(
-        *load_model(workdir, **options),
+        *load_model(workdir, ema=ema),
         weights="exponential average" if ema else "as trained",
         options=options,
     )

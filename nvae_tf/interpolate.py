@@ -79,8 +79,8 @@ def main(argv) -> None:
     frames = exploration.images_of(illustrator, way, batch_size, temperature)
     _write(frames, originals if _ORIGINALS.value else None)
     print(
-        f"{len(frames)} frames between {len(eps[0])} "
-        f"{'draws' if seeds else 'images'} in {_OUTPUT.value}"
+        f"From each of {len(eps[0])} {'draws' if seeds else 'images'} to the "
+        f"next in {_STEPS.value} steps, in {_OUTPUT.value}"
     )
 
 

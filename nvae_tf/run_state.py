@@ -5,6 +5,7 @@ import json
 import logging
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from nvae_tf import replicas
@@ -143,7 +144,7 @@ class RunState:
                 place.step,
                 read_tensors(self.train_step.named_variables()),
                 self._plain(place),
-                good=int(self.train_step.state["skipped_in_a_row"]) == 0,
+                good=not np.any(self.train_step.state["skipped_in_a_row"]),
             )
 
     def note(self, place: Place, *, nelbo: float | None = None) -> None:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 from absl import flags
@@ -238,6 +239,16 @@ def test_way_between_draws_goes_there_and_back(workdir, illustrator, tmp_path):
     with Image.open(tmp_path / "way.gif") as file:
         assert file.n_frames == 8
         assert file.size == (128, 128)
+    run("interpolate", *options, f"--output={tmp_path / 'way.mp4'}")
+    with av.open(str(tmp_path / "way.mp4")) as container:
+        frames = [
+            frame.to_ndarray(format="gray")
+            for frame in container.decode(video=0)
+        ]
+    assert len(frames) == 8
+    # Away from the edges of the enlarged pixels.
+    middles = np.stack(frames[::2])[:3, 8::16, 8::16].astype(int)
+    assert np.abs(middles - stations).mean() < 12
 
 
 def test_traversal_puts_the_strongest_channel_first(workdir, tmp_path, capsys):
@@ -311,7 +322,7 @@ def test_outliers_puts_noise_first(workdir, tmp_path):
         ("reconstruct", ["--indices=99"], "no image 99"),
         ("encode", ["--arrays=q"], "takes z, mean, sigma, eps"),
         ("encode", ["--output=x"], r"must end in \.npz"),
-        ("interpolate", ["--output=x.mp4"], "ffmpeg"),
+        ("interpolate", ["--output=x.avi"], r"\.gif or \.mp4"),
         ("interpolate", ["--seeds=1"], "two are needed"),
         ("interpolate", ["--seeds=1,2", "--indices=1,2"], "give one of them"),
         ("interpolate", ["--indices=1,2", "--temperature=1"], "for draws"),

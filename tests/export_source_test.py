@@ -1,6 +1,7 @@
 """What is exported: loading a run, and re-adjusted normalisation."""
 
 import ast
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -17,7 +18,10 @@ from export.saved_model import export_saved_model
 from export.source import Source, load_source
 from export.verify import open_export, verify
 from nvae_tf import readjust
+from nvae_tf.averaging import WeightAverage
+from nvae_tf.config import TrainConfig
 from nvae_tf.errors import CheckpointError, UserError
+from nvae_tf.workdir import Workdir, read_tensors
 from tests.export_cases import MODELS, source, write_run
 from tests.model_cases import random_model
 
@@ -67,6 +71,36 @@ def test_missing_run_is_a_user_error(tmp_path):
 def test_averaged_weights_that_a_run_lacks_are_refused(run):
     with pytest.raises(UserError, match="no averaged weights"):
         load_source(str(run), ema=True)
+
+
+def test_averaged_weights_are_exported_on_request(tmp_path):
+    base = source("plain_vae")
+    config = dataclasses.replace(base.config, train=TrainConfig(ema_decay=0.9))
+    other = random_model(base.model.config, seed=3)
+    average = WeightAverage(other, 0.9)
+    workdir = Workdir(tmp_path)
+    workdir.write_config(config)
+    variables = {
+        **base.model.named_variables("model/"),
+        **average.named_variables(),
+    }
+    evaluation = {"nelbo": 50.0, "average": {"nelbo": 40.0}}
+    workdir.checkpoints().save(
+        9, read_tensors(variables), {"evaluation": evaluation}
+    )
+    plain, averaged = (
+        load_source(str(tmp_path), ema=ema) for ema in (False, True)
+    )
+    for loaded, model, nelbo in (
+        (plain, base.model, 50.0),
+        (averaged, other, 40.0),
+    ):
+        assert loaded.info["nelbo"] == nelbo
+        tf.nest.map_structure(
+            np.testing.assert_array_equal, loaded.params, model.read_params()
+        )
+    assert averaged.weights == "exponential average"
+    assert averaged.options == {"ema": True}
 
 
 def test_readjusted_statistics_serve_draws_alone(run, tmp_path):

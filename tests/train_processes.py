@@ -41,9 +41,10 @@ class TrainingRun:
       config: of the run.
       slow_disk: seconds that every fsync takes longer, so that there is time
         to kill a process that writes.
+      flags: more of them.
     """
 
-    def __init__(self, folder, config, slow_disk: float = 0.0):
+    def __init__(self, folder, config, slow_disk: float = 0.0, flags=()):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.workdir = Workdir(self.folder / "workdir")
@@ -52,6 +53,7 @@ class TrainingRun:
         text = json.dumps(config.to_dict())
         self._config.write_text(_CONFIG.format(text=text))
         self._slow_disk = slow_disk
+        self._flags = flags
         self.process = None
         self._metrics_at_start = b""
         self._step_at_start = 0
@@ -64,6 +66,7 @@ class TrainingRun:
             _train,
             f"--config={self._config}",
             f"--workdir={self.workdir.path}",
+            *self._flags,
             log=self.log,
             slow_disk=self._slow_disk,
         )
@@ -92,10 +95,27 @@ class TrainingRun:
                 os.kill(self.process.pid, signal.SIGCONT)
             time.sleep(0.001)
 
+    def wait_for(self, condition) -> None:
+        """Returns once the condition holds; the process goes on."""
+        end = time.monotonic() + _PATIENCE
+        while not condition():
+            assert self.process.is_alive(), self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.005)
+
     def signal(self, number: int) -> None:
         """Sends a signal to the stopped process and lets it go on."""
         os.kill(self.process.pid, number)
         os.kill(self.process.pid, signal.SIGCONT)
+
+    def worker(self, index: int) -> int:
+        """Process id of one of the processes that `--num_processes` started."""
+        (folder,) = pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()
+        for pid in (folder / "children").read_text().split():
+            environment = pathlib.Path(f"/proc/{pid}/environ").read_bytes()
+            if f'"index": {index}}}'.encode() in environment:
+                return int(pid)
+        raise AssertionError(f"There is no process {index}.")
 
     def metrics(self) -> bytes:
         """What metrics.jsonl holds."""
