@@ -87,9 +87,7 @@ def main(argv) -> None:
 def _check_output() -> None:
     if _OUTPUT.value.endswith("/"):
         return
-    suffix = common_flags.require_suffix(
-        _OUTPUT.value, ".png", ".gif", ".mp4"
-    )
+    suffix = common_flags.require_suffix(_OUTPUT.value, ".png", ".gif", ".mp4")
     if suffix == ".mp4":
         from nvae_tf.video import require_av
 

@@ -35,6 +35,8 @@ _SPLIT = flags.DEFINE_enum(
     "Which images to reconstruct.",
 )
 _SEED = common_flags.define_seed("Of the draws.")
+# Of `evaluate` and `evaluate_samples`, in the workdir.
+_RESULTS = ("evaluation.json", "sample_quality.json")
 
 
 def main(argv) -> None:
@@ -50,7 +52,10 @@ def main(argv) -> None:
     common_flags.require_suffix(str(output), ".html")
     config = folder.read_config()
     history = report_records.read_history(folder.metrics_path)
-    evaluation = report_records.read_evaluation(folder.path / "evaluation.json")
+    results = {
+        name: report_records.read_result(folder.path / name)
+        for name in _RESULTS
+    }
     pictures, notes = [], []
     if _PICTURES.value:
         pictures = _pictures(notes)
@@ -66,7 +71,7 @@ def main(argv) -> None:
             report_sections.training(config, history),
             report_sections.latents(config, history),
             *pictures,
-            report_sections.evaluations(history, evaluation),
+            report_sections.evaluations(history, results),
             report_sections.events(history),
             report_sections.configuration(config),
         ],

@@ -19,8 +19,8 @@ __all__ = [
     "Series",
     "leaves",
     "progress_text",
-    "read_evaluation",
     "read_history",
+    "read_result",
 ]
 
 
@@ -122,8 +122,8 @@ def read_history(path) -> History:
     return History(train, evaluations, events)
 
 
-def read_evaluation(path) -> dict[str, Any]:
-    """Reads evaluation.json; empty if there is none to be read.
+def read_result(path) -> dict[str, Any]:
+    """Reads what a command measured; empty if there is nothing to be read.
 
     Args:
       path: of the file.

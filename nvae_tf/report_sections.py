@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nvae_tf import report_plots
@@ -30,6 +30,8 @@ _COLUMNS = {
     "reconstruction_nll": "reconstruction, nats",
     "kl": "KL, nats",
     "num_images": "images",
+    "nelbo_standard_error": "NELBO, standard error",
+    "nll_standard_error": "-log p(x), standard error",
 }
 _MOST_EVENTS = 200
 
@@ -149,8 +151,15 @@ def latents(config: Config, history: History) -> Section:
     return Section("Latent groups", "", tuple(figures))
 
 
-def evaluations(history: History, evaluation: dict[str, Any]) -> Section:
-    """Numbers on held-out images: during training, and evaluation.json."""
+def evaluations(
+    history: History, results: Mapping[str, dict[str, Any]]
+) -> Section:
+    """Numbers on images: of evaluations during training, and of commands.
+
+    Args:
+      history: of the run.
+      results: what commands measured, by the names of their files.
+    """
     tables = []
     columns = [
         name
@@ -170,22 +179,14 @@ def evaluations(history: History, evaluation: dict[str, Any]) -> Section:
                 f"All {len(rows)} evaluations" if len(rows) > 10 else "",
             )
         )
-    values = [
-        (name, value)
-        for name, value in leaves(evaluation)
-        if not isinstance(value, list)
-    ]
-    if values:
-        tables.append(
-            Table(
-                ("evaluation.json", "value"),
-                tuple(
-                    Row((_COLUMNS.get(name, name), shown(value)))
-                    for name, value in values
-                ),
-                wraps=True,
-            )
-        )
+    for file, result in results.items():
+        rows = [
+            Row((_COLUMNS.get(name, name), shown(value)))
+            for name, value in leaves(result)
+            if not isinstance(value, list)
+        ]
+        if rows:
+            tables.append(Table((file, "value"), tuple(rows), wraps=True))
     text = "" if tables else "Not evaluated yet."
     return Section("Evaluation", text, (), tuple(tables))
 

@@ -25,10 +25,13 @@ def write_images(path: pathlib.Path, count: int = 40) -> pathlib.Path:
     return path
 
 
-def make_config(images: pathlib.Path, **groups: dict) -> Config:
+def make_config(
+    images: pathlib.Path, precision: str = "float32", **groups: dict
+) -> Config:
     """Two scales, three groups, three steps per epoch, two epochs."""
     values = {
         "name": "blobs",
+        "precision": precision,
         "model": {
             "image_size": 8,
             "image_channels": 1,
