@@ -52,7 +52,7 @@ def main(argv) -> None:
     if _DRY_RUN.value:
         from nvae_tf import dry_run
 
-        print(dry_run.describe(config))
+        print(dry_run.describe(config, _NUM_PROCESSES.value))
         return
     if _NUM_PROCESSES.value > 1 and not launcher.launched():
         command = [sys.executable, *sys.argv]

@@ -39,6 +39,7 @@ def get_config(variant=None):
         source="image_folder", resize="crop", flip=True, alpha="white"
     )
     config.train.update(
+        ema_decay=0.999,
         epochs=300,
         batch_size=16,
         learning_rate=5e-3,

@@ -1,6 +1,7 @@
 r"""Dynamically binarised MNIST, 28x28: 15 latent groups at two scales.
 
-    python train.py --config=configs/mnist.py --workdir=runs/mnist
+    python train.py --config=configs/mnist.py --workdir=runs/mnist \
+        --num_processes=2
 
 Devices: the paper's run took 2 V100 GPUs with 200 images each, 21 hours.
 The paper: 78.01 nats without flow, 78.19 with (NLL, 1000 importance samples).

@@ -52,8 +52,9 @@ def describe(config: Config, num_replicas: int = 1) -> str:
         "",
         *_fact(
             "batch",
-            f"{train.batch_size:,} x {_count(num_replicas, 'replica')} = "
-            f"{plan.effective_batch:,} images",
+            f"{train.batch_size:,} x {_count(num_replicas, 'replica')} "
+            + (f"x {train.accumulate:,} passes " * (train.accumulate > 1))
+            + f"= {plan.effective_batch:,} images",
         ),
         *_fact("data", _data_line(config, plan)),
         *_fact("steps", _steps_line(train.epochs, plan)),

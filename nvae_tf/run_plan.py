@@ -51,6 +51,8 @@ _BY_HAND = ("celeb_a_hq/256", "ffhq/256")
 # Per trainable parameter, float32: value, gradient, both moments of Adamax,
 # the normalised kernel and its gradient.
 _STATE_BYTES = 6 * 4
+# And its average, where the run keeps one.
+_AVERAGE_BYTES = 4
 # Share of a device's memory from which on an estimate of what is kept, which
 # leaves out what comes and goes, is too near to it.
 _TIGHT = 0.75
@@ -89,7 +91,8 @@ class Plan:
       num_parameters: trainable ones.
       activations: estimated bytes per image, by what is recomputed.
       state_bytes: estimated bytes of weights, gradients and optimiser.
-      effective_batch: images per step, over all replicas.
+      batch: images per pass, over all replicas.
+      effective_batch: images per step.
       num_images: of the training split; None where nobody knows yet.
       steps_per_epoch: None with `num_images`.
       num_steps: of all epochs; None with `num_images`.
@@ -102,6 +105,7 @@ class Plan:
     num_parameters: int
     activations: ActivationMemory
     state_bytes: int
+    batch: int
     effective_batch: int
     num_images: int | None
     steps_per_epoch: int | None
@@ -156,9 +160,11 @@ def make_plan(config: Config, num_replicas: int = 1) -> Plan:
         math.prod(variable.shape) for variable in model.trainable_variables
     )
     data = _look_at_data(config)
-    effective_batch = config.train.batch_size * num_replicas
+    batch = config.train.batch_size * num_replicas
     steps = (
-        None if data.num_images is None else data.num_images // effective_batch
+        None
+        if data.num_images is None
+        else data.num_images // batch // config.train.accumulate
     )
     device, device_bytes = _device()
     plan = Plan(
@@ -167,8 +173,10 @@ def make_plan(config: Config, num_replicas: int = 1) -> Plan:
         activations=activation_memory.estimate(
             model, bytes_per_value=4 if config.precision == "float32" else 2
         ),
-        state_bytes=num_parameters * _STATE_BYTES,
-        effective_batch=effective_batch,
+        state_bytes=num_parameters
+        * (_STATE_BYTES + (_AVERAGE_BYTES if config.train.ema_decay else 0)),
+        batch=batch,
+        effective_batch=batch * config.train.accumulate,
         num_images=data.num_images,
         steps_per_epoch=steps,
         num_steps=None if steps is None else steps * config.train.epochs,
@@ -284,9 +292,10 @@ def _foresee(config: Config, plan: Plan) -> list[str]:
     if plan.steps_per_epoch == 0:
         problems.append(
             f"There are {plan.num_images:,} training images, too few for one "
-            f"batch of {plan.effective_batch:,}: lower train.batch_size."
+            f"step of {plan.effective_batch:,}: lower train.batch_size"
+            f"{' or train.accumulate' if train.accumulate > 1 else ''}."
         )
-    if plan.effective_batch * model.scale_sizes[0] ** 2 == 1:
+    if plan.batch * model.scale_sizes[0] ** 2 == 1:
         problems.append(
             "The coarsest scale has one pixel and the batch one image, so "
             "batch normalisation has a single value to normalise: raise "

@@ -110,6 +110,17 @@ def test_steps_follow_from_a_local_source(machine, tmp_path):
     assert plan.problems == ()
 
 
+def test_passes_of_a_step_share_the_epoch_too(machine):
+    values = cifar10.get_config()
+    values.train.update(accumulate=3, ema_decay=0.999)
+    plan = run_plan.make_plan(_config(values), num_replicas=4)
+    assert (plan.batch, plan.effective_batch) == (128, 384)
+    assert plan.steps_per_epoch == 50_000 // 128 // 3
+    assert plan.state_bytes == plan.num_parameters * 4 * 7
+    text = dry_run.describe(_config(values), num_replicas=4)
+    assert "32 x 4 replicas x 3 passes = 384 images" in text
+
+
 def test_sizes_of_all_known_datasets_are_known():
     assert set(run_plan._NUM_IMAGES) == set(DATASETS)
 

@@ -4,10 +4,7 @@ import argparse
 import dataclasses
 import importlib
 import json
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import golden_files
 import model_cases
@@ -32,9 +29,9 @@ from nvae_tf.reference_optimizer import moments_from_reference
 from nvae_tf.regularizers import SpectralRegularizer
 from nvae_tf.train_step import TrainStep
 from nvae_tf.workdir import Workdir, load_model, read_tensors
+from tests.in_process import run
 from tests.run_helpers import make_config, write_images
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
 _GOLDEN = [path.with_suffix(".pt") for path in golden_files.pairs()]
 
 
@@ -312,7 +309,7 @@ def test_count_that_is_none_is_refused(halfway, tmp_path, name):
 def test_model_that_they_do_not_have_is_refused(name, changes, dataset, words):
     config = model_cases.CONFIGS[name]
     model = NVAE(dataclasses.replace(config, **changes), seed=None)
-    run = Config(
+    run_ = Config(
         model=model.config,
         data=dataclasses.replace(
             Config().data, binarize=config.likelihood == "bernoulli"
@@ -320,7 +317,7 @@ def test_model_that_they_do_not_have_is_refused(name, changes, dataset, words):
     )
     with pytest.raises(CheckpointError, match=words):
         reference_export.checkpoint_values(
-            model, run, dataset, reference_export.Progress()
+            model, run_, dataset, reference_export.Progress()
         )
 
 
@@ -418,40 +415,25 @@ def test_architecture_of_another_config_is_refused_key_by_key():
 # --- the commands ------------------------------------------------------------
 
 
-def _run(module, *arguments, status=0):
-    result = subprocess.run(
-        [sys.executable, "-m", f"nvae_tf.{module}", *map(str, arguments)],
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == status, result.stderr
-    return result.stdout if status == 0 else result.stderr
-
-
-def test_commands_make_a_workdir_and_write_it_back(tmp_path):
+def test_commands_make_a_workdir_and_write_it_back(tmp_path, capsys):
     path = next(p for p in _GOLDEN if "bernoulli" in p.stem)
     workdir = tmp_path / "w"
-    printed = _run(
+    run(
         "import_checkpoint",
         f"--checkpoint={path}",
         f"--workdir={workdir}",
         "--data_source=mnist_5k",
     )
+    printed = capsys.readouterr().out
     for word in ("num_groups_per_scale", "'mnist_5k'", "epoch 7 of 400"):
         assert word in printed
     command = f"--config=configs/workdir.py:{workdir} --workdir={workdir}"
     assert command in printed
-    written = _run(
-        "export_checkpoint",
-        f"--workdir={workdir}",
-        f"--output={tmp_path / 'c.pt'}",
-    )
-    assert "'mnist': epoch 7, step 1234" in written
+    output = tmp_path / "c.pt"
+    run("export_checkpoint", f"--workdir={workdir}", f"--output={output}")
+    assert "'mnist': epoch 7, step 1234" in capsys.readouterr().out
     state = torch_file.read(path)["state_dict"]
-    again = torch_file.read(tmp_path / "c.pt")["state_dict"]
+    again = torch_file.read(output)["state_dict"]
     np.testing.assert_array_equal(state["prior_ftr0"], again["prior_ftr0"])
 
 

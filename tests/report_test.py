@@ -1,11 +1,11 @@
 """The report of a run: complete, self-contained, and honest about gaps."""
 
 import base64
+import contextlib
 import dataclasses
 import html.parser
 import io
 import json
-import pathlib
 import re
 import shutil
 import subprocess
@@ -22,9 +22,9 @@ from nvae_tf.optimizer import Adamax
 from nvae_tf.regularizers import SpectralRegularizer
 from nvae_tf.train_step import TrainStep
 from nvae_tf.workdir import Workdir, read_tensors
+from tests.in_process import run
 from tests.run_helpers import make_config, write_images
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
 _VOID = {"meta", "link", "img", "br", "hr", "input"}
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _BROWSER = next(filter(None, map(shutil.which, _BROWSERS)), None)
@@ -147,25 +147,16 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def printed(workdir):
-    """What the command said, as a user runs it."""
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "nvae_tf.report",
+    """What the command said."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        run(
+            "report",
             f"--workdir={workdir}",
             "--temperatures=0.5,1",
             "--num=4",
             "--split=validation",
-        ],
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+        )
+    return output.getvalue()
 
 
 def test_report_is_one_complete_file(workdir, printed):
