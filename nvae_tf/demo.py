@@ -2,9 +2,9 @@
 
     python -m nvae_tf.demo --workdir=runs/demo
 
-Trains `configs/mnist_demo.py`, evaluates, draws, reconstructs, exports to
-SavedModel and ONNX and samples from the ONNX file, each with the command that
-one would type.
+Trains `configs/mnist_demo.py`, evaluates, draws, reconstructs, writes the
+report, exports to SavedModel and ONNX and samples from the ONNX file, each with
+the command that one would type.
 """
 
 import json
@@ -41,6 +41,7 @@ def main(argv) -> None:
     _run("-m", "nvae_tf.evaluate", run, "--num_importance_samples=20")
     _run("-m", "nvae_tf.sample", run, "--num=64", f"--output={samples}")
     _run("-m", "nvae_tf.reconstruct", run, f"--output={reconstructions}")
+    _run("-m", "nvae_tf.report", run)
     _run(
         "-m",
         "export.saved_model",
@@ -68,6 +69,7 @@ def main(argv) -> None:
         "Samples from ONNX": onnx_samples,
         "SavedModel": saved_model,
         "ONNX": onnx,
+        "Report": workdir / "report.html",
         "TensorBoard": workdir / "tensorboard",
         "Numbers": workdir / "evaluation.json",
     }.items():

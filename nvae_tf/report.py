@@ -28,6 +28,13 @@ _TEMPERATURES = flags.DEFINE_list(
 _NUM = flags.DEFINE_integer(
     "num", 36, "Samples per temperature.", lower_bound=1
 )
+_READJUST = flags.DEFINE_bool(
+    "readjust_bn",
+    False,
+    "For the samples, let batch normalisation settle on draws at each "
+    "temperature, as the paper does for colour images. The result is kept in "
+    "the workdir.",
+)
 _SPLIT = flags.DEFINE_enum(
     "split",
     "test",
@@ -91,8 +98,7 @@ def _latest_state(folder) -> dict:
 
 def _pictures(notes: list[str]) -> list:
     """Sections of what the model draws; what cannot be drawn is noted."""
-    from nvae_tf.progress import progress
-    from nvae_tf.report_page import Section, figure
+    from nvae_tf.report_page import Section
     from nvae_tf.report_pictures import Pictures
 
     try:
@@ -102,19 +108,47 @@ def _pictures(notes: list[str]) -> list:
         return []
     draws = Pictures(model, config, _SEED.value)
     weights = "averaged weights" if _MODEL.ema else "weights"
-    origin = f"Drawn with the {weights} of step {info['step']:,}."
-    temperatures = _temperatures(config)
-    samples = []
-    for temperature in progress(temperatures, desc="drawing", unit="grid"):
+    origin = f"Drawn with the {weights} of step {info['step']:,}"
+    # Before the samples, which may change the model's statistics.
+    held_out = _held_out(draws, f"{origin}.", notes)
+    if _READJUST.value:
+        origin += ", batch normalisation re-adjusted at each temperature"
+    samples = _samples(draws, model, config, info["step"])
+    return [Section("Samples", f"{origin}.", samples), *held_out]
+
+
+def _samples(draws, model, config, step: int) -> tuple:
+    """A figure for every temperature."""
+    from nvae_tf import readjust
+    from nvae_tf.progress import progress
+    from nvae_tf.report_page import figure
+
+    figures = []
+    for temperature in progress(
+        _temperatures(config), desc="drawing", unit="grid"
+    ):
+        if _READJUST.value:
+            readjust.readjust_cached(
+                model,
+                _MODEL.workdir,
+                readjust.checkpoint_tag(step, _MODEL.ema),
+                temperature,
+            )
         png = draws.samples(temperature, _NUM.value)
         caption = f"Draws at temperature {temperature:g}"
-        samples.append(figure(png, caption, is_picture=True))
-    sections = [Section("Samples", origin, tuple(samples))]
+        figures.append(figure(png, caption, is_picture=True))
+    return tuple(figures)
+
+
+def _held_out(draws, origin: str, notes: list[str]) -> list:
+    """The section of the split's images; empty, and a note, without them."""
+    from nvae_tf.report_page import Section, figure
+
     try:
-        held_out = draws.held_out(_SPLIT.value)
+        pictures = draws.held_out(_SPLIT.value)
     except UserError as error:
         notes.append(f"Without reconstructions: {error}")
-        return sections
+        return []
     captions = {
         "reconstructions": "Images, each followed by its reconstruction",
         "interpolation": "Each row leads from one image to another, through "
@@ -122,10 +156,9 @@ def _pictures(notes: list[str]) -> list:
     }
     figures = tuple(
         figure(png, captions[name], is_picture=True)
-        for name, png in held_out.items()
+        for name, png in pictures.items()
     )
-    title = f"Images of the {_SPLIT.value} split"
-    return [*sections, Section(title, origin, figures)]
+    return [Section(f"Images of the {_SPLIT.value} split", origin, figures)]
 
 
 def _temperatures(config) -> list[float]:

@@ -130,9 +130,11 @@ def _read():
         TypeError,
         zipfile.BadZipFile,
     ) as error:
+        # NumPy takes whatever it does not know for a pickle.
+        reason = "it is none" if isinstance(error, ValueError) else error
         raise DataError(
             f"--data={_DATA.value} is not an .npz file with x_train and "
-            f"y_train: {error}"
+            f"y_train ({reason})."
         ) from error
     x, y = x[..., None] if x.ndim == 3 else x, y.reshape(-1)
     fits = x.ndim == 4 and len(x) == len(y) and len(x) > 1

@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nvae_tf import report_page, report_plots, report_records, report_sections
+from nvae_tf import (
+    readjust,
+    report_page,
+    report_plots,
+    report_records,
+    report_sections,
+)
 from nvae_tf.errors import DataError
 from nvae_tf.model import NVAE
 from nvae_tf.optimizer import Adamax
@@ -148,12 +154,22 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def printed(workdir):
     """What the command said."""
-    with contextlib.redirect_stdout(io.StringIO()) as output:
+    original = readjust.readjust_cached
+
+    def few_steps(*arguments):
+        original(*arguments, steps=2)
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as output,
+    ):
+        patch.setattr(readjust, "readjust_cached", few_steps)
         run(
             "report",
             f"--workdir={workdir}",
             "--temperatures=0.5,1",
             "--num=4",
+            "--readjust_bn",
             "--split=validation",
         )
     return output.getvalue()
@@ -161,6 +177,8 @@ def printed(workdir):
 
 def test_report_is_one_complete_file(workdir, printed):
     assert str(workdir / "report.html") in printed
+    kept = (workdir / readjust.FOLDER).glob("step30_*_temperature*")
+    assert len([*kept]) == 2
     page = _check((workdir / "report.html").read_text("utf-8"))
     assert page.headings == [
         "blobs",
@@ -187,7 +205,7 @@ def test_report_is_one_complete_file(workdir, printed):
     text = " ".join(" ".join(page.text).split())
     for words in (
         "Step 30 of 60 (2 epochs): 50 %",
-        "step 30",
+        "weights of step 30, batch normalisation re-adjusted at each",
         "metrics.fid 7.25",
         "precision 0.625",
         "<b>NaN</b> & more",
