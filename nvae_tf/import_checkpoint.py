@@ -4,8 +4,8 @@ r"""Makes a workdir from a checkpoint of the authors' PyTorch program.
 
 Weights, statistics, the optimiser's moments and the epoch are taken over, so
 that train.py can go on and every other command works. A checkpoint does not
-know where the images are: say so with --data_source, --data_path and
---data_dir, or give --config=FILE.py with any --config.KEY=VALUE; its
+know where the images are: say so with --data_source, --data_path, --data_dir
+and --data_resize, or give --config=FILE.py with any --config.KEY=VALUE; its
 architecture must be the checkpoint's, everything else of it counts. PyTorch is
 not needed. docs/checkpoints.md says more.
 """
@@ -31,6 +31,7 @@ _DATA_FLAGS = {
     "source": flags.DEFINE_string("data_source", None, "Sets data.source."),
     "path": flags.DEFINE_string("data_path", None, "Sets data.path."),
     "data_dir": flags.DEFINE_string("data_dir", None, "Sets data.data_dir."),
+    "resize": flags.DEFINE_string("data_resize", None, "Sets data.resize."),
 }
 command_line.define_config()
 

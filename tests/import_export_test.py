@@ -423,7 +423,10 @@ def test_commands_make_a_workdir_and_write_it_back(tmp_path, capsys):
         f"--checkpoint={path}",
         f"--workdir={workdir}",
         "--data_source=mnist_5k",
+        "--data_resize=crop",
     )
+    data = Workdir(workdir).read_config().data
+    assert (data.source, data.resize) == ("mnist_5k", "crop")
     printed = capsys.readouterr().out
     for word in ("num_groups_per_scale", "'mnist_5k'", "epoch 7 of 400"):
         assert word in printed
