@@ -7,7 +7,6 @@ Besides the sampler, `nvae.onnx`, there are `nvae_decode.onnx`,
 `onnx_sampler.py`, which draws the noise that the graphs take.
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from export import onnx_sampler
+from export import onnx_sampler, source_flags
 from export.errors import ExportError
 from export.model_card import describe
 from export.onnx_convert import MAX_INLINE_BYTES, save
@@ -26,8 +25,7 @@ from export.onnx_runner import GRAPHS, OnnxRunner, graph_path
 from export.parity import Reference
 from export.requirements import require
 from export.runners import check
-from export.source import Source, load_source
-from nvae_tf.progress import progress
+from export.source import Source
 
 __all__ = ["export_onnx", "main"]
 
@@ -136,23 +134,12 @@ def _move(folder: pathlib.Path, output: pathlib.Path) -> None:
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("workdir", "", "Folder of the run.")
+    source_flags.define()
     flags.DEFINE_string("output", "nvae.onnx", "The sampler's file.")
     flags.DEFINE_list("graphs", list(GRAPHS), "Which graphs to write.")
     flags.DEFINE_integer("opset", DEFAULT_OPSET, "Of ONNX's operators.")
     flags.DEFINE_integer("fixed_batch", None, "Rows; any number if left out.")
     flags.DEFINE_bool("fp16", False, "Run the networks in half precision.")
-    flags.DEFINE_float(
-        "temperature", 0.7, "The model is meant to be sampled at."
-    )
-    flags.DEFINE_bool("ema", False, "Export the averaged weights.")
-    flags.DEFINE_bool(
-        "readjust_bn",
-        False,
-        "Re-adjust normalisation to draws at the temperature, for the graph "
-        "that draws.",
-    )
-    flags.DEFINE_integer("readjust_seed", 0, "Of these draws.")
     flags.DEFINE_bool("overwrite", False, "Replace an existing export.")
 
 
@@ -160,15 +147,8 @@ def main(argv) -> None:
     """The command."""
     del argv
     values = flags.FLAGS
-    source = load_source(
-        values.workdir,
-        ema=values.ema,
-        readjust_temperature=values.temperature if values.readjust_bn else None,
-        readjust_seed=values.readjust_seed,
-        progress=functools.partial(progress, desc="re-adjusting"),
-    )
     paths = export_onnx(
-        source,
+        source_flags.load(),
         values.output,
         graphs=values.graphs,
         opset=values.opset,

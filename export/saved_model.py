@@ -3,13 +3,13 @@
 python -m export.saved_model --workdir=runs/mnist --output=models/nvae
 """
 
-import functools
 import os
 import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
+from export import source_flags
 from export.errors import ExportError
 from export.layout import new_directory, versions
 from export.model_card import describe, signature_table, write_card
@@ -17,9 +17,8 @@ from export.parity import Reference
 from export.runners import SavedModelRunner, check
 from export.serving import ServedModel
 from export.serving_files import check_model_name, write_serving_files
-from export.source import Source, load_source
+from export.source import Source
 from export.warmup import write_warmup
-from nvae_tf.progress import progress
 
 __all__ = ["export_saved_model", "main"]
 
@@ -84,21 +83,12 @@ def export_saved_model(
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("workdir", "", "Folder of the run.")
+    source_flags.define()
     flags.DEFINE_string("output", "models/nvae", "Folder of the served model.")
     flags.DEFINE_integer(
         "version", None, "Sub-folder; by default one more than the latest."
     )
-    flags.DEFINE_float("temperature", 0.7, "The model is meant to be used at.")
-    flags.DEFINE_bool(
-        "readjust_bn",
-        False,
-        "Re-adjust normalisation to draws at the temperature, for the "
-        "signatures that draw.",
-    )
-    flags.DEFINE_integer("readjust_seed", 0, "Of these draws.")
     flags.DEFINE_bool("overwrite", False, "Replace an existing version.")
-    flags.DEFINE_bool("ema", False, "Export the averaged weights.")
     flags.DEFINE_bool("warmup", True, "Write warm-up requests.")
 
 
@@ -106,15 +96,8 @@ def main(argv) -> None:
     """The command."""
     del argv
     values = flags.FLAGS
-    source = load_source(
-        values.workdir,
-        ema=values.ema,
-        readjust_temperature=values.temperature if values.readjust_bn else None,
-        readjust_seed=values.readjust_seed,
-        progress=functools.partial(progress, desc="re-adjusting"),
-    )
     path = export_saved_model(
-        source,
+        source_flags.load(),
         values.output,
         version=values.version,
         temperature=values.temperature,
