@@ -71,6 +71,7 @@ class Source:
 def load_source(
     workdir: str,
     *,
+    checkpoint: str = "latest",
     ema: bool = False,
     readjust_temperature: float | None = None,
     readjust_seed: int = 0,
@@ -80,6 +81,7 @@ def load_source(
 
     Args:
       workdir: of a training run.
+      checkpoint: which of the run, see `nvae_tf.workdir.load_model`.
       ema: take the exponential average of the weights.
       readjust_temperature: re-adjust normalisation at this temperature, for
         draws from the prior; None for the statistics of training.
@@ -94,9 +96,16 @@ def load_source(
     # Imported here: the rest of `export` does not know of training runs.
     from nvae_tf.workdir import load_model
 
-    options: dict[str, typing.Any] = {"ema": ema}
+    model, config, info = load_model(workdir, ema=ema, checkpoint=checkpoint)
+    # By its step: the run may go on.
+    options: dict[str, typing.Any] = {
+        "checkpoint": str(info["step"]),
+        "ema": ema,
+    }
     source = Source(
-        *load_model(workdir, ema=ema),
+        model,
+        config,
+        info,
         weights="exponential average" if ema else "as trained",
         options=options,
     )

@@ -13,6 +13,11 @@ __all__ = ["define", "load"]
 def define() -> None:
     """`--workdir` and how the model in it is taken."""
     flags.DEFINE_string("workdir", "", "Folder of the run.")
+    flags.DEFINE_string(
+        "checkpoint",
+        "latest",
+        "Which of its checkpoints: latest, best (by held-out NELBO) or a step.",
+    )
     flags.DEFINE_bool("ema", False, "Export the averaged weights.")
     flags.DEFINE_float(
         "temperature", 0.7, "The model is meant to be sampled at."
@@ -35,6 +40,7 @@ def load() -> Source:
     values = flags.FLAGS
     return load_source(
         values.workdir,
+        checkpoint=values.checkpoint,
         ema=values.ema,
         readjust_temperature=values.temperature if values.readjust_bn else None,
         readjust_seed=values.readjust_seed,

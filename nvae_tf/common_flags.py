@@ -30,12 +30,16 @@ flags.disclaim_key_flags()
 
 
 class ModelFlags:
-    """`--workdir` and `--ema`: which weights."""
+    """`--workdir`, `--checkpoint` and `--ema`: which weights."""
 
     def __init__(self):
         """Defines the flags."""
-        self._workdir = flags.DEFINE_string(
-            "workdir", "", "Folder of the run; the latest checkpoint is used."
+        self._workdir = flags.DEFINE_string("workdir", "", "Folder of the run.")
+        self._checkpoint = flags.DEFINE_string(
+            "checkpoint",
+            "latest",
+            "Which of its checkpoints: latest, best (by held-out NELBO) or a "
+            "step.",
         )
         self._ema = flags.DEFINE_bool(
             "ema", False, "Use the running average of the weights."
@@ -59,8 +63,9 @@ class ModelFlags:
         """
         from nvae_tf import workdir
 
-        options = {"ema": True} if self.ema else {}
-        return workdir.load_model(self.workdir, **options)
+        return workdir.load_model(
+            self.workdir, ema=self.ema, checkpoint=self._checkpoint.value
+        )
 
 
 class DrawFlags:

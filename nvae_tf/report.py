@@ -73,7 +73,9 @@ def main(argv) -> None:
         title=config.name,
         subtitle=f"{progress}. Workdir {folder.path.resolve().name}.",
         notes=notes,
-        facts=report_sections.facts(config, history),
+        facts=report_sections.facts(
+            config, history, results["evaluation.json"]
+        ),
         sections=[
             report_sections.training(config, history),
             report_sections.latents(config, history),

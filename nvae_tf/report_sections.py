@@ -36,17 +36,31 @@ _COLUMNS = {
 _MOST_EVENTS = 200
 
 
-def facts(config: Config, history: History) -> list[tuple[str, str]]:
-    """The numbers to put first: the latest evaluation and the model's size."""
+def facts(
+    config: Config, history: History, evaluation: Mapping[str, Any] = {}
+) -> list[tuple[str, str]]:
+    """The numbers to put first: the latest evaluation and the model's size.
+
+    Args:
+      config: of the run.
+      history: of the run.
+      evaluation: of evaluation.json; counts unless training went on since and
+        evaluated again.
+    """
     model = config.model
     found = []
-    if history.evaluations:
-        last = history.evaluations[-1]
+    last = history.evaluations[-1] if history.evaluations else None
+    step = evaluation.get("step") or 0
+    if "nelbo" in evaluation and (last is None or step >= last["step"]):
+        last = evaluation
+    if last is not None:
         found += [
             (_COLUMNS[name], shown(last[name]))
             for name in ("nelbo", "bits_per_dim", "nll")
             if last.get(name) is not None
         ]
+        if last.get("step") is not None:
+            found.append(("held out, at step", shown(last["step"])))
     elif history.train and history.train[-1].get("nelbo") is not None:
         found.append(
             ("NELBO of the last batch, nats", shown(history.train[-1]["nelbo"]))

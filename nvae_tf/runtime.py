@@ -1,26 +1,28 @@
 """Settings of a process that save it memory and start-up time.
 
-Commands call `prepare` before anything imports TensorFlow, and
-`forget_loading` once it is imported; see docs/memory.md for what they save.
-Used as a library, nvae_tf leaves its process alone.
+Commands call `prepare` before anything imports TensorFlow, `forget_loading`
+once it is imported, and make a large function's first call in `trimmed_heap`;
+see docs/memory.md for what that saves.  Used as a library, nvae_tf leaves its
+process alone.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import ctypes
 import importlib.abc
 import os
 import sys
 import threading
-import typing
+from collections.abc import Iterator
 
-__all__ = ["forget_loading", "prepare"]
+__all__ = ["forget_loading", "prepare", "trimmed_heap"]
 
-# What Keras imports if it is installed, for features that are not used here:
-# a third of the time and a fifth of the memory of importing TensorFlow.
-_EXTRAS_OF_KERAS = frozenset({"matplotlib", "pandas", "sklearn"})
+# TensorFlow and the versions of Keras import these if they are installed, for
+# features that are not used here: a third of the time and a fifth of the memory
+# of importing them.
+_EXTRAS = frozenset({"matplotlib", "pandas", "scipy", "sklearn"})
+_IMPORTERS = frozenset({"keras", "tensorflow", "tf_keras"})
 
 # Of <malloc.h> and <sys/mman.h>, on Linux.
 _M_ARENA_MAX = -8
@@ -30,13 +32,14 @@ _TRIM_SECONDS = 0.5
 
 
 class _WithoutExtras(importlib.abc.MetaPathFinder):
-    """Lets Keras find none of the packages that it can do without."""
+    """Hides from TensorFlow the packages that it can do without."""
 
     def find_spec(self, fullname, path=None, target=None):
-        """Raises ImportError if Keras asks for one; leaves others alone."""
+        """Raises ImportError if it asks for one; leaves all else alone."""
         del path, target
-        if fullname in _EXTRAS_OF_KERAS and _importer().startswith("keras."):
-            raise ModuleNotFoundError(f"{fullname} is hidden from Keras")
+        importer, _, _ = _importer().partition(".")
+        if fullname in _EXTRAS and importer in _IMPORTERS:
+            raise ModuleNotFoundError(f"{fullname} is hidden from {importer}")
 
 
 def _importer() -> str:
@@ -53,24 +56,17 @@ def _importer() -> str:
 def prepare() -> None:
     """Makes the process lean; a second call changes nothing more.
 
-    - Keras does not import pandas, scikit-learn and matplotlib.
+    - TensorFlow imports no package that it can do without.
     - The C library keeps one heap for every two cores instead of eight for
       each: free memory of one cannot be used by another.  `MALLOC_ARENA_MAX`
       and `GLIBC_TUNABLES` in the environment go before.
-    - What TensorFlow frees in small pieces while it optimises a graph, some
-      hundred megabytes, goes back to the system, before tensors are allocated.
     """
     if any(isinstance(finder, _WithoutExtras) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _WithoutExtras())
     libc = _glibc()
-    if libc is None:
-        return
-    if not any(name in os.environ for name in _ARENA_VARIABLES):
+    if libc and not any(name in os.environ for name in _ARENA_VARIABLES):
         libc.mallopt(_M_ARENA_MAX, max(1, (os.cpu_count() or 1) // 2))
-    threading.Thread(
-        target=_keep_trimming, args=(libc,), name="trim", daemon=True
-    ).start()
 
 
 def _glibc():
@@ -81,17 +77,30 @@ def _glibc():
     return libc if hasattr(libc, "malloc_trim") else None
 
 
-def _keep_trimming(libc) -> None:
-    while True:
-        threading.Event().wait(_TRIM_SECONDS)
-        libc.malloc_trim(0)
+@contextlib.contextmanager
+def trimmed_heap():
+    """Keeps giving the heap's free pages back, for a function's first call.
 
+    TensorFlow allocates and frees some hundred megabytes in small pieces while
+    it optimises a graph, and then allocates tensors elsewhere.
+    """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    done = threading.Event()
 
-class _Mapping(typing.NamedTuple):
-    """A part of a file that is in the process's memory."""
+    def trim() -> None:
+        while not done.wait(_TRIM_SECONDS):
+            libc.malloc_trim(0)
 
-    start: int
-    end: int
+    thread = threading.Thread(target=trim, name="trim", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def forget_loading() -> None:
@@ -106,9 +115,30 @@ def forget_loading() -> None:
     if libc is None:
         return
     with contextlib.suppress(OSError):
-        for mapping in _unchanged_libraries():
+        for start, end in list(_unchanged_libraries("/proc/self/smaps")):
             libc.madvise(
-                ctypes.c_void_p(mapping.start),
-                ctypes.c_size_t(mapping.end - mapping.start),
+                ctypes.c_void_p(start),
+                ctypes.c_size_t(end - start),
                 _MADV_DONTNEED,
             )
+
+
+def _unchanged_libraries(smaps: str) -> Iterator[tuple[int, int]]:
+    """Yields the addresses of read-only parts of libraries.
+
+    Those that loading has changed are left out: they are in memory only.
+
+    Args:
+      smaps: path of the kernel's list of what a process has mapped.
+    """
+    with open(smaps, encoding="utf-8") as lines:
+        for line in lines:
+            first, *rest = line.split()
+            if not first.endswith(":"):
+                start, end = (int(x, 16) for x in first.split("-"))
+                is_code = "w" not in rest[0] and ".so" in rest[-1]
+                changed = 0
+            elif first in ("Anonymous:", "Swap:"):
+                changed += int(rest[0])
+            elif first == "VmFlags:" and is_code and not changed:
+                yield start, end

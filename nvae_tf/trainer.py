@@ -471,7 +471,10 @@ class Trainer:
         if validation is None:
             return None
         evaluation, averaged = validation
-        self.state.last_evaluation = validation.summary()
+        self.state.last_evaluation = {
+            "step": self.step,
+            **validation.summary(),
+        }
         self.state.evaluation_due = False
         if self._metrics:
             self._metrics.scalars(self.step, "evaluation", evaluation._asdict())

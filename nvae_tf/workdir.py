@@ -205,15 +205,48 @@ def assign_tensors(
         variable.assign(value)
 
 
+def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
+    """A checkpoint by its step, or "latest" or "best".
+
+    Raises:
+      UserError: if there is none such, or it is damaged.
+    """
+    store = workdir.checkpoints()
+    if which == "latest":
+        checkpoint = store.restore_latest()
+        if checkpoint is None:
+            raise CheckpointError(
+                f"{workdir.path} holds no checkpoint yet; train.py writes the "
+                "first one when it starts."
+            )
+        return checkpoint
+    if which == "best":
+        checkpoint = store.restore_best()
+        if checkpoint is None:
+            raise CheckpointError(
+                f"No checkpoint in {workdir.path} has been evaluated yet; "
+                "train.py evaluates every evaluation.every_epochs epochs."
+            )
+        return checkpoint
+    steps = store.steps()
+    if not which.isdecimal() or int(which) not in steps:
+        raise CheckpointError(
+            f"--checkpoint={which} must be latest, best or one of the steps "
+            f"in {workdir.path}: {', '.join(map(str, steps)) or 'none yet'}."
+        )
+    return store.restore(int(which))
+
+
 def load_model(
-    path, *, ema: bool = False
+    path, *, ema: bool = False, checkpoint: str = "latest"
 ) -> tuple[NVAE, Config, dict[str, Any]]:
-    """The model of a run's latest checkpoint.
+    """The model of a run.
 
     Args:
       path: the workdir.
       ema: take the exponential average of the weights and of the statistics
         of batch normalisation.
+      checkpoint: "latest", "best" (by held-out NELBO) or a step.
 
     Returns:
       The model, the run's configuration, and what is known of the checkpoint:
@@ -224,22 +257,20 @@ def load_model(
     """
     workdir = Workdir(path)
     config = workdir.read_config()
-    checkpoint = workdir.checkpoints().restore_latest()
-    if checkpoint is None:
-        raise CheckpointError(
-            f"{path} holds no checkpoint yet; train.py writes the first one "
-            "after an epoch, and when it is stopped."
-        )
-    saved = checkpoint.state.get("model")
+    found = _read_checkpoint(workdir, checkpoint)
+    saved = found.state.get("model")
     if saved is not None and saved != dataclasses.asdict(config.model):
         raise CheckpointError(
-            f"The checkpoint of step {checkpoint.step} in {path} is of another "
+            f"The checkpoint of step {found.step} in {path} is of another "
             "configuration than config.json beside it: restore that file."
         )
     model = NVAE(config.model, seed=config.train.seed, dtype=config.precision)
-    assign_tensors(model.named_variables("model/"), checkpoint, path)
-    evaluation = dict(checkpoint.state.get("evaluation") or {})
+    assign_tensors(model.named_variables("model/"), found, path)
+    evaluation = dict(found.state.get("evaluation") or {})
     averaged = evaluation.pop("average", None)
+    if evaluation.pop("step", found.step) != found.step:
+        # Of an earlier state of the model.
+        evaluation, averaged = {}, None
     if ema:
         if not config.train.ema_decay:
             raise UserError(
@@ -249,9 +280,9 @@ def load_model(
         average = WeightAverage(model, config.train.ema_decay)
         assign_tensors(
             {**model.named_variables("model/"), **average.named_variables()},
-            checkpoint,
+            found,
             path,
         )
         average.assign_to_model()
         evaluation = averaged or {}
-    return model, config, {"step": checkpoint.step, **evaluation}
+    return model, config, {"step": found.step, **evaluation}

@@ -181,16 +181,16 @@ def test_too_few_or_contradicting_samples_are_refused(
 
 def test_trained_features_tell_classes_apart(tmp_path, capsys):
     rng = np.random.default_rng(0)
-    labels = np.tile([0, 1], 100)
-    images = rng.integers(0, 100, (200, 8, 8)).astype(np.uint8)
+    labels = np.tile([0, 1], 300)
+    images = rng.integers(0, 100, (600, 8, 8)).astype(np.uint8)
     images[labels == 1, 2:4] += 150
     data, output = tmp_path / "data.npz", tmp_path / "f.keras"
     np.savez(data, x_train=images, y_train=labels)
-    options = [f"--data={data}", "--num_features=7", "--epochs=40"]
+    options = [f"--data={data}", "--num_features=7", "--epochs=12"]
     run("train_features", f"--output={output}", *options)
-    assert "7 features; 100.0% of 20" in capsys.readouterr().out
+    assert "7 features; 100.0% of 60" in capsys.readouterr().out
     found = load_features(str(output)).extract([images[..., None]])
-    assert found.shape == (200, 7)
+    assert found.shape == (600, 7)
     means = [found[labels == label].mean(axis=0) for label in (0, 1)]
     spread = found[labels == 0].std(axis=0).mean()
     assert np.abs(means[0] - means[1]).max() > 3 * spread

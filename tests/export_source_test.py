@@ -100,7 +100,7 @@ def test_averaged_weights_are_exported_on_request(tmp_path):
             np.testing.assert_array_equal, loaded.params, model.read_params()
         )
     assert averaged.weights == "exponential average"
-    assert averaged.options == {"ema": True}
+    assert averaged.options == {"checkpoint": "9", "ema": True}
 
 
 def test_readjusted_statistics_serve_draws_alone(run, tmp_path):

@@ -292,6 +292,21 @@ def test_text_of_a_run_is_escaped(tmp_path):
     assert f"{name} & co" in page.text
 
 
+@pytest.mark.parametrize(
+    ("step", "nelbo", "shown_step"),
+    [(20, "13.67", "30"), (30, "7", "30"), (40, "7", "40")],
+)
+def test_latest_evaluation_stands_first(workdir, step, nelbo, shown_step):
+    history = report_records.read_history(workdir / "metrics.jsonl")
+    config = make_config(workdir)
+    evaluation = {"step": step, "nelbo": 7.0}
+    facts = dict(report_sections.facts(config, history, evaluation))
+    assert facts["NELBO, nats"] == nelbo
+    assert facts["held out, at step"] == shown_step
+    without = dict(report_sections.facts(config, history))
+    assert without["NELBO, nats"] == "13.67"
+
+
 def test_history_keeps_whole_records_alone(workdir):
     history = report_records.read_history(workdir / "metrics.jsonl")
     assert len(history.train) == 30

@@ -8,7 +8,7 @@ import pytest
 
 from nvae_tf import datasets, schedules, trainer
 from nvae_tf.devices import open_devices
-from nvae_tf.errors import UserError
+from nvae_tf.errors import CheckpointError, UserError
 from nvae_tf.watchdog import Watchdog
 from nvae_tf.workdir import Workdir, load_model
 from tests.run_helpers import SMALLEST, make_config, write_images
@@ -403,8 +403,15 @@ def test_best_checkpoint_is_the_one_with_the_lowest_nelbo(images, tmp_path):
     )
     trainer.train(config, tmp_path)
     scores = {r["step"]: r["nelbo"] for r in _records(tmp_path, "evaluation")}
-    store = Workdir(tmp_path).checkpoints()
-    assert store.best_step() == min(scores, key=scores.get)
+    best = min(scores, key=scores.get)
+    assert Workdir(tmp_path).checkpoints().best_step() == best
+    for checkpoint in ("best", str(best)):
+        _, _, info = load_model(tmp_path, checkpoint=checkpoint)
+        assert info["step"] == best
+        assert info["nelbo"] == pytest.approx(scores[best])
+    for checkpoint in ("5", "last"):
+        with pytest.raises(CheckpointError, match="must be latest, best or"):
+            load_model(tmp_path, checkpoint=checkpoint)
 
 
 def test_data_dependent_initialisation_happens_once(images, tmp_path):
