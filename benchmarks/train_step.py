@@ -7,6 +7,7 @@ pass's FLOP (convolutions and dense layers), times images per second, over the
 rate of a float32 product of 2048 x 2048 matrices in the same process.
 """
 
+import contextlib
 import itertools
 import statistics
 import tempfile
@@ -16,6 +17,7 @@ from absl import flags
 
 from benchmarks import cases, results
 from benchmarks.processes import measured, peak_gigabytes
+from nvae_tf import runtime
 from nvae_tf.config import PRECISIONS, RECOMPUTE
 from nvae_tf.errors import UserError
 
@@ -140,6 +142,7 @@ def measure(
       changes: of the case's model.
     """
     case = cases.case(name, batch_size, **(changes or {}))
+    runtime.prepare()
     began = time.time()
     import tensorflow as tf
 
@@ -147,6 +150,7 @@ def measure(
     from benchmarks import flops
     from nvae_tf import train_step  # noqa: F401, imported for its time.
 
+    runtime.settle()
     imported_gb = peak_gigabytes()
     marks = [started, time.time()]
     step = build_step(case, precision, recompute)
@@ -265,8 +269,10 @@ def _step_times(take, seconds: float) -> list[float]:
     while len(times) < 3 or (
         sum(times[1:]) < seconds and len(times) < _MAX_STEPS
     ):
+        is_first = not times
         began = time.perf_counter()
-        take(len(times))
+        with runtime.trimmed_heap() if is_first else contextlib.nullcontext():
+            take(len(times))
         times.append(time.perf_counter() - began)
     return times
 

@@ -43,26 +43,25 @@ class Adamax:
         """Tensors shaped like the variables -> one vector `[N]`."""
         return flat.pack(tensors)
 
-    def apply(self, gradient, learning_rate, step):
+    def apply(self, gradient, learning_rate, step) -> None:
         """Takes one step.
 
         Args:
           gradient: float32 `[N]`, see `flatten`.
           learning_rate: float32 scalar.
           step: float32 scalar t, from 1.
-
-        Returns:
-          float32 `[N]`, the new parameters.
         """
-        old = self.flatten(self.parameters)
-        gradient += self.weight_decay * old
+        gradient += self.weight_decay * self.flatten(self.parameters)
         m = self.BETA_1 * self.m + (1 - self.BETA_1) * gradient
-        u = tf.maximum(self.BETA_2 * self.u, tf.abs(gradient) + self.EPSILON)
-        rate = learning_rate / (1 - tf.pow(self.BETA_1, step))
-        new = old - rate * m / u
         self.m.assign(m)
-        self.u.assign(u)
-        pieces = flat.unpack(new, self._shapes)
+        # One vector after the other: computed side by side, their intermediate
+        # values would take twice the memory.
+        with tf.control_dependencies([m]):
+            u = self.BETA_2 * self.u
+            u = tf.maximum(u, tf.abs(gradient) + self.EPSILON)
+            self.u.assign(u)
+        with tf.control_dependencies([u]):
+            change = learning_rate / (1 - tf.pow(self.BETA_1, step)) * m / u
+        pieces = flat.unpack(change, self._shapes)
         for variable, piece in zip(self.parameters, pieces, strict=True):
-            variable.assign(piece)
-        return new
+            variable.assign_sub(piece)

@@ -137,3 +137,19 @@ def test_free_pages_between_used_ones_go_back():
     """,
         PYTHONMALLOC="malloc",
     )
+
+
+def test_tensorflow_computes_without_what_it_can_do_without():
+    _run("""
+    import sys
+    import tensorflow as tf
+    import keras
+
+    assert not {"pandas", "scipy", "sklearn"} & sys.modules.keys()
+    runtime.settle()
+    options = tf.config.optimizer.get_experimental_options()
+    assert options["constant_folding"] is False
+    dense = keras.layers.Dense(2, kernel_initializer="ones")
+    double = tf.function(lambda x: 2.0 * dense(x), autograph=False)
+    assert double(tf.ones([1, 3])).numpy().tolist() == [[6.0, 6.0]]
+    """)

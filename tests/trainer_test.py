@@ -175,11 +175,10 @@ def test_failed_start_does_not_bind_the_workdir(images, tmp_path):
     )
 
 
-def test_evaluation_cut_short_is_made_up_for(
-    finished, images, tmp_path, monkeypatch
-):
-    path, _ = finished
-    config = make_config(images)
+def test_evaluation_cut_short_is_made_up_for(images, tmp_path, monkeypatch):
+    config = make_config(images, model=SMALLEST)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    trainer.train(config, whole)
     with monkeypatch.context() as patch:
         original = trainer.Trainer._save
 
@@ -190,12 +189,12 @@ def test_evaluation_cut_short_is_made_up_for(
 
         patch.setattr(trainer.Trainer, "_save", save)
         with pytest.raises(SystemExit):
-            trainer.train(config, tmp_path)
-    checkpoint = Workdir(tmp_path).checkpoints().restore_latest()
+            trainer.train(config, stopped)
+    checkpoint = Workdir(stopped).checkpoints().restore_latest()
     assert checkpoint.state["evaluation_due"]
-    trainer.train(config, tmp_path)
-    assert (tmp_path / "metrics.jsonl").read_text() == (
-        path / "metrics.jsonl"
+    trainer.train(config, stopped)
+    assert (stopped / "metrics.jsonl").read_text() == (
+        whole / "metrics.jsonl"
     ).read_text()
 
 
@@ -417,7 +416,7 @@ def test_best_checkpoint_is_the_one_with_the_lowest_nelbo(images, tmp_path):
 def test_data_dependent_initialisation_happens_once(images, tmp_path):
     config = make_config(
         images,
-        model={"architecture": "res_elu"},
+        model={**SMALLEST, "architecture": "res_elu"},
         train={"learning_rate": 0.0, "min_learning_rate": 0.0},
     )
     run = trainer.Trainer(config, Workdir(tmp_path))
