@@ -43,15 +43,19 @@ class Adamax:
         """Tensors shaped like the variables -> one vector `[N]`."""
         return flat.pack(tensors)
 
-    def apply(self, gradient, learning_rate, step) -> None:
+    def apply(self, gradient, learning_rate, step):
         """Takes one step.
 
         Args:
           gradient: float32 `[N]`, see `flatten`.
           learning_rate: float32 scalar.
           step: float32 scalar t, from 1.
+
+        Returns:
+          float32 `[N]`, the new parameters.
         """
-        gradient += self.weight_decay * self.flatten(self.parameters)
+        old = self.flatten(self.parameters)
+        gradient += self.weight_decay * old
         m = self.BETA_1 * self.m + (1 - self.BETA_1) * gradient
         self.m.assign(m)
         # One vector after the other: computed side by side, their intermediate
@@ -61,7 +65,9 @@ class Adamax:
             u = tf.maximum(u, tf.abs(gradient) + self.EPSILON)
             self.u.assign(u)
         with tf.control_dependencies([u]):
-            change = learning_rate / (1 - tf.pow(self.BETA_1, step)) * m / u
-        pieces = flat.unpack(change, self._shapes)
+            rate = learning_rate / (1 - tf.pow(self.BETA_1, step))
+            new = old - rate * m / u
+        pieces = flat.unpack(new, self._shapes)
         for variable, piece in zip(self.parameters, pieces, strict=True):
-            variable.assign_sub(piece)
+            variable.assign(piece)
+        return new

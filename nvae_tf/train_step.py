@@ -429,11 +429,12 @@ class TrainStep:
         """Stores what a step with a good gradient gives."""
         state = self.state
         count = tf.cast(state["updates"].assign_add(1), tf.float32)
-        self.optimizer.apply(gradient, coefficients.learning_rate, count)
+        weights = self.optimizer.apply(
+            gradient, coefficients.learning_rate, count
+        )
         self.spectral.store(result.vectors)
         self.model.apply_updates(result.updates)
         if self.average:
-            weights = self.optimizer.flatten(self.optimizer.parameters)
             self.average.update(weights, count)
         state["skipped_in_a_row"].assign(0)
         good = state["good_steps"].assign_add(1)
