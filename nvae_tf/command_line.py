@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from nvae_tf import runtime
 from nvae_tf.config import Config, config_from_dict
 from nvae_tf.errors import ConfigError, UserError
 
@@ -75,6 +76,7 @@ def run(main: Callable[[Sequence[str]], Any]) -> NoReturn:
             print("Interrupted.", file=sys.stderr)
             sys.exit(_INTERRUPTED_STATUS)
 
+    runtime.prepare()
     app.run(guarded, flags_parser=_parse)
 
 

@@ -294,6 +294,15 @@ class ModelConfig:
         factor = self.total_downsampling
         return self.num_channels_enc * factor, self.num_channels_dec * factor
 
+    def convolution_work(self, batch_size: int) -> int:
+        """Multiplications of a 1x1 convolution at the finest latent scale.
+
+        Args:
+          batch_size: images per pass.
+        """
+        width = self.latent_width[1] // 2 ** (self.num_latent_scales - 1)
+        return batch_size * self.scale_sizes[-1] ** 2 * width**2
+
     @property
     def num_dimensions(self) -> int:
         """Values per image without padding: H*W*C, for bits/dim."""

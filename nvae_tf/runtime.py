@@ -8,15 +8,12 @@ process alone.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib.abc
 import os
 import sys
-import threading
-from collections.abc import Iterator
 
-__all__ = ["forget_loading", "prepare", "settle", "trimmed_heap"]
+__all__ = ["prepare", "share_cores"]
 
 # TensorFlow and the versions of Keras import these if they are installed, for
 # features that are not used here: a third of the time and a fifth of the memory
@@ -24,11 +21,11 @@ __all__ = ["forget_loading", "prepare", "settle", "trimmed_heap"]
 _EXTRAS = frozenset({"matplotlib", "pandas", "scipy", "sklearn"})
 _IMPORTERS = frozenset({"keras", "tensorflow", "tf_keras"})
 
-# Of <malloc.h> and <sys/mman.h>, on Linux.
+# Of <malloc.h>, on Linux.
 _M_ARENA_MAX = -8
-_MADV_DONTNEED = 4
 _ARENA_VARIABLES = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
-_TRIM_SECONDS = 0.5
+# Multiplications of a convolution from which on two threads pay for it.
+_SMALL_WORK = 2**26
 
 
 class _WithoutExtras(importlib.abc.MetaPathFinder):
@@ -69,90 +66,24 @@ def prepare() -> None:
         libc.mallopt(_M_ARENA_MAX, max(1, (os.cpu_count() or 1) // 2))
 
 
-def settle() -> None:
-    """Ends the loading of TensorFlow, before the first operation.
+def share_cores(work: int) -> None:
+    """Divides the cores among the operations of a training step.
 
-    - See `forget_loading`.
-    - Graphs are optimised without looking for what could be computed
-      beforehand.  In a training step that is next to nothing, and the search
-      takes a quarter of the time of all optimisers.
+    Two operations usually run side by side: the two gradients of a
+    convolution.  While they are small, half of the cores for each beats all
+    cores for one after the other.  `TF_NUM_INTRAOP_THREADS` in the environment
+    goes before.
+
+    Args:
+      work: multiplications of a typical convolution.
     """
     import tensorflow as tf
 
-    forget_loading()
-    tf.config.optimizer.set_experimental_options({"constant_folding": False})
-
-
-def _glibc():
-    """The GNU C library, or None where there is another."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "malloc_trim") else None
-
-
-@contextlib.contextmanager
-def trimmed_heap():
-    """Keeps giving the heap's free pages back, for a function's first call.
-
-    TensorFlow allocates and frees some hundred megabytes in small pieces while
-    it optimises a graph, and then allocates tensors elsewhere.
-    """
-    libc = _glibc()
-    if libc is None:
-        yield
+    cores = len(os.sched_getaffinity(0))
+    if "TF_NUM_INTRAOP_THREADS" in os.environ or work >= _SMALL_WORK:
         return
-    done = threading.Event()
-
-    def trim() -> None:
-        while not done.wait(_TRIM_SECONDS):
-            libc.malloc_trim(0)
-
-    thread = threading.Thread(target=trim, name="trim", daemon=True)
-    thread.start()
     try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def forget_loading() -> None:
-    """Unmaps the pages of shared libraries that only loading them has read.
-
-    Three quarters of what is resident after TensorFlow is imported are symbol
-    tables and initialisation code that nothing reads again.  The pages are
-    those of the files, unchanged: what is read after all comes from the
-    system's cache of files.
-    """
-    libc = _glibc()
-    if libc is None:
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // 2))
+    except RuntimeError:
+        # Operations have run: whoever ran them has chosen.
         return
-    with contextlib.suppress(OSError):
-        for start, end in list(_unchanged_libraries("/proc/self/smaps")):
-            libc.madvise(
-                ctypes.c_void_p(start),
-                ctypes.c_size_t(end - start),
-                _MADV_DONTNEED,
-            )
-
-
-def _unchanged_libraries(smaps: str) -> Iterator[tuple[int, int]]:
-    """Yields the addresses of read-only parts of libraries.
-
-    Those that loading has changed are left out: they are in memory only.
-
-    Args:
-      smaps: path of the kernel's list of what a process has mapped.
-    """
-    with open(smaps, encoding="utf-8") as lines:
-        for line in lines:
-            first, *rest = line.split()
-            if not first.endswith(":"):
-                start, end = (int(x, 16) for x in first.split("-"))
-                is_code = "w" not in rest[0] and ".so" in rest[-1]
-                changed = 0
-            elif first in ("Anonymous:", "Swap:"):
-                changed += int(rest[0])
-            elif first == "VmFlags:" and is_code and not changed:
-                yield start, end

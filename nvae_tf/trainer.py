@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from nvae_tf import datasets, replicas, schedules
+from nvae_tf import datasets, replicas, runtime, schedules
 from nvae_tf.config import Config
 from nvae_tf.devices import Devices, open_devices
 from nvae_tf.diagnosis import Diagnosis, diagnose
@@ -73,6 +73,7 @@ def train(
         again: after SIGTERM, the state being saved, or when another process
         was lost.
     """
+    runtime.share_cores(config.model.convolution_work(config.train.batch_size))
     devices = open_devices(strategy)
     folder = Workdir(workdir)
     with contextlib.ExitStack() as stack:

@@ -264,3 +264,15 @@ def test_one_group_is_the_plain_vae():
 def test_architectures_name_the_operations_of_every_kind(architecture):
     for kind in ("enc", "dec", "pre", "post"):
         assert cell_operations(architecture, kind)
+
+
+def test_work_of_a_convolution_grows_with_batch_pixels_and_width():
+    # 32 pixels, halved once before the finest scale: 16, of twice the width.
+    config = ModelConfig(
+        image_size=32,
+        num_latent_scales=2,
+        num_preprocess_blocks=1,
+        num_channels_enc=8,
+        num_channels_dec=8,
+    )
+    assert config.convolution_work(3) == 3 * 16**2 * 16**2

@@ -1,5 +1,6 @@
 """What a process saves goes unnoticed by what runs in it."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -50,54 +51,10 @@ def test_preparing_again_changes_nothing(monkeypatch):
     assert sys.meta_path == finders
 
 
-def _smaps(*mappings):
-    """Text of the kernel's list: (permissions, path, anonymous, swap)."""
-    lines = []
-    for i, (permissions, path, anonymous, swap) in enumerate(mappings):
-        lines += [
-            f"{4096 * i:08x}-{4096 * (i + 1):08x} {permissions} 0 fe:00 1 "
-            + path,
-            f"Anonymous: {anonymous} kB",
-            f"Swap: {swap} kB",
-            "VmFlags: rd mr mw me",
-        ]
-    return "\n".join(lines)
-
-
-def test_only_unchanged_code_is_forgotten(tmp_path):
-    path = tmp_path / "smaps"
-    path.write_text(
-        _smaps(
-            ("r-xp", "/lib/a.so", 0, 0),
-            ("rw-p", "/lib/a.so", 0, 0),
-            ("r--p", "/lib/a.so", 4, 0),
-            ("r--p", "/lib/a.so", 0, 4),
-            ("r--p", "/lib/b.so.2", 0, 0),
-            ("r--p", "/data/images", 0, 0),
-            ("rw-p", "", 8, 0),
-        ),
-        encoding="utf-8",
-    )
-    found = [start // 4096 for start, _ in runtime._unchanged_libraries(path)]
-    assert found == [0, 4]
-
-
-_RESIDENT = """
-    import gc
-
-    def resident(name):
-        with open("/proc/self/status") as lines:
-            found = [line.split()[1] for line in lines if name in line]
-        return int(found[0])
-
-    from nvae_tf import runtime
-    runtime.prepare()
-"""
-
-
 def _run(program, **environment):
+    program = "from nvae_tf import runtime\n" + textwrap.dedent(program)
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(_RESIDENT + program)],
+        [sys.executable, "-c", program],
         env=environment,
         cwd=pathlib.Path(__file__).parents[1],
         check=True,
@@ -106,50 +63,38 @@ def _run(program, **environment):
     )
 
 
-@pytest.mark.skipif(
-    runtime._glibc() is None, reason="Linux with the GNU C library only."
-)
-def test_libraries_work_after_loading_is_forgotten():
-    _run("""
-    import numpy as np
-    before = resident("RssFile")
-    runtime.forget_loading()
-    assert resident("RssFile") < before / 2
-    assert np.linalg.inv(np.eye(3)).sum() == 3
-    """)
-
-
-@pytest.mark.skipif(
-    runtime._glibc() is None, reason="Linux with the GNU C library only."
-)
-def test_free_pages_between_used_ones_go_back():
-    _run(
-        """
-    kept = [bytes(1000) for _ in range(100_000)]
-    kept = kept[::20]
-    gc.collect()
-    before = resident("RssAnon")
-    with runtime.trimmed_heap():
-        import time
-        time.sleep(1.2)
-    assert resident("RssAnon") < before - 50_000
-    assert all(piece == bytes(1000) for piece in kept)
-    """,
-        PYTHONMALLOC="malloc",
-    )
-
-
 def test_tensorflow_computes_without_what_it_can_do_without():
     _run("""
     import sys
+    runtime.prepare()
     import tensorflow as tf
     import keras
 
     assert not {"pandas", "scipy", "sklearn"} & sys.modules.keys()
-    runtime.settle()
-    options = tf.config.optimizer.get_experimental_options()
-    assert options["constant_folding"] is False
     dense = keras.layers.Dense(2, kernel_initializer="ones")
     double = tf.function(lambda x: 2.0 * dense(x), autograph=False)
     assert double(tf.ones([1, 3])).numpy().tolist() == [[6.0, 6.0]]
     """)
+
+
+_THREADS = """
+    import tensorflow as tf
+    {first}
+    runtime.share_cores({work})
+    print(tf.config.threading.get_intra_op_parallelism_threads())
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "first", "environment", "expected"),
+    [
+        (2**20, "", {}, max(1, len(os.sched_getaffinity(0)) // 2)),
+        # 0: as many as there are cores.
+        (2**30, "", {}, 0),
+        (2**20, "tf.constant(1.0)", {}, 0),
+        (2**20, "", {"TF_NUM_INTRAOP_THREADS": "3"}, 0),
+    ],
+)
+def test_small_operations_share_the_cores(work, first, environment, expected):
+    program = _THREADS.format(work=work, first=first)
+    assert _run(program, **environment).stdout.split() == [str(expected)]
