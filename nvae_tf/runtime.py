@@ -1,8 +1,8 @@
-"""Settings of a process that save it memory and start-up time.
+"""Settings of a process that save it memory and time.
 
-Commands call `prepare` before anything imports TensorFlow, `settle` once it is
-imported, and make a large function's first call in `trimmed_heap`; see
-docs/memory.md for what that saves.  Used as a library, nvae_tf leaves its
+Commands call `prepare` before anything imports TensorFlow; those that train
+call `share_cores` before its first operation.  docs/memory.md and
+docs/performance.md say what that saves.  Used as a library, nvae_tf leaves its
 process alone.
 """
 
@@ -64,6 +64,14 @@ def prepare() -> None:
     libc = _glibc()
     if libc and not any(name in os.environ for name in _ARENA_VARIABLES):
         libc.mallopt(_M_ARENA_MAX, max(1, (os.cpu_count() or 1) // 2))
+
+
+def _glibc():
+    """The GNU C library, or None where there is another."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") else None
 
 
 def share_cores(work: int) -> None:
