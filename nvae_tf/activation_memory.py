@@ -33,6 +33,8 @@ _FLOAT32_BYTES = 4
 # sigmas, and what the KL or, with flows, both log-densities read.
 _LATENT_TENSORS = 12
 _LATENT_TENSORS_WITH_FLOW = 13
+# Of them for the prior.
+_PRIOR_TENSORS = 5
 # float32 tensors of the image's shape that the likelihood keeps; for the
 # mixture, as many of each component.
 _PIXEL_TENSORS = {"bernoulli": 3, "normal": 6, "mixture": 13}
@@ -221,9 +223,13 @@ def _add_group(
     if config.num_flow_pairs:
         hidden = group.parts["flow_0"].parts["expand"].filters
         tally.float32 += pixels * 2 * config.num_flow_pairs * (3 * hidden + d)
-        tally.float32 += pixels * d * _LATENT_TENSORS_WITH_FLOW
+        tensors = _LATENT_TENSORS_WITH_FLOW
     else:
-        tally.float32 += pixels * d * _LATENT_TENSORS
+        tensors = _LATENT_TENSORS
+    if group.is_first:
+        # A standard Normal prior has no parameters.
+        tensors -= _PRIOR_TENSORS
+    tally.float32 += pixels * d * tensors
 
 
 def _add_image(tally: _Tally, image, config: ModelConfig) -> None:

@@ -99,9 +99,11 @@ def test_reconstruct_shows_originals_beside_reconstructions(workdir, tmp_path):
         f"--output={path}",
     )
     picture = np.asarray(Image.open(path))
-    assert picture.shape[:2] == (18, 78)
-    original = picture[:8, :8]
-    assert set(np.unique(original)) <= {0, 255}
+    # Each pair, larger than it is, has its bound in nats below.
+    assert picture.shape[0] > 18
+    assert picture.shape[1] > 78
+    values, counts = np.unique(picture, return_counts=True)
+    assert {0, 255} <= set(values[counts > 100])
 
 
 @pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct"])
@@ -122,8 +124,8 @@ def test_workdir_without_a_checkpoint_is_named(workdir, tmp_path):
 def test_truncated_checkpoint_is_named(workdir, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
-    (tensors,) = copy.glob("checkpoints/*/tensors.safetensors")
-    tensors.write_bytes(tensors.read_bytes()[:1000])
+    for tensors in copy.glob("checkpoints/*/tensors.safetensors"):
+        tensors.write_bytes(tensors.read_bytes()[:1000])
     message = _refuse("-m", "nvae_tf.sample", f"--workdir={copy}")
     assert "damaged" in message
 

@@ -1,6 +1,9 @@
 """The environment of the tests, set before anything imports TensorFlow."""
 
+import gc
 import os
+
+import pytest
 
 
 def _cores() -> int:
@@ -32,3 +35,10 @@ if _workers > 1:
         "TF_NUM_INTRAOP_THREADS",
     ):
         os.environ.setdefault(_name, _threads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_graphs():
+    """Graphs are full of cycles; those of one file's tests may be large."""
+    yield
+    gc.collect()
