@@ -7,12 +7,12 @@ One thing grows, all else stays; every point is a case of
 """
 
 import dataclasses
+import itertools
 
 from absl import flags
 
-from benchmarks import results
+from benchmarks import results, step_flags
 from benchmarks.processes import measured
-from benchmarks.train_step import check_choices
 from nvae_tf.errors import UserError
 
 __all__ = ["AXES", "Axis", "Point", "run"]
@@ -116,29 +116,29 @@ def run(
             raise UserError(
                 f"There is no axis {name!r}; choose some of {', '.join(AXES)}."
             )
-    check_choices([], precisions, recomputes)
+    step_flags.check(precisions, recomputes)
     for name in axes:
         rows = []
-        for precision in precisions:
-            for recompute in recomputes:
-                for point in AXES[name].points:
-                    result = measured(
-                        "benchmarks.train_step:measure",
-                        name=AXES[name].case,
-                        precision=precision,
-                        recompute=recompute,
-                        seconds=seconds,
-                        batch_size=point.batch_size,
-                        changes=point.changes,
-                    )
-                    store.add(
-                        "growth",
-                        f"{name} {point.value} {precision} {recompute}",
-                        result | {"axis": name, "value": point.value},
-                    )
-                    label = f"{point.value} {precision} {recompute}"
-                    rows.append(_row(label, result))
-                    print(name, *rows[-1], flush=True)
+        for precision, recompute, point in itertools.product(
+            precisions, recomputes, AXES[name].points
+        ):
+            result = measured(
+                "benchmarks.train_step:measure",
+                name=AXES[name].case,
+                precision=precision,
+                recompute=recompute,
+                seconds=seconds,
+                batch_size=point.batch_size,
+                changes=point.changes,
+            )
+            label = f"{point.value} {precision} {recompute}"
+            store.add(
+                "growth",
+                f"{name} {label}",
+                result | {"axis": name, "value": point.value},
+            )
+            rows.append(_row(label, result))
+            print(name, *rows[-1], flush=True)
         print(
             results.table(
                 [name, "step ms", "MFU", "nodes", "start s", "peak GB"], rows
@@ -178,10 +178,6 @@ if __name__ == "__main__":
         ["groups", "channels", "resolution", "batch"],
         "What grows.",
     )
-    flags.DEFINE_list("precision", ["float32"], "To compute in.")
-    flags.DEFINE_list(
-        "recompute", ["none"], "Of the backward pass: none, bn_swish, cell."
-    )
-    flags.DEFINE_float("seconds", 8.0, "How long to measure each.")
+    step_flags.define(seconds=8.0)
     results.define_folder()
     command_line.run(_main)

@@ -13,6 +13,9 @@ from nvae_tf.errors import UserError
 
 __all__ = ["Results", "define_folder", "from_flags", "table"]
 
+# `--help` of a benchmark shows its own flags: `--results` is to count as such.
+flags.disclaim_key_flags()
+
 
 class Results:
     """The results of all benchmarks, a JSON file each.

@@ -14,16 +14,13 @@ import time
 
 from absl import flags
 
-from benchmarks import cases, results
+from benchmarks import cases, results, step_flags
 from benchmarks.processes import measured, peak_gigabytes
 from nvae_tf import runtime
-from nvae_tf.config import PRECISIONS, RECOMPUTE
-from nvae_tf.errors import UserError
 
 __all__ = [
     "PHASES",
     "build_step",
-    "check_choices",
     "concrete_step",
     "count_nodes",
     "measure",
@@ -61,23 +58,25 @@ def run(
       seconds: how long to take steps, two at least.
       operations: also profile, to see which operations take the time.
     """
-    check_choices(names, precisions, recomputes)
-    rows = []
     for name in names:
-        for precision in precisions:
-            for recompute in recomputes:
-                result = measured(
-                    "benchmarks.train_step:measure",
-                    name=name,
-                    precision=precision,
-                    recompute=recompute,
-                    seconds=seconds,
-                    operations=operations,
-                )
-                label = name_of(name, precision, recompute)
-                store.add("train_step", label, result)
-                rows.append(_row(label, result))
-                print(label, *rows[-1][1:], flush=True)
+        cases.case(name)
+    step_flags.check(precisions, recomputes)
+    rows = []
+    for name, precision, recompute in itertools.product(
+        names, precisions, recomputes
+    ):
+        result = measured(
+            "benchmarks.train_step:measure",
+            name=name,
+            precision=precision,
+            recompute=recompute,
+            seconds=seconds,
+            operations=operations,
+        )
+        label = name_of(name, precision, recompute)
+        store.add("train_step", label, result)
+        rows.append(_row(label, result))
+        print(label, *rows[-1][1:], flush=True)
     print(
         results.table(
             ["case", "step ms", "images/s", "MFU", "nodes", "peak GB"]
@@ -85,21 +84,6 @@ def run(
             rows,
         )
     )
-
-
-def check_choices(names, precisions, recomputes) -> None:
-    """Raises UserError for what no measurement can be made of."""
-    for name in names:
-        cases.case(name)
-    for flag, given, known in (
-        ("precision", precisions, PRECISIONS),
-        ("recompute", recomputes, RECOMPUTE),
-    ):
-        for value in given:
-            if value not in known:
-                raise UserError(
-                    f"--{flag}={value} is none of {', '.join(known)}."
-                )
 
 
 def _row(label: str, result: dict) -> list[str]:
@@ -304,11 +288,7 @@ if __name__ == "__main__":
     from nvae_tf import command_line
 
     flags.DEFINE_list("cases", ["small", "mnist", "deep"], "What to measure.")
-    flags.DEFINE_list("precision", ["float32"], "To compute in.")
-    flags.DEFINE_list(
-        "recompute", ["none"], "Of the backward pass: none, bn_swish, cell."
-    )
-    flags.DEFINE_float("seconds", 15.0, "How long to measure each.")
+    step_flags.define(seconds=15.0)
     flags.DEFINE_bool("operations", False, "Profile two steps of each.")
     results.define_folder()
     command_line.run(_main)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 
 from export.errors import ExportError
+from nvae_tf.durable import sync
 
 __all__ = ["new_directory", "versions"]
 
@@ -38,14 +39,14 @@ def new_directory(
         temporary.mkdir(parents=True)
         yield temporary
         for entry in [*temporary.rglob("*"), temporary]:
-            _sync(entry)
+            sync(entry)
         if not overwrite:
             # Somebody may have been faster.
             _refuse_existing(path)
         elif path.exists():
             os.rename(path, old)
         os.rename(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise ExportError(f"Cannot write {path}: {error}.") from error
     finally:
@@ -73,12 +74,3 @@ def _refuse_existing(path: pathlib.Path) -> None:
             f"{path} exists already: name another --version or --output, or "
             "replace it with --overwrite."
         )
-
-
-def _sync(path: pathlib.Path) -> None:
-    """Brings a file's content, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

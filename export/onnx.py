@@ -26,6 +26,7 @@ from export.parity import Reference
 from export.requirements import require
 from export.runners import check
 from export.source import Source
+from nvae_tf.durable import sync
 
 __all__ = ["export_onnx", "main"]
 
@@ -127,8 +128,7 @@ def _move(folder: pathlib.Path, output: pathlib.Path) -> None:
     """Moves files into place, each whole; the sampler's comes last."""
     files = sorted(folder.iterdir(), key=lambda f: (f.name == output.name, f))
     for file in files:
-        with open(file, "rb+") as opened:
-            os.fsync(opened.fileno())
+        sync(file)
     for file in files:
         os.replace(file, output.with_name(file.name))
 

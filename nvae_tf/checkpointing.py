@@ -1,21 +1,11 @@
 """Saved state: written aside, moved into place, verified when read.
 
-A checkpoint is a folder named after its step::
-
-    checkpoints/00001400/tensors.safetensors   all arrays
-    checkpoints/00001400/state.json            plain state, and checksums
-
-It appears under its name only when complete, and disappears from it at once.
-The arrays can be read without TensorFlow, by any program that reads
-safetensors.
-
-`state.json` also tells what decides how long the checkpoint stays (see
-`nvae_tf.retention`), so that a store that is opened again goes on as before.
+A checkpoint is a folder named after its step, `checkpoints/00001400` for
+example; `nvae_tf.checkpoint_folder` says what is in it.  It appears under its
+name only when complete, and disappears from it at once.
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
 import math
 import os
@@ -24,20 +14,19 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
-from nvae_tf import retention
+from nvae_tf import checkpoint_folder, retention
+from nvae_tf.checkpoint_folder import Checkpoint, DamagedCheckpointError
+from nvae_tf.durable import sync
 from nvae_tf.errors import CheckpointError
-from nvae_tf.retention import Entry, Note, Retention
+from nvae_tf.retention import Entry, Retention
 
 __all__ = ["Checkpoint", "CheckpointStore", "DamagedCheckpointError"]
 
-_TENSORS = "tensors.safetensors"
-_STATE = "state.json"
 _DAMAGED = "damaged"
 _WRITING = ".writing-"
 _REMOVING = ".removing-"
@@ -45,24 +34,6 @@ _REPLACED = ".replaced-"
 # 00001400, or 00001400.abandoned-1 once a run went back before it.
 _NAME = re.compile(r"(\d+)(\.abandoned-\d+)?")
 _LOG = logging.getLogger(__name__)
-
-
-class DamagedCheckpointError(CheckpointError):
-    """A checkpoint whose content is not what was written."""
-
-
-class Checkpoint(NamedTuple):
-    """What was saved.
-
-    Attributes:
-      step: optimiser steps taken.
-      tensors: arrays by name.
-      state: plain values, as JSON holds them.
-    """
-
-    step: int
-    tensors: dict[str, np.ndarray]
-    state: dict[str, Any]
 
 
 class CheckpointStore:
@@ -124,19 +95,15 @@ class CheckpointStore:
             entries = self._entries()
             note = self.retention.new_note(entries, self._hours(entries), good)
             aside.mkdir(parents=True)
-            safetensors.numpy.save_file(
-                {k: np.asarray(v, order="C") for k, v in tensors.items()},
-                aside / _TENSORS,
+            checkpoint_folder.write(
+                aside, Checkpoint(step, tensors, state), note
             )
-            _sync(aside / _TENSORS)
-            _write_state(aside, step, _checksum(aside / _TENSORS), state, note)
-            _sync(aside)
             if target.exists():
                 # Aside, not away: if what follows does not happen, the
                 # clean-up puts it back.
                 os.replace(target, self.directory / f"{_REPLACED}{step:08d}")
             os.replace(aside, target)
-            _sync(self.directory)
+            sync(self.directory)
             self._clean_up()
         except (OSError, safetensors.SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
@@ -167,13 +134,12 @@ class CheckpointStore:
           CheckpointError: if it cannot be written; the old state stays.
         """
         folder = self.directory / f"{step:08d}"
-        note = _read_note(folder)
+        note = checkpoint_folder.read_note(folder)
         if score is not None:
             known = float(score) if math.isfinite(score) else None
             note = dataclasses.replace(note, score=known)
         try:
-            content = json.loads((folder / _STATE).read_bytes())
-            _write_state(folder, step, content["sha256"], state, note)
+            checkpoint_folder.replace_state(folder, step, state, note)
         except OSError as error:
             raise CheckpointError(
                 f"Cannot write the state of the checkpoint {folder}: {error}. "
@@ -204,7 +170,7 @@ class CheckpointStore:
         Raises:
           CheckpointError: if it is missing or damaged.
         """
-        return _read(self.directory / f"{step:08d}", step)
+        return checkpoint_folder.read(self.directory / f"{step:08d}", step)
 
     def restore_best(self) -> Checkpoint | None:
         """The checkpoint with the lowest score; None if none has one.
@@ -213,7 +179,9 @@ class CheckpointStore:
           CheckpointError: if it is damaged.
         """
         best = retention.best(self._entries())
-        return None if best is None else _read(best.path, best.step)
+        if best is None:
+            return None
+        return checkpoint_folder.read(best.path, best.step)
 
     def restore_latest(
         self,
@@ -240,7 +208,7 @@ class CheckpointStore:
             folder = self.directory / f"{step:08d}"
             if before is not None and step >= before:
                 continue
-            if only_good and not _read_note(folder).good:
+            if only_good and not checkpoint_folder.read_note(folder).good:
                 continue
             try:
                 return self.restore(step)
@@ -273,7 +241,8 @@ class CheckpointStore:
     def _entries(self) -> list[Entry]:
         """What is on disk, oldest first."""
         return [
-            Entry(*found, _read_note(found[1])) for found in self._folders()
+            Entry(*found, checkpoint_folder.read_note(found[1]))
+            for found in self._folders()
         ]
 
     def _hours(self, entries: list[Entry]) -> float:
@@ -318,84 +287,3 @@ def _free_name(path) -> pathlib.Path:
     while os.path.exists(f"{path}-{number}"):
         number += 1
     return pathlib.Path(f"{path}-{number}")
-
-
-def _read(folder: pathlib.Path, step: int) -> Checkpoint:
-    """Reads and verifies the checkpoint in a folder."""
-    try:
-        content = json.loads((folder / _STATE).read_bytes())
-        if (
-            content["step"] != step
-            or content["state_sha256"] != _state_checksum(content["state"])
-            or content["sha256"] != _checksum(folder / _TENSORS)
-        ):
-            raise DamagedCheckpointError(
-                f"The checkpoint {folder} is damaged: a checksum is wrong."
-            )
-        tensors = safetensors.numpy.load_file(folder / _TENSORS)
-        return Checkpoint(step, tensors, content["state"])
-    except (
-        FileNotFoundError,
-        ValueError,
-        KeyError,
-        TypeError,
-        safetensors.SafetensorError,
-    ) as error:
-        raise DamagedCheckpointError(
-            f"The checkpoint {folder} is damaged: {error}."
-        ) from error
-    except OSError as error:
-        # The disk's or the network's fault: nothing is said about the
-        # checkpoint, so it is not put aside.
-        raise CheckpointError(
-            f"The checkpoint {folder} cannot be read: {error}."
-        ) from error
-
-
-def _read_note(folder: pathlib.Path) -> Note:
-    """The note in a checkpoint; the default if it has none to read."""
-    try:
-        content = json.loads((folder / _STATE).read_bytes())
-        return Note(**content["retention"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return Note()
-
-
-def _write_state(folder, step: int, checksum: str, state, note: Note) -> None:
-    """Writes state.json whole or not at all."""
-    content = {
-        "step": step,
-        "sha256": checksum,
-        "state_sha256": _state_checksum(state),
-        "retention": dataclasses.asdict(note),
-        "state": dict(state),
-    }
-    aside = folder / f"{_STATE}.writing"
-    _write(aside, json.dumps(content, indent=1).encode())
-    os.replace(aside, folder / _STATE)
-
-
-def _state_checksum(state) -> str:
-    text = json.dumps(state, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _checksum(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: pathlib.Path) -> None:
-    """Makes a file, or the names in a folder, outlive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,31 +3,26 @@
 import collections
 import contextlib
 import logging
-import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-from nvae_tf import datasets, replicas, runtime, schedules
+from nvae_tf import attempts, runtime, schedules
+from nvae_tf.attempts import Attempt
 from nvae_tf.config import Config
 from nvae_tf.devices import Devices, open_devices
-from nvae_tf.diagnosis import Diagnosis, diagnose
 from nvae_tf.errors import UserError
-from nvae_tf.evaluation import ACTIVE_NATS, Evaluation
+from nvae_tf.evaluation import Evaluation
+from nvae_tf.interrupts import StopRequest, stop_requests
 from nvae_tf.launcher import RESUME_STATUS
 from nvae_tf.layers import Mode
-from nvae_tf.metrics import MetricsWriter
 from nvae_tf.profiling import StepProfiler
-from nvae_tf.progress import progress
 from nvae_tf.recovery import Verdict
 from nvae_tf.regularizers import FIRST_STEP_ROUNDS, ROUNDS
+from nvae_tf.run_log import RunLog
 from nvae_tf.run_state import Place, RunState
-from nvae_tf.schedules import Coefficients
-from nvae_tf.train_step import StepMetrics
+from nvae_tf.train_batches import TrainBatches
 from nvae_tf.validation import Validator
 from nvae_tf.watchdog import Watchdog
 from nvae_tf.workdir import Workdir
@@ -100,22 +95,6 @@ def train(
             sys.exit(RESUME_STATUS)
 
 
-class _Attempt(NamedTuple):
-    """A step: what it was given and what it gave.
-
-    Attributes:
-      images: float32 `[B, H, W, C]` of this process, one for each pass.
-      coefficients: floats.
-      seeds: int32 `[2]`, one for each pass.
-      result: of all replicas.
-    """
-
-    images: list
-    coefficients: Coefficients
-    seeds: list
-    result: StepMetrics
-
-
 class Trainer:
     """One run, as one of its processes sees it.
 
@@ -140,37 +119,17 @@ class Trainer:
         self.workdir = workdir
         self.devices = devices or open_devices()
         self.watchdog = watchdog or Watchdog(0, workdir.path)
-        self.source = datasets.open_source(config, "train")
-        self.steps_per_epoch = self._count_steps()
+        self.data = TrainBatches(config, self.devices)
+        self.steps_per_epoch = self.data.steps_per_epoch
         self.state = RunState(
             config, workdir, self.devices, self.steps_per_epoch
         )
         self.validator = Validator(config, self.state, self.devices)
         self.step = 0
-        self._stop_requested = False
+        self._stop_requested = StopRequest()
         self._stops = False
         # The last two: the one before the last has certainly been computed.
-        self._attempts: collections.deque[_Attempt] = collections.deque(
-            maxlen=2
-        )
-
-    def _count_steps(self) -> int:
-        """Steps per epoch."""
-        train = self.config.train
-        batches = datasets.num_batches(
-            self.source,
-            training=True,
-            batch_size=train.batch_size * self.devices.local_replicas,
-            num_shards=self.devices.num_workers,
-        )
-        if batches < train.accumulate:
-            raise UserError(
-                f"{self.source.name} has {len(self.source)} images, too few "
-                f"for one step: train.batch_size {train.batch_size} on "
-                f"{self.devices.num_replicas} devices, train.accumulate "
-                f"{train.accumulate} times. Lower one of them."
-            )
-        return batches // train.accumulate
+        self._attempts: collections.deque[Attempt] = collections.deque(maxlen=2)
 
     @property
     def total_steps(self) -> int:
@@ -192,37 +151,25 @@ class Trainer:
             _LOG.info("%s is complete: %d steps.", self.workdir.path, self.step)
             return None
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._signals())
-            self._metrics = None
-            if self.devices.is_chief:
-                writer = MetricsWriter(self.workdir, place.metrics_offset)
-                self._metrics = stack.enter_context(contextlib.closing(writer))
-            if changed and self._metrics:
-                _LOG.warning(
-                    "Changed since the last start: %s", "; ".join(changed)
-                )
-                self._metrics.event(self.step, "config", changed=list(changed))
+            # The first SIGTERM or Ctrl-C saves and stops; the second aborts.
+            self._stop_requested = stack.enter_context(stop_requests())
             self._profiler = stack.enter_context(
                 StepProfiler(
                     self.workdir.tensorboard_path,
                     profile_steps if self.devices.is_chief else 0,
                 )
             )
-            self._bar = stack.enter_context(
-                progress(
-                    total=self.total_steps,
-                    initial=self.step,
-                    unit="step",
-                    desc=self.config.name,
-                    disable=not self.devices.is_chief,
-                )
+            self._run_log = RunLog(
+                self.config,
+                self.workdir,
+                self.devices,
+                place,
+                self.total_steps,
             )
-            self._rate = _Rate(
-                self.config.train.batch_size
-                * self.config.train.accumulate
-                * self.devices.num_replicas
-            )
-            self._open_batches()
+            stack.callback(self._run_log.close)
+            if changed:
+                self._run_log.changes(self.step, changed)
+            self._batches = self._batches_from(self.step)
             stack.callback(lambda: self._batches.close())
             return self._loop()
 
@@ -261,40 +208,20 @@ class Trainer:
         if self.state.average:
             self.state.average.restart()
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and the first Ctrl-C save and stop; the second aborts."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def request_stop(number, _):
-            self._stop_requested = True
-            signal.signal(number, signal.SIG_DFL)
-
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        previous = {n: signal.signal(n, request_stop) for n in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler or signal.SIG_DFL)
-
     def _loop(self) -> Evaluation | None:
         """Takes the steps that are left; saves before it evaluates."""
         evaluation = None
         first_step = self.step
         while not self._is_complete():
             if self.devices.num_workers == 1:
-                self._stops = self._stop_requested
+                self._stops = self._stop_requested()
             if self._stops:
                 self._stop()
             if self.state.evaluation_due:
                 evaluation = self._evaluate() or evaluation
-            elif self.step == first_step:
-                with self.watchdog.allowing(_START_FACTOR):
-                    self._advance()
-            else:
+                continue
+            is_first = self.step == first_step
+            with self.watchdog.allowing(_START_FACTOR if is_first else 1.0):
                 self._advance()
         return evaluation
 
@@ -319,8 +246,7 @@ class Trainer:
             attempt = self._take_step()
         self.step += 1
         self._attempts.append(attempt)
-        self._rate.tick()
-        self._bar.update()
+        self._run_log.advance()
         self.watchdog.beat(f"step {self.step}")
         if self.step % self.config.train.log_every == 0:
             self._log(attempt)
@@ -337,50 +263,32 @@ class Trainer:
         if saves:
             self._save()
 
-    def _take_step(self) -> _Attempt:
+    def _take_step(self) -> Attempt:
         count = self.config.train.accumulate
         coefficients = self.state.recovery.adjust(
             schedules.coefficients(
                 self.config.train, self.step, self.steps_per_epoch
             )
         )
-        tensors = Coefficients(
-            *[tf.constant(c, tf.float32) for c in coefficients]
+        return attempts.take(
+            self.state.train_step,
+            self.devices,
+            [next(self._batches).images for _ in range(count)],
+            coefficients,
+            [self._seed(self.step * count + i) for i in range(count)],
+            stop=self._stop_requested(),
         )
-        stop = tf.constant(float(self._stop_requested))
-        images = [next(self._batches).images for _ in range(count)]
-        placed = [self.devices.per_replica(x) for x in images]
-        seeds = [self._seed(self.step * count + i) for i in range(count)]
-        train_step = self.state.train_step
-        if count == 1:
-            result = train_step(placed[0], tensors, seed=seeds[0], stop=stop)
-        else:
-            result = train_step.accumulated(placed, tensors, seeds, stop)
-        return _Attempt(images, coefficients, seeds, result)
-
-    def _open_batches(self) -> None:
-        self._batches = self._batches_from(self.step)
 
     def _batches_from(self, step: int):
-        """Batches from a step on, `train.accumulate` for each step."""
-        train = self.config.train
-        epoch, rest = divmod(step, self.steps_per_epoch)
-        return datasets.batches(
-            self.source,
-            self.config,
-            training=True,
-            batch_size=train.batch_size * self.devices.local_replicas,
-            seed=self.state.recovery.seed(train.seed),
-            position=datasets.Position(epoch, rest * train.accumulate),
-            shard_index=self.devices.worker,
-            num_shards=self.devices.num_workers,
-            batches_per_step=train.accumulate,
-        )
+        return self.data.from_step(step, self._base_seed())
+
+    def _base_seed(self) -> int:
+        """Of the data's order and of all noise: another after a rollback."""
+        return self.state.recovery.seed(self.config.train.seed)
 
     def _seed(self, number: int):
         """Of the noise of one pass."""
-        seed = self.state.recovery.seed(self.config.train.seed)
-        return tf.constant([seed, number], tf.int32)
+        return tf.constant([self._base_seed(), number], tf.int32)
 
     def _is_evaluated(self, step: int) -> bool:
         epoch, rest = divmod(step, self.steps_per_epoch)
@@ -395,68 +303,26 @@ class Trainer:
             or self._is_evaluated(step)
         )
 
-    def _recover(self, verdict: Verdict, attempt: _Attempt) -> None:
+    def _recover(self, verdict: Verdict, attempt: Attempt) -> None:
         """Goes back to where all was well, or gives up."""
         self.watchdog.beat()
-        diagnosis = self._diagnose(attempt)
+        diagnosis = attempts.diagnose(
+            self.state.train_step, self.devices, attempt
+        )
         if verdict == Verdict.STOP:
             raise self.state.give_up(self.step, attempt.result, diagnosis)
         failed_at = self.step
         place = self.state.roll_back(failed_at, diagnosis)
         self.step = place.step
-        if self._metrics:
-            self._metrics.rewind(place.metrics_offset)
-            self._metrics.event(
-                self.step,
-                "rollback",
-                failed_at=failed_at,
-                diagnosis=str(diagnosis),
-            )
-            # A process that goes on from here keeps the record.
-            self.state.note(self._place())
+        self._run_log.roll_back(place, failed_at, diagnosis)
+        # A process that goes on from here keeps the record.
+        self.state.note(self._place())
         self._attempts.clear()
         self._batches.close()
-        self._open_batches()
-        self._rate.restart()
-        self._bar.n = self.step
-        self._bar.refresh()
+        self._batches = self._batches_from(self.step)
 
-    def _diagnose(self, attempt: _Attempt) -> Diagnosis:
-        """What is wrong with a step, as far as this process's share tells."""
-        diagnosis = Diagnosis()
-        for images, seed in zip(attempt.images, attempt.seeds, strict=True):
-            for index, part in self.devices.local_parts(images).items():
-                own = seed
-                if self.devices.num_replicas > 1:
-                    own = replicas.own_seed(seed, index)
-                diagnosis = diagnose(
-                    self.state.train_step, part, attempt.coefficients, own
-                )
-                if diagnosis.found:
-                    return diagnosis
-        return diagnosis
-
-    def _log(self, attempt: _Attempt) -> None:
-        values: dict[str, Any] = {
-            k: v.numpy() for k, v in attempt.result._asdict().items()
-        }
-        channels = values.pop("kl_per_channel")
-        del values["skipped_in_a_row"], values["stop_requests"]
-        values |= {
-            **attempt.coefficients._asdict(),
-            "active_latents": (channels > ACTIVE_NATS).sum(axis=1),
-        }
-        if self._metrics:
-            # Not the rate: a resumed run writes the same records again.
-            self._metrics.scalars(self.step, "train", values)
-        self._bar.set_postfix(
-            nelbo=f"{values['nelbo']:.2f}",
-            kl=f"{values['kl']:.2f}",
-            rec=f"{values['reconstruction_nll']:.2f}",
-            img_s=f"{self._rate.images_per_second():.0f}",
-            **({"skipped": values["skipped"]} if values["skipped"] else {}),
-            refresh=False,
-        )
+    def _log(self, attempt: Attempt) -> None:
+        self._run_log.train(self.step, attempt)
 
     def _evaluate(self) -> Evaluation | None:
         """Measures and draws; None if a stop was requested on the way."""
@@ -466,55 +332,29 @@ class Trainer:
             settings.final_importance_samples
             if is_last
             else settings.num_importance_samples,
-            should_stop=lambda: self._stop_requested,
+            should_stop=self._stop_requested,
             on_pass=lambda _: self.watchdog.beat(),
         )
         if validation is None:
             return None
-        evaluation, averaged = validation
+        nelbo = validation.evaluation.nelbo
         self.state.last_evaluation = {
             "step": self.step,
             **validation.summary(),
         }
         self.state.evaluation_due = False
-        if self._metrics:
-            self._metrics.scalars(self.step, "evaluation", evaluation._asdict())
-            if averaged:
-                self._metrics.scalars(
-                    self.step, "evaluation_ema", averaged._asdict()
-                )
-            self.validator.draw(self.step, self._metrics, validation)
-            self.state.note(self._place(), nelbo=evaluation.nelbo)
-        self._rate.restart()
-        self._bar.set_description(
-            f"{self.config.name} (epoch {self.step // self.steps_per_epoch}: "
-            f"held-out NELBO {evaluation.nelbo:.2f})",
-            refresh=is_last,
+        self._run_log.evaluation(self.step, validation)
+        if self.devices.is_chief:
+            self.validator.draw(self.step, self._run_log.metrics, validation)
+        self.state.note(self._place(), nelbo=nelbo)
+        epoch = self.step // self.steps_per_epoch
+        self._run_log.go_on(
+            f"epoch {epoch}: held-out NELBO {nelbo:.2f}", refresh=is_last
         )
-        return evaluation
+        return validation.evaluation
 
     def _place(self) -> Place:
-        return Place(self.step, self._metrics.offset())
+        return Place(self.step, self._run_log.offset())
 
     def _save(self) -> None:
-        if self._metrics:
-            self.state.save(self._place())
-
-
-class _Rate:
-    """Images per second since the last restart."""
-
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
-        self.restart()
-
-    def restart(self) -> None:
-        self._steps = 0
-        self._since = time.monotonic()
-
-    def tick(self) -> None:
-        self._steps += 1
-
-    def images_per_second(self) -> float:
-        elapsed = time.monotonic() - self._since
-        return self._batch_size * self._steps / max(elapsed, 1e-9)
+        self.state.save(self._place())

@@ -6,19 +6,7 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf import batch_norm
-
-
-def _normal(*shape, scale=1.0, seed=None):
-    rng = np.random.default_rng(len(shape) if seed is None else seed)
-    return rng.normal(0.0, scale, shape).astype(np.float32)
-
-
-def _close(actual, expected, tolerance=1e-5):
-    expected = np.asarray(expected)
-    assert actual.shape == expected.shape
-    np.testing.assert_allclose(
-        np.asarray(actual, np.float64), expected, rtol=tolerance, atol=tolerance
-    )
+from tests.arrays import assert_close, normal
 
 
 def _float64_batch_norm(x, gamma, beta, activation):
@@ -40,9 +28,9 @@ def test_batch_norm_follows_its_definition_with_gradient(
     activation, shape, scale
 ):
     # At the smaller scale, epsilon is a tenth of the variance.
-    x = scale * (_normal(*shape) + 0.5)
-    gamma, beta = _normal(shape[-1], seed=7), _normal(shape[-1], seed=8)
-    upstream = _normal(*shape, seed=9)
+    x = scale * (normal(*shape) + 0.5)
+    gamma, beta = normal(shape[-1], seed=7), normal(shape[-1], seed=8)
+    upstream = normal(*shape, seed=9)
     results = []
     for dtype in (tf.float32, tf.float64):
         inputs = [tf.constant(t, dtype) for t in (x, gamma, beta)]
@@ -55,8 +43,8 @@ def test_batch_norm_follows_its_definition_with_gradient(
             loss = tf.reduce_sum(y * tf.cast(upstream, dtype))
         results.append((y, *tape.gradient(loss, inputs)))
     for actual, expected in zip(*results, strict=True):
-        _close(actual, expected, 2e-4)
-    _close(
+        assert_close(actual, expected, 2e-4)
+    assert_close(
         results[0][0],
         numpy_reference.batch_norm(x, gamma, beta, activation),
         1e-4,
@@ -64,16 +52,16 @@ def test_batch_norm_follows_its_definition_with_gradient(
 
 
 def test_batch_norm_tells_the_mean_and_the_unbiased_variance():
-    x = _normal(2, 3, 2, 4) * 3 + 5
+    x = normal(2, 3, 2, 4) * 3 + 5
     _, (mean, variance) = batch_norm.normalize(
         tf.constant(x), tf.ones(4), tf.zeros(4), "linear"
     )
-    _close(mean, x.mean((0, 1, 2)))
-    _close(variance, x.var((0, 1, 2), ddof=1), 1e-4)
+    assert_close(mean, x.mean((0, 1, 2)))
+    assert_close(variance, x.var((0, 1, 2), ddof=1), 1e-4)
 
 
 def test_moments_carry_no_gradient():
-    x = tf.constant(_normal(2, 3, 2, 4))
+    x = tf.constant(normal(2, 3, 2, 4))
     with tf.GradientTape() as tape:
         tape.watch(x)
         _, (mean, variance) = batch_norm.normalize(
@@ -88,22 +76,22 @@ def test_batch_norm_of_a_single_value_gives_beta():
     y, (mean, variance) = batch_norm.normalize(
         x, tf.constant([2.0, 1.0]), tf.constant([0.5, -1.0]), "linear"
     )
-    _close(y, [[[[0.5, -1.0]]]])
-    _close(mean, [3.0, -2.0])
-    _close(variance, [0.0, 0.0])
+    assert_close(y, [[[[0.5, -1.0]]]])
+    assert_close(mean, [3.0, -2.0])
+    assert_close(variance, [0.0, 0.0])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_moments_are_computed_in_float32(dtype):
     # Squares of these overflow float16.
-    x = tf.cast(300 + 100 * _normal(8, 8, 8, 3), dtype)
+    x = tf.cast(300 + 100 * normal(8, 8, 8, 3), dtype)
     y, (mean, variance) = batch_norm.normalize(
         x, tf.ones(3), tf.zeros(3), "swish"
     )
     exact = np.asarray(tf.cast(x, tf.float64))
     assert y.dtype == dtype
     assert mean.dtype == variance.dtype == tf.float32
-    _close(mean, exact.mean((0, 1, 2)), 1e-4)
-    _close(variance, exact.var((0, 1, 2), ddof=1), 1e-3)
+    assert_close(mean, exact.mean((0, 1, 2)), 1e-4)
+    assert_close(variance, exact.var((0, 1, 2), ddof=1), 1e-3)
     expected = numpy_reference.batch_norm(exact, 1.0, 0.0, "swish")
-    _close(tf.cast(y, tf.float64), expected, 0.05)
+    assert_close(tf.cast(y, tf.float64), expected, 0.05)

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 
-from nvae_tf import checkpointing
+from nvae_tf import checkpoint_folder, checkpointing
 from nvae_tf.checkpointing import CheckpointStore
 from nvae_tf.errors import CheckpointError
 from nvae_tf.retention import Retention
@@ -70,7 +70,7 @@ def test_unreadable_disk_condemns_nothing(store, monkeypatch):
     def unreadable(path):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(checkpointing, "_checksum", unreadable)
+    monkeypatch.setattr(checkpoint_folder, "_checksum", unreadable)
     with pytest.raises(CheckpointError, match="Input/output error"):
         store.restore_latest(discard=True)
     assert store.steps() == [1, 2]
@@ -131,7 +131,7 @@ def test_full_disk_keeps_what_is_there(store, monkeypatch):
         path.write_bytes(data[:10])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpointing, "_write", full)
+    monkeypatch.setattr(checkpoint_folder, "_write", full)
     with pytest.raises(CheckpointError, match="No space left on device"):
         store.save(2, _TENSORS, {})
     assert store.steps() == [1]

@@ -6,20 +6,7 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf import ops
-
-
-def _normal(*shape, scale=1.0, seed=None):
-    rng = np.random.default_rng(len(shape) if seed is None else seed)
-    return rng.normal(0.0, scale, shape).astype(np.float32)
-
-
-def _close(actual, expected, tolerance=1e-5):
-    expected = np.asarray(expected)
-    assert actual.shape == expected.shape
-    np.testing.assert_allclose(
-        np.asarray(actual, np.float64), expected, rtol=tolerance, atol=tolerance
-    )
-
+from tests.arrays import assert_close, normal
 
 _CONVOLUTIONS = [
     # size, strides, dilation, groups
@@ -40,11 +27,11 @@ _CONVOLUTIONS = [
     ("size", "strides", "dilation", "groups"), _CONVOLUTIONS
 )
 def test_convolution_pads_symmetrically(size, strides, dilation, groups, image):
-    x = _normal(2, *image, 4)
-    kernel = _normal(size, size, 4 // groups, 8)
+    x = normal(2, *image, 4)
+    kernel = normal(size, size, 4 // groups, 8)
     arguments = {"strides": strides, "dilation": dilation, "groups": groups}
     actual = ops.convolve(tf.constant(x), tf.constant(kernel), **arguments)
-    _close(actual, numpy_reference.convolve(x, kernel, **arguments))
+    assert_close(actual, numpy_reference.convolve(x, kernel, **arguments))
 
 
 @pytest.mark.parametrize("image", [(6, 6), (7, 5)])
@@ -65,13 +52,13 @@ def test_gradient_of_a_convolution_is_its_adjoint(
 
 def _assert_adjoint(run, define, image, shape):
     """The gradient against how much the result moves in some direction."""
-    x, step = _normal(*image, seed=1), _normal(*image, seed=2)
-    kernel, turn = _normal(*shape, seed=3), _normal(*shape, seed=4)
+    x, step = normal(*image, seed=1), normal(*image, seed=2)
+    kernel, turn = normal(*shape, seed=3), normal(*shape, seed=4)
     variables = tf.constant(x), tf.constant(kernel)
     with tf.GradientTape() as tape:
         tape.watch(variables)
         y = run(*variables)
-        upstream = _normal(*y.shape, seed=5)
+        upstream = normal(*y.shape, seed=5)
         loss = tf.reduce_sum(y * upstream)
     d_x, d_kernel = tape.gradient(loss, variables)
     for gradient, direction, change in (
@@ -91,11 +78,13 @@ def _assert_adjoint(run, define, image, shape):
 @pytest.mark.parametrize("size", [3, 5, 11])
 @pytest.mark.parametrize("image", [(6, 6), (7, 5)])
 def test_depthwise_convolution_sees_one_channel_each(size, strides, image):
-    x, kernel = _normal(2, *image, 6), _normal(size, size, 1, 6)
+    x, kernel = normal(2, *image, 6), normal(size, size, 1, 6)
     actual = ops.depthwise_convolve(
         tf.constant(x), tf.constant(kernel), strides=strides
     )
-    _close(actual, numpy_reference.convolve(x, kernel, strides, groups=6), 2e-5)
+    assert_close(
+        actual, numpy_reference.convolve(x, kernel, strides, groups=6), 2e-5
+    )
 
 
 @pytest.mark.parametrize("strides", [1, 2])
@@ -115,16 +104,16 @@ def test_gradient_of_a_depthwise_convolution_is_its_adjoint(
 
 @pytest.mark.parametrize("shape", [(4, 4), (3, 5), (1, 2), (1, 1)])
 def test_bilinear_upsampling_aligns_corners(shape):
-    x = _normal(2, *shape, 3)
+    x = normal(2, *shape, 3)
     actual = ops.upsample_bilinear(tf.constant(x))
-    _close(actual, numpy_reference.upsample_bilinear(x))
-    _close(actual[:, 0, 0], x[:, 0, 0])
-    _close(actual[:, -1, -1], x[:, -1, -1])
+    assert_close(actual, numpy_reference.upsample_bilinear(x))
+    assert_close(actual[:, 0, 0], x[:, 0, 0])
+    assert_close(actual[:, -1, -1], x[:, -1, -1])
 
 
 def test_nearest_upsampling_repeats_every_pixel():
-    x = _normal(2, 3, 4, 2)
-    _close(
+    x = normal(2, 3, 4, 2)
+    assert_close(
         ops.upsample_nearest(tf.constant(x)),
         numpy_reference.upsample_nearest(x),
         0,
@@ -133,8 +122,8 @@ def test_nearest_upsampling_repeats_every_pixel():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_gradient_of_nearest_upsampling_sums_the_copies(dtype):
-    x = tf.cast(_normal(2, 3, 4, 2), dtype)
-    upstream = tf.cast(_normal(2, 6, 8, 2, seed=1), dtype)
+    x = tf.cast(normal(2, 3, 4, 2), dtype)
+    upstream = tf.cast(normal(2, 6, 8, 2, seed=1), dtype)
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = ops.upsample_nearest(x)
@@ -143,22 +132,22 @@ def test_gradient_of_nearest_upsampling_sums_the_copies(dtype):
     expected = np.asarray(tf.cast(upstream, tf.float64))
     expected = expected.reshape(2, 3, 2, 4, 2, 2).sum((2, 4))
     tolerance = 1e-5 if dtype == "float32" else 0.03
-    _close(tf.cast(gradient, tf.float64), expected, tolerance)
+    assert_close(tf.cast(gradient, tf.float64), expected, tolerance)
 
 
 def test_downsampling_phases_come_in_the_order_of_the_shifts():
-    x = _normal(2, 4, 6, 3)
+    x = normal(2, 4, 6, 3)
     phases = ops.downsample_phases(tf.constant(x))
     shifts = [(0, 0), (1, 1), (0, 1), (1, 0)]
     for phase, (row, column) in zip(phases, shifts, strict=True):
-        _close(phase, x[:, row:, column:][:, ::2, ::2], 0)
+        assert_close(phase, x[:, row:, column:][:, ::2, ::2], 0)
 
 
 @pytest.mark.parametrize("stack", [(), (3,)])
 def test_weight_norm_follows_its_definition_with_gradient(stack):
-    v = _normal(*stack, 3, 3, 2, 4)
-    gain = _normal(*stack, 4)
-    upstream = _normal(*v.shape, seed=9)
+    v = normal(*stack, 3, 3, 2, 4)
+    gain = normal(*stack, 4)
+    upstream = normal(*v.shape, seed=9)
 
     def definition(v, gain):
         axes = [len(stack), len(stack) + 1, len(stack) + 2]
@@ -178,18 +167,18 @@ def test_weight_norm_follows_its_definition_with_gradient(stack):
             loss = tf.reduce_sum(kernel * tf.cast(upstream, dtype))
         results.append((kernel, *tape.gradient(loss, inputs)))
     for actual, expected in zip(*results, strict=True):
-        _close(actual, expected)
+        assert_close(actual, expected)
     expected = [
         numpy_reference.weight_norm(*pair)
         for pair in zip(
             v.reshape(-1, 3, 3, 2, 4), gain.reshape(-1, 4), strict=True
         )
     ]
-    _close(results[0][0], np.reshape(expected, v.shape))
+    assert_close(results[0][0], np.reshape(expected, v.shape))
 
 
 def test_weight_norm_of_a_zero_kernel_has_a_finite_gradient():
-    v = _normal(3, 3, 2, 4)
+    v = normal(3, 3, 2, 4)
     v[..., 1] = 0
     v, gain = tf.constant(v), tf.zeros([4])
     with tf.GradientTape() as tape:
@@ -197,9 +186,9 @@ def test_weight_norm_of_a_zero_kernel_has_a_finite_gradient():
         kernel = ops.weight_norm(v, gain)
         loss = tf.reduce_sum(kernel)
     d_v, d_gain = tape.gradient(loss, [v, gain])
-    _close(kernel[..., 1], np.zeros([3, 3, 2]), 0)
+    assert_close(kernel[..., 1], np.zeros([3, 3, 2]), 0)
     # v / (||v|| + 1e-5) has slope 1e5 at 0.
-    _close(d_v[..., 1], np.full([3, 3, 2], 1e5))
+    assert_close(d_v[..., 1], np.full([3, 3, 2], 1e5))
     assert np.isfinite(d_v).all()
     assert np.isfinite(d_gain).all()
 
@@ -208,9 +197,9 @@ def test_weight_norm_of_a_zero_kernel_has_a_finite_gradient():
 def test_activations_have_their_own_derivative(name):
     function, gradient = ops.ACTIVATIONS[name]
     t = tf.constant(np.linspace(-20, 20, 101, dtype=np.float32))
-    upstream = tf.constant(_normal(101))
+    upstream = tf.constant(normal(101))
     with tf.GradientTape() as tape:
         tape.watch(t)
         y = function(t)
-    _close(y, numpy_reference.ACTIVATIONS[name](t.numpy().astype(float)))
-    _close(gradient(t, upstream), tape.gradient(y, t, upstream), 1e-5)
+    assert_close(y, numpy_reference.ACTIVATIONS[name](t.numpy().astype(float)))
+    assert_close(gradient(t, upstream), tape.gradient(y, t, upstream), 1e-5)
