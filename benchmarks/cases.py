@@ -4,11 +4,14 @@ import dataclasses
 import types
 
 from configs import celeba_hq256, cifar10, mnist
-from nvae_tf.config import config_from_dict
+from nvae_tf.config import Config, config_from_dict
 from nvae_tf.errors import UserError
 from nvae_tf.model_config import ModelConfig
 
-__all__ = ["CASES", "Case", "case"]
+__all__ = ["CASES", "RECOMPUTE", "Case", "case"]
+
+# What the backward pass computes again, unless it is said.
+RECOMPUTE = Config.recompute
 
 
 @dataclasses.dataclass(frozen=True)

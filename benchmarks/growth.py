@@ -11,7 +11,7 @@ import itertools
 
 from absl import flags
 
-from benchmarks import results, step_flags
+from benchmarks import cases, results, step_flags
 from benchmarks.processes import measured
 from nvae_tf.errors import UserError
 
@@ -99,7 +99,7 @@ def run(
     store: results.Results,
     axes,
     precisions=("float32",),
-    recomputes=("none",),
+    recomputes=(cases.RECOMPUTE,),
     seconds: float = 8.0,
 ) -> None:
     """Measures axes, and prints and keeps the results.

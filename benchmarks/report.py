@@ -14,8 +14,8 @@ import re
 
 from absl import flags
 
-from benchmarks import growth, plots, results, sampling, targets
-from benchmarks.train_step import PHASES
+from benchmarks import cases, growth, plots, results, sampling, targets
+from benchmarks.train_step import PHASES, name_of
 from nvae_tf.data_files import write_bytes
 from nvae_tf.errors import UserError
 
@@ -23,9 +23,9 @@ __all__ = ["blocks", "fill"]
 
 # Which rate of training a source of images has to keep up with.
 _FED = {
-    "MNIST": "small float32 none",
-    "CIFAR-size": "deep float32 none",
-    "faces": "celeba_hq256 float32 cell",
+    "MNIST": name_of("small"),
+    "CIFAR-size": name_of("deep"),
+    "faces": name_of("celeba_hq256", recompute="cell"),
 }
 
 
@@ -172,7 +172,11 @@ def _growth(store, axis: str, path: pathlib.Path, document) -> str:
             for result in _good(store, "growth").values()
             if result["axis"] == axis
         ),
-        key=lambda r: (r["recompute"] != "none", r["recompute"], r["value"]),
+        key=lambda r: (
+            r["recompute"] != cases.RECOMPUTE,
+            r["recompute"],
+            r["value"],
+        ),
     )
     first = points[0]
     rows = [

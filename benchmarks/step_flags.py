@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from benchmarks import cases
 from nvae_tf.config import PRECISIONS, RECOMPUTE
 from nvae_tf.errors import UserError
 
@@ -21,7 +22,9 @@ def define(seconds: float) -> None:
     """
     flags.DEFINE_list("precision", ["float32"], "To compute in.")
     flags.DEFINE_list(
-        "recompute", ["none"], "Of the backward pass: none, bn_swish, cell."
+        "recompute",
+        [cases.RECOMPUTE],
+        "Of the backward pass: none, bn_swish, cell.",
     )
     flags.DEFINE_float("seconds", seconds, "How long to measure each.")
 

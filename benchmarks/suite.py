@@ -12,6 +12,7 @@ import os
 from absl import flags
 
 from benchmarks import (
+    cases,
     growth,
     input_pipeline,
     results,
@@ -35,14 +36,14 @@ def run(store: results.Results, full: bool) -> None:
     quick = ("small", "mnist", "deep")
     train_step.run(store, quick, operations=True)
     if full:
-        train_step.run(store, quick, recomputes=("bn_swish", "cell"))
+        train_step.run(store, quick, recomputes=("none", "cell"))
         train_step.run(store, quick, precisions=("mixed_bfloat16",))
         train_step.run(store, ["cifar"], operations=True)
         train_step.run(store, ["cifar"], precisions=("mixed_bfloat16",))
         train_step.run(store, ["cifar"], recomputes=("cell",))
         train_step.run(store, ["celeba_hq256"], recomputes=("cell",))
         _title("Growth")
-        growth.run(store, ["groups"], recomputes=("none", "cell"))
+        growth.run(store, ["groups"], recomputes=(cases.RECOMPUTE, "cell"))
         growth.run(store, ["channels", "resolution", "batch"])
     _title("Sampling")
     sampling.run(store, ["small", "cifar"] if full else ["small"])

@@ -8,7 +8,7 @@ compares the results that other benchmarks left with the project's targets.
 import dataclasses
 from collections.abc import Callable
 
-from benchmarks import results
+from benchmarks import cases, results
 from benchmarks.train_step import name_of
 
 __all__ = ["TARGETS", "Target", "compare"]
@@ -66,8 +66,10 @@ def _mfu(case: str, bound: float) -> Target:
     )
 
 
-def _memory(case: str, bound: float, recompute: str = "none") -> Target:
-    how = "" if recompute == "none" else f", recompute={recompute}"
+def _memory(
+    case: str, bound: float, recompute: str = cases.RECOMPUTE
+) -> Target:
+    how = "" if recompute == cases.RECOMPUTE else f", recompute={recompute}"
     return Target(
         f"peak memory, {case}{how}",
         "train_step",
@@ -107,7 +109,7 @@ def _nodes_per_group(found: dict[str, dict]) -> float | None:
         result["value"]: result["nodes"]
         for name, result in found.items()
         if name.startswith("groups ")
-        and name.endswith(" float32 none")
+        and name.endswith(f" float32 {cases.RECOMPUTE}")
         and "nodes" in result
     }
     if len(nodes) < 2:

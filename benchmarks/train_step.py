@@ -35,7 +35,7 @@ _PROFILED_STEPS = 2
 _KINDS = 12
 
 
-def name_of(case: str, precision="float32", recompute="none") -> str:
+def name_of(case: str, precision="float32", recompute=cases.RECOMPUTE) -> str:
     """The name of a result."""
     return f"{case} {precision} {recompute}"
 
@@ -44,7 +44,7 @@ def run(
     store: results.Results,
     names,
     precisions=("float32",),
-    recomputes=("none",),
+    recomputes=(cases.RECOMPUTE,),
     seconds: float = 15.0,
     operations: bool = False,
 ) -> None:
@@ -106,7 +106,7 @@ def measure(
     *,
     started: float,
     precision: str = "float32",
-    recompute: str = "none",
+    recompute: str = cases.RECOMPUTE,
     seconds: float = 15.0,
     operations: bool = False,
     batch_size: int | None = None,
@@ -188,7 +188,12 @@ def measure(
     return result
 
 
-def build_step(case: cases.Case, precision="float32", recompute="none", seed=0):
+def build_step(
+    case: cases.Case,
+    precision="float32",
+    recompute=cases.RECOMPUTE,
+    seed=0,
+):
     """The training step of a case: all losses, regularisers, the optimiser.
 
     Args:
@@ -205,8 +210,7 @@ def build_step(case: cases.Case, precision="float32", recompute="none", seed=0):
     from nvae_tf.regularizers import SpectralRegularizer
     from nvae_tf.train_step import TrainStep
 
-    options = {} if recompute == "none" else {"recompute": recompute}
-    model = NVAE(case.model, seed=seed, dtype=precision, **options)
+    model = NVAE(case.model, seed=seed, dtype=precision, recompute=recompute)
     return TrainStep(
         model, Adamax(model.trainable_variables), SpectralRegularizer(model)
     )

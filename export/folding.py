@@ -16,7 +16,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nvae_tf.cells import InvertedResidual, NormConv, ResidualCell
+from nvae_tf.cell_operations import InvertedResidual, NormConv
+from nvae_tf.cells import ResidualCell
 from nvae_tf.layers import PureLayer
 
 __all__ = ["fold_batch_norm", "is_neutral"]

@@ -21,7 +21,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from nvae_tf.cells import InvertedResidual, ResidualCell
+from nvae_tf.cell_operations import InvertedResidual
+from nvae_tf.cells import ResidualCell
 from nvae_tf.decoder import LatentGroup
 from nvae_tf.model import NVAE
 from nvae_tf.model_config import ModelConfig
@@ -81,6 +82,8 @@ class _Tally:
     kept: int = 0  # Outside of cells, in the dtype to compute in.
     float32: int = 0  # Outside of cells, in float32 at any precision.
     cells: list[CellValues] = dataclasses.field(default_factory=list)
+    # In flow cells, beside their input; float32 at any precision.
+    flow_cells: list[int] = dataclasses.field(default_factory=list)
 
 
 def cell_values(cell: ResidualCell, size: int, channels: int) -> CellValues:
@@ -131,11 +134,17 @@ def estimate(model: NVAE, *, bytes_per_value: int = 4) -> ActivationMemory:
     inner = sum(cell.inner for cell in cells)
     norms = sum(cell.norms for cell in cells)
     outside = tally.kept * bytes_per_value + tally.float32 * _FLOAT32_BYTES
-    room = max((cell.inner for cell in cells), default=0) * bytes_per_value
+    flows = sum(tally.flow_cells) * _FLOAT32_BYTES
+    room = max(
+        bytes_per_value * max((cell.inner for cell in cells), default=0),
+        _FLOAT32_BYTES * max(tally.flow_cells, default=0),
+    )
     recomputed = sum(cell.entry for cell in cells) * bytes_per_value
     return ActivationMemory(
-        none=outside + (entries + inner) * bytes_per_value,
-        bn_swish=outside + (entries + inner - norms) * bytes_per_value,
+        none=outside + flows + (entries + inner) * bytes_per_value,
+        bn_swish=(
+            outside + flows + (entries + inner - norms) * bytes_per_value
+        ),
         cell=outside + recomputed + room,
         room=room,
     )
@@ -222,7 +231,9 @@ def _add_group(
         tally.kept += pixels * (2 * group.width + group.encoder_width)
     if config.num_flow_pairs:
         hidden = group.parts["flow_0"].parts["expand"].filters
-        tally.float32 += pixels * 2 * config.num_flow_pairs * (3 * hidden + d)
+        count = 2 * config.num_flow_pairs
+        tally.flow_cells += [3 * size**2 * hidden] * (repeats * count)
+        tally.float32 += pixels * count * d
         tensors = _LATENT_TENSORS_WITH_FLOW
     else:
         tensors = _LATENT_TENSORS

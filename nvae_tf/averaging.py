@@ -28,12 +28,10 @@ class WeightAverage:
         self.decay = decay
         self._weights = list(model.trainable_variables)
         self._statistics = list(model.non_trainable_variables)
-        self.weights = tf.Variable(flat.pack(self._weights), trainable=False)
-        self.statistics = tf.Variable(
-            flat.pack(self._statistics), trainable=False
-        )
+        self.weights = _packed(self._weights)
+        self.statistics = _packed(self._statistics)
 
-    def named_variables(self) -> dict[str, tf.Variable]:
+    def named_variables(self) -> dict[str, flat.PackedVariable]:
         """The averages `[N]` and `[S]`, by the names that checkpoints use."""
         return {
             "average/weights": self.weights,
@@ -45,21 +43,26 @@ class WeightAverage:
         self.weights.assign(flat.pack(self._weights))
         self.statistics.assign(flat.pack(self._statistics))
 
-    def update(self, weights, step) -> None:
-        """Follows a step; the statistics are read from the model.
+    def update(self, step) -> None:
+        """Follows a step that the model has taken.
 
         Args:
-          weights: float32 `[N]`, the model's new weights.
           step: float32 scalar t, from 1.
         """
         share = 1 - tf.minimum(self.decay, (1 + step) / (10 + step))
-        statistics = flat.pack(self._statistics)
-        self.weights.assign_add(share * (weights - self.weights))
-        self.statistics.assign_add(share * (statistics - self.statistics))
+        for average, values in (
+            (self.weights, self._weights),
+            (self.statistics, self._statistics),
+        ):
+            before = tf.no_op()
+            for part, old in zip(_parts(values), average.pieces, strict=True):
+                with tf.control_dependencies([before]):
+                    new = flat.pack(values[part.tensors])
+                    before = tf.group(old.assign_add(share * (new - old)))
 
     def assign_to_model(self) -> None:
         """Gives the model the averaged values."""
-        self._assign(self.weights, self.statistics)
+        self._assign(self.weights.numpy(), self.statistics.numpy())
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
@@ -79,3 +82,11 @@ class WeightAverage:
             pieces = flat.unpack(values, [v.shape for v in variables])
             for variable, piece in zip(variables, pieces, strict=True):
                 variable.assign(piece)
+
+
+def _parts(variables) -> list[flat.Part]:
+    return flat.parts([v.shape for v in variables])
+
+
+def _packed(variables) -> flat.PackedVariable:
+    return flat.PackedVariable(flat.pack(variables), _parts(variables))

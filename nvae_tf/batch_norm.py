@@ -102,7 +102,8 @@ def normalize_then(
 
         def grad(upstream, *_):
             z = norm.again(zero_after(upstream))
-            inputs = [act(z), weights]
+            # A copy made ahead of the tape, see `recompute.recomputed`.
+            inputs = [act(z), tf.identity(weights)]
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
                 # Its gradient is wanted; its value is not, and is pruned.

@@ -1,234 +1,24 @@
 """Residual cells, flow cells and combiners (paper figures 2 and 3)."""
 
-import re
-
 import tensorflow as tf
 
 from nvae_tf import ops
-from nvae_tf.layers import BatchNorm, Conv2D, Mode, PureLayer, SqueezeExcite
-from nvae_tf.recompute import normalize_and_convolve, recomputed
+from nvae_tf.cell_operations import create_operation
+from nvae_tf.composite import Composite
+from nvae_tf.layers import Conv2D, Mode, SqueezeExcite
+from nvae_tf.recompute import recomputed
 
 __all__ = [
     "DecoderCombiner",
     "EncoderCombiner",
     "FlowCell",
-    "InvertedResidual",
-    "NormConv",
     "ResidualCell",
 ]
 
 RESIDUAL_FACTOR = 0.1
-_INVERTED = re.compile(r"mconv_e(\d+)k(\d+)g(0|8)")
 
 
-class _Composite(PureLayer):
-    """A layer made of parts that run one after the other or side by side."""
-
-    def run(self, name, x, params, mode, updates):
-        """Runs one part and notes its updates."""
-        y, update = self.parts[name](x, params[name], mode=mode)
-        if update:
-            updates[name] = update
-        return y
-
-    def run_norm_and_conv(
-        self, norm, conv, x, params, mode, updates, between=None
-    ):
-        """Runs batch normalisation and the convolution behind it.
-
-        Args:
-          norm: name of the first part.
-          conv: name of the second part.
-          x: `[B, H, W, C]`.
-          params: see `PureLayer`.
-          mode: see `Mode`.
-          updates: where those of the parts are noted.
-          between: None, or a linear function of what is convolved.
-        """
-        if self.recompute == "bn_swish" and mode == Mode.TRAINING:
-            y, updates[norm] = normalize_and_convolve(
-                self.parts[norm],
-                self.parts[conv],
-                x,
-                params[norm],
-                params[conv],
-                between,
-            )
-            return y
-        x = self.run(norm, x, params, mode, updates)
-        if between is not None:
-            x = between(x)
-        return self.run(conv, x, params, mode, updates)
-
-    def build_parts(self, shapes):
-        """Builds the parts in the order given: name -> input channels."""
-        for name, channels in shapes.items():
-            self.parts[name].build((None, None, None, channels))
-        self.built = True
-
-
-class NormConv(_Composite):
-    """BN -> activation -> [nearest x2] -> 3x3 convolution.
-
-    The operations "res_bnswish", "res_bnswish5" (dilated by 2), "res_bnelu"
-    and "res_elu", which has no BN but data-dependent initialisation.
-
-    Args:
-      operation: one of these names.
-      filters: output channels.
-      resample: "none", "down" or "up".
-      recompute: see `nvae_tf.recompute`.
-      stack: see `PureLayer`.
-    """
-
-    def __init__(
-        self,
-        operation,
-        filters,
-        resample,
-        *,
-        recompute="none",
-        stack=None,
-        **kwargs,
-    ):
-        super().__init__(stack=stack, **kwargs)
-        self.operation = operation
-        self.filters = filters
-        self.resample = resample
-        self.recompute = recompute
-        self.has_norm = operation != "res_elu"
-        if self.has_norm:
-            self.parts["norm"] = BatchNorm(
-                "elu" if operation == "res_bnelu" else "swish",
-                stack=stack,
-                name="norm",
-            )
-        self.parts["conv"] = Conv2D(
-            filters,
-            3,
-            strides=2 if resample == "down" else 1,
-            dilation=2 if operation == "res_bnswish5" else 1,
-            data_dependent=not self.has_norm,
-            stack=stack,
-            name="conv",
-        )
-
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {
-            **super().get_config(),
-            "operation": self.operation,
-            "filters": self.filters,
-            "resample": self.resample,
-            "recompute": self.recompute,
-        }
-
-    def build(self, input_shape):
-        """Builds the parts."""
-        self.build_parts(dict.fromkeys(self.parts, input_shape[-1]))
-
-    def call(self, x, params=None, mode=Mode.INFERENCE):
-        """Returns `(y, updates)`."""
-        params = self.read_params(mode) if params is None else params
-        updates = {}
-        between = ops.upsample_nearest if self.resample == "up" else None
-        if self.has_norm:
-            return self.run_norm_and_conv(
-                "norm", "conv", x, params, mode, updates, between
-            ), updates
-        x = tf.nn.elu(x)
-        if between is not None:
-            x = between(x)
-        return self.run("conv", x, params, mode, updates), updates
-
-
-class InvertedResidual(_Composite):
-    """[nearest x2] -> BN -> expand -> BN, swish -> depthwise -> project -> BN.
-
-    The operations "mconv_e{E}k{K}g{0|8}": expansion by E, a KxK depthwise
-    convolution (or one with 8 groups), no weight normalisation, no biases.
-
-    Args:
-      operation: such a name.
-      filters: output channels.
-      resample: "none", "down" or "up".
-      recompute: see `nvae_tf.recompute`.
-      stack: see `PureLayer`.
-    """
-
-    def __init__(
-        self,
-        operation,
-        filters,
-        resample,
-        *,
-        recompute="none",
-        stack=None,
-        **kwargs,
-    ):
-        super().__init__(stack=stack, **kwargs)
-        self.operation = operation
-        self.filters = filters
-        self.resample = resample
-        self.recompute = recompute
-
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {
-            **super().get_config(),
-            "operation": self.operation,
-            "filters": self.filters,
-            "resample": self.resample,
-            "recompute": self.recompute,
-        }
-
-    def build(self, input_shape):
-        """Creates and builds the parts: the width follows from the input."""
-        expansion, size, groups = map(
-            int, _INVERTED.fullmatch(self.operation).groups()
-        )
-        channels = input_shape[-1]
-        hidden = channels * expansion
-        plain = {"use_bias": False, "weight_norm": False, "stack": self.stack}
-
-        def norm(name, activation):
-            return BatchNorm(activation, stack=self.stack, name=name)
-
-        self.parts = {
-            "norm_in": norm("norm_in", "linear"),
-            "expand": Conv2D(hidden, name="expand", **plain),
-            "norm_expand": norm("norm_expand", "swish"),
-            "spatial": Conv2D(
-                hidden,
-                size,
-                strides=2 if self.resample == "down" else 1,
-                groups=groups or hidden,
-                name="spatial",
-                **plain,
-            ),
-            "norm_spatial": norm("norm_spatial", "swish"),
-            "project": Conv2D(self.filters, name="project", **plain),
-            "norm_out": norm("norm_out", "linear"),
-        }
-        widths = [channels] * 2 + [hidden] * 4 + [self.filters]
-        self.build_parts(dict(zip(self.parts, widths, strict=True)))
-
-    def call(self, x, params=None, mode=Mode.INFERENCE):
-        """Returns `(y, updates)`."""
-        params = self.read_params(mode) if params is None else params
-        updates = {}
-        if self.resample == "up":
-            x = ops.upsample_nearest(x)
-        for norm, conv in (
-            ("norm_in", "expand"),
-            ("norm_expand", "spatial"),
-            ("norm_spatial", "project"),
-        ):
-            x = self.run_norm_and_conv(norm, conv, x, params, mode, updates)
-        return self.run("norm_out", x, params, mode, updates), updates
-
-
-class _DownSkip(_Composite):
+class _DownSkip(Composite):
     """Swish -> four shifted 1x1 convolutions of stride 2, concatenated."""
 
     def __init__(self, filters, *, stack=None, **kwargs):
@@ -258,7 +48,7 @@ class _DownSkip(_Composite):
         return tf.concat(outputs, axis=-1), {}
 
 
-class _UpSkip(_Composite):
+class _UpSkip(Composite):
     """1x1 convolution without bias, then bilinear x2, corners aligned.
 
     The definition up-samples first; the two linear maps commute, and this
@@ -286,7 +76,37 @@ class _UpSkip(_Composite):
         return ops.upsample_bilinear(self.run("conv", x, params, mode, {})), {}
 
 
-class ResidualCell(_Composite):
+class _Cell(Composite):
+    """A composite that may keep its input alone for the backward pass.
+
+    Args:
+      recompute: see `nvae_tf.recompute`.
+      stack: see `PureLayer`.
+    """
+
+    def __init__(self, *, recompute="none", stack=None, **kwargs):
+        super().__init__(stack=stack, **kwargs)
+        self.recompute = recompute
+
+    def get_config(self):
+        """Constructor arguments, for serialisation."""
+        return {**super().get_config(), "recompute": self.recompute}
+
+    def call(self, x, params=None, mode=Mode.INFERENCE):
+        """Returns `(y, updates)`."""
+        params = self.read_params(mode) if params is None else params
+        if self.recompute == "cell" and mode == Mode.TRAINING:
+            return recomputed(
+                lambda x, params: self.compute(x, params, mode), x, params
+            )
+        return self.compute(x, params, mode)
+
+    def compute(self, x, params, mode):
+        """Returns `(y, updates)`."""
+        raise NotImplementedError
+
+
+class ResidualCell(_Cell):
     """`skip(x) + 0.1 * SE(branch(x))` (paper figure 3).
 
     Input `[B, H, W, C]`; output `[B, H, W, filters]`, H and W halved by a
@@ -312,23 +132,19 @@ class ResidualCell(_Composite):
         stack=None,
         **kwargs,
     ):
-        super().__init__(stack=stack, **kwargs)
+        super().__init__(recompute=recompute, stack=stack, **kwargs)
         self.operations = tuple(operations)
         self.filters = filters
         self.resample = resample
         self.use_se = use_se
-        self.recompute = recompute
         skips = {"down": _DownSkip, "up": _UpSkip}
         if resample in skips:
             self.parts["skip"] = skips[resample](
                 filters, stack=stack, name="skip"
             )
         for i, operation in enumerate(self.operations):
-            kind = (
-                InvertedResidual if _INVERTED.fullmatch(operation) else NormConv
-            )
             name = f"op_{i}"
-            self.parts[name] = kind(
+            self.parts[name] = create_operation(
                 operation,
                 filters,
                 resample if i == 0 else "none",
@@ -347,7 +163,6 @@ class ResidualCell(_Composite):
             "filters": self.filters,
             "resample": self.resample,
             "use_se": self.use_se,
-            "recompute": self.recompute,
         }
 
     def build(self, input_shape):
@@ -360,16 +175,8 @@ class ResidualCell(_Composite):
             }
         )
 
-    def call(self, x, params=None, mode=Mode.INFERENCE):
-        """Returns `(y, updates)`."""
-        params = self.read_params(mode) if params is None else params
-        if self.recompute == "cell" and mode == Mode.TRAINING:
-            return recomputed(
-                lambda x, params: self._compute(x, params, mode), x, params
-            )
-        return self._compute(x, params, mode)
-
-    def _compute(self, x, params, mode):
+    def compute(self, x, params, mode):
+        """See `_Cell`."""
         updates = {}
         skip = x
         if "skip" in self.parts:
@@ -383,7 +190,7 @@ class ResidualCell(_Composite):
         return skip + x, updates
 
 
-class FlowCell(_Composite):
+class FlowCell(_Cell):
     """Inverse autoregressive cell `z' = z - m(z)` (paper section 3.2).
 
     `m` looks only at pixels and channels before its own in raster order, so
@@ -392,13 +199,16 @@ class FlowCell(_Composite):
 
     Args:
       mirrored: the opposite raster order.
+      recompute: see `nvae_tf.recompute`.
       stack: see `PureLayer`.
     """
 
     EXPANSION = 6
 
-    def __init__(self, mirrored=False, *, stack=None, **kwargs):
-        super().__init__(stack=stack, **kwargs)
+    def __init__(
+        self, mirrored=False, *, recompute="none", stack=None, **kwargs
+    ):
+        super().__init__(recompute=recompute, stack=stack, **kwargs)
         self.mirrored = mirrored
 
     def get_config(self):
@@ -436,15 +246,14 @@ class FlowCell(_Composite):
             {"expand": channels, "spatial": hidden, "project": hidden}
         )
 
-    def call(self, z, params=None, mode=Mode.INFERENCE):
-        """Returns `(z', updates)`."""
-        params = self.read_params(mode) if params is None else params
-        h = tf.nn.elu(self.run("expand", z, params, mode, {}))
+    def compute(self, x, params, mode):
+        """See `_Cell`."""
+        h = tf.nn.elu(self.run("expand", x, params, mode, {}))
         h = tf.nn.elu(tf.nn.elu(self.run("spatial", h, params, mode, {})))
-        return z - self.run("project", h, params, mode, {}), {}
+        return x - self.run("project", h, params, mode, {}), {}
 
 
-class EncoderCombiner(_Composite):
+class EncoderCombiner(Composite):
     """`e + conv1x1(h)`: encoder features meet the decoder's state.
 
     Args:
@@ -471,7 +280,7 @@ class EncoderCombiner(_Composite):
         return features + self.run("conv", h, params, mode, {})
 
 
-class DecoderCombiner(_Composite):
+class DecoderCombiner(Composite):
     """`conv1x1(concat[h, z])`: a latent group enters the decoder's state.
 
     Args:

@@ -286,8 +286,8 @@ class Config:
       checkpoint: what is saved.
       precision: "float32", "mixed_float16" or "mixed_bfloat16".
       recompute: what the backward pass computes again instead of keeping:
-        "none", "bn_swish" (normalised and activated values, the paper's
-        trick) or "cell" (all that is inside a residual cell).
+        "none", "bn_swish" (normalised and activated values, as in the paper)
+        or "cell" (all that is inside a residual cell or flow cell).
       jit_compile: compile the training step with XLA; for GPUs and TPUs.
     """
 
@@ -302,7 +302,7 @@ class Config:
         default_factory=CheckpointConfig
     )
     precision: str = "float32"
-    recompute: str = "none"
+    recompute: str = "bn_swish"
     jit_compile: bool = False
 
     def __post_init__(self):

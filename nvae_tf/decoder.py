@@ -82,7 +82,10 @@ class LatentGroup(PureLayer):
         )
         for i in range(2 * config.num_flow_pairs):
             self.parts[f"flow_{i}"] = FlowCell(
-                mirrored=i % 2 == 1, stack=stack, name=f"flow_{i}"
+                mirrored=i % 2 == 1,
+                recompute=recompute,
+                stack=stack,
+                name=f"flow_{i}",
             )
         self.parts["decoder_combiner"] = DecoderCombiner(
             width, stack=stack, name="decoder_combiner"

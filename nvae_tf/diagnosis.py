@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from nvae_tf.layers import PureLayer
 from nvae_tf.model_config import ModelConfig
+from nvae_tf.objective import LossTerms
 from nvae_tf.schedules import Coefficients
-from nvae_tf.train_step import LossTerms, TrainStep
+from nvae_tf.train_step import TrainStep
 
 __all__ = ["Diagnosis", "LayerFinding", "diagnose", "non_finite", "observed"]
 
@@ -185,7 +186,8 @@ def observed(
 ) -> Iterator[None]:
     """Calls an observer after every call of a layer and the layers within.
 
-    Only calls outside of graphs, in which every group of a scale is a call.
+    Only calls outside of graphs, in which every group of a scale is a call;
+    nothing is recomputed meanwhile, which would go around layers.
 
     Args:
       layer: the outermost.
@@ -194,6 +196,13 @@ def observed(
       path: of `layer` itself.
     """
     watched = list(_all_layers(layer, path))
+    recomputing = [
+        (part, part.recompute)
+        for _, part in watched
+        if hasattr(part, "recompute")
+    ]
+    for part, _ in recomputing:
+        part.recompute = "none"
     for name, part in watched:
         _wrap(part, functools.partial(observer, name, part))
     try:
@@ -201,6 +210,8 @@ def observed(
     finally:
         for _, part in watched:
             del vars(part)["call"]
+        for part, recompute in recomputing:
+            part.recompute = recompute
 
 
 def _wrap(layer: PureLayer, observer: Callable) -> None:

@@ -1,8 +1,29 @@
 """Many tensors as one vector, and back."""
 
+import itertools
+import typing
+
+import numpy as np
 import tensorflow as tf
 
-__all__ = ["pack", "unpack"]
+__all__ = ["PackedVariable", "Part", "pack", "parts", "unpack"]
+
+# A large vector has so many parts, or a few more; smaller ones fewer, of so
+# many elements.
+_MOST_PARTS = 16
+_PART_SIZE = 2**22
+
+
+class Part(typing.NamedTuple):
+    """A stretch of a packed vector that holds whole tensors.
+
+    Attributes:
+      tensors: which of the tensors.
+      elements: where they are in the vector.
+    """
+
+    tensors: slice
+    elements: slice
 
 
 def pack(tensors):
@@ -18,3 +39,82 @@ def unpack(vector, shapes):
         tf.reshape(piece, shape)
         for piece, shape in zip(pieces, shapes, strict=True)
     ]
+
+
+def parts(shapes) -> list[Part]:
+    """Divides a vector for work whose intermediate values should stay small.
+
+    Args:
+      shapes: static shapes of the tensors in it.
+
+    Returns:
+      The parts, in order; one if the vector is small.
+    """
+    sizes = [shape.num_elements() for shape in shapes]
+    ends = list(itertools.accumulate(sizes, initial=0))
+    count = min(max(1, ends[-1] // _PART_SIZE), _MOST_PARTS)
+    limit = -(-ends[-1] // count)
+    cuts = [0]
+    for i in range(1, len(sizes)):
+        if ends[i + 1] - ends[cuts[-1]] > limit:
+            cuts.append(i)
+    return [
+        Part(slice(a, b), slice(ends[a], ends[b]))
+        for a, b in itertools.pairwise([*cuts, len(sizes)])
+    ]
+
+
+class PackedVariable:
+    """A float32 vector `[N]` of state, one `tf.Variable` for each part of it.
+
+    An update of a part copies that part alone; to read a stretch of one long
+    variable and assign it copies the variable.  All else, checkpoints among
+    it, sees one vector.
+
+    Args:
+      values: `[N]`, the first.
+      parts: see `parts`.
+
+    Attributes:
+      pieces: a variable for each part.
+      shape: of the vector.
+      dtype: of the vector.
+    """
+
+    trainable = False
+
+    def __init__(self, values, parts: list[Part]):
+        self.pieces = [
+            tf.Variable(values[part.elements], trainable=False)
+            for part in parts
+        ]
+        self.shape = tf.TensorShape([parts[-1].elements.stop])
+        self.dtype = self.pieces[0].dtype
+        self._parts = parts
+
+    def numpy(self) -> np.ndarray:
+        """The values as one array."""
+        return np.concatenate([piece.numpy() for piece in self.pieces])
+
+    def __array__(self, dtype=None, copy=None):
+        """The values for NumPy; always a copy."""
+        if copy is False:
+            raise ValueError("A packed variable has no array of its own.")
+        return self.numpy().astype(dtype or np.float32, copy=False)
+
+    def assign(self, values) -> None:
+        """Sets all parts.
+
+        Args:
+          values: `[N]`.
+
+        Raises:
+          ValueError: if the shape differs.
+        """
+        if tuple(values.shape) != tuple(self.shape):
+            raise ValueError(
+                f"shape {tuple(values.shape)} cannot be assigned to "
+                f"{tuple(self.shape)}."
+            )
+        for piece, part in zip(self.pieces, self._parts, strict=True):
+            piece.assign(values[part.elements])

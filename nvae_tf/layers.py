@@ -130,7 +130,7 @@ class PureLayer(keras.layers.Layer):
 
 
 class Conv2D(PureLayer):
-    """Convolution with weight normalisation (paper section 3.3, appendix A).
+    """Convolution with weight normalisation, as the authors' models have it.
 
     Input `[B, H, W, C]`, output `[B, H / strides, W / strides, filters]`.
 
@@ -418,7 +418,7 @@ class Dense(PureLayer):
 
 
 class SqueezeExcite(PureLayer):
-    """Squeeze-and-excitation gate (paper section 3.3).
+    """Squeeze-and-excitation gate (paper section 3.1.1).
 
     Takes `[B, H, W, C]` and returns the gate `[B, 1, 1, C]` in (0, 1); the
     cell multiplies, together with its residual factor.

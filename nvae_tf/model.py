@@ -77,7 +77,7 @@ class NVAE(PureLayer, keras.Model):
         seed: int | None = 0,
         unroll: bool = False,
         *,
-        recompute: str = "none",
+        recompute: str = "bn_swish",
         **kwargs,
     ):
         super().__init__(**kwargs)

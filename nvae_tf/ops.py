@@ -58,17 +58,17 @@ def weight_norm(v, gain):
     axes = [rank - 4, rank - 3, rank - 2]
     norm = tf.sqrt(tf.reduce_sum(tf.square(v), axes, keepdims=True))
     scale = tf.exp(_to_kernel_rank(gain, rank)) / (norm + WEIGHT_NORM_EPSILON)
-    kernel = v * scale
 
     def grad(upstream):
-        along = tf.reduce_sum(upstream * kernel, axes, keepdims=True)
+        # From `v`, a variable, and not from the result: nothing is kept.
+        along = scale * tf.reduce_sum(upstream * v, axes, keepdims=True)
         shrink = tf.math.divide_no_nan(
             along, norm * (norm + WEIGHT_NORM_EPSILON)
         )
         d_v = upstream * scale - v * shrink
         return d_v, tf.reshape(along, gain.shape)
 
-    return kernel, grad
+    return v * scale, grad
 
 
 def _to_kernel_rank(gain, rank: int):
@@ -167,7 +167,11 @@ def _depthwise_same(x, kernel):
     def grad(upstream):
         d_x = _depthwise(upstream, tf.reverse(kernel, [0, 1]), "SAME")
         pad = [[size // 2] * 2] * 2
-        padded = tf.pad(tf.transpose(x, [1, 2, 0, 3]), [*pad, [0, 0], [0, 0]])
+        # Not before the backward pass gets here: in the forward pass there
+        # is nothing but `x` to wait for, and all layers' copies would pile up.
+        with tf.control_dependencies([upstream]):
+            by_pixel = tf.transpose(x, [1, 2, 0, 3])
+        padded = tf.pad(by_pixel, [*pad, [0, 0], [0, 0]])
         by_example = _depthwise(
             tf.reshape(padded, [1, height + size - 1, width + size - 1, -1]),
             tf.reshape(

@@ -14,8 +14,8 @@ class Adamax:
     p -= lr / (1 - 0.9^t) * m / u` (Kingma & Ba 2015, section 7.1, with the
     decay added to the gradient and epsilon inside the maximum).
 
-    All variables are updated as one vector: a handful of graph nodes instead
-    of a dozen per variable, and one tensor to reduce across replicas.
+    Variables are updated as one vector, or as a few where they are many: a
+    handful of graph nodes instead of a dozen per variable.
 
     Args:
       variables: float32 variables, in an order that stays the same.
@@ -30,44 +30,53 @@ class Adamax:
         self.parameters = list(variables)
         self.weight_decay = weight_decay
         self._shapes = [tf.TensorShape(v.shape) for v in self.parameters]
-        size = sum(shape.num_elements() for shape in self._shapes)
-        self.m = tf.Variable(tf.zeros([size]), trainable=False, name="m")
-        self.u = tf.Variable(tf.zeros([size]), trainable=False, name="u")
+        self._parts = flat.parts(self._shapes)
+        zeros = tf.zeros([self._parts[-1].elements.stop])
+        self.m = flat.PackedVariable(zeros, self._parts)
+        self.u = flat.PackedVariable(zeros, self._parts)
 
     @property
-    def variables(self) -> list[tf.Variable]:
+    def variables(self) -> list[flat.PackedVariable]:
         """The moments `[N]`; checkpoints keep them."""
         return [self.m, self.u]
 
-    def flatten(self, tensors):
-        """Tensors shaped like the variables -> one vector `[N]`."""
-        return flat.pack(tensors)
+    def pack(self, tensors) -> list:
+        """Tensors shaped like the variables -> a vector for each part."""
+        return [flat.pack(tensors[part.tensors]) for part in self._parts]
 
-    def apply(self, gradient, learning_rate, step):
+    def apply(self, gradient, learning_rate, step) -> None:
         """Takes one step.
 
         Args:
-          gradient: float32 `[N]`, see `flatten`.
+          gradient: float32 vectors, see `pack`.
           learning_rate: float32 scalar.
           step: float32 scalar t, from 1.
-
-        Returns:
-          float32 `[N]`, the new parameters.
         """
-        old = self.flatten(self.parameters)
+        rate = learning_rate / (1 - tf.pow(self.BETA_1, step))
+        before = tf.no_op()
+        for part, g, m, u in zip(
+            self._parts, gradient, self.m.pieces, self.u.pieces, strict=True
+        ):
+            # One after the other, so that the intermediate values of one
+            # part are all there is; several vectors else.
+            with tf.control_dependencies([before]):
+                before = self._apply_to(
+                    self.parameters[part.tensors],
+                    self._shapes[part.tensors],
+                    g,
+                    m,
+                    u,
+                    rate,
+                )
+
+    def _apply_to(self, parameters, shapes, gradient, m, u, rate):
+        """Takes the step of one part; returns an operation at its end."""
+        old = flat.pack(parameters)
         gradient += self.weight_decay * old
-        m = self.BETA_1 * self.m + (1 - self.BETA_1) * gradient
-        self.m.assign(m)
-        # One vector after the other: computed side by side, their intermediate
-        # values would take twice the memory.
-        with tf.control_dependencies([m]):
-            u = self.BETA_2 * self.u
-            u = tf.maximum(u, tf.abs(gradient) + self.EPSILON)
-            self.u.assign(u)
-        with tf.control_dependencies([u]):
-            rate = learning_rate / (1 - tf.pow(self.BETA_1, step))
-            new = old - rate * m / u
-        pieces = flat.unpack(new, self._shapes)
-        for variable, piece in zip(self.parameters, pieces, strict=True):
-            variable.assign(piece)
-        return new
+        new_m = self.BETA_1 * m + (1 - self.BETA_1) * gradient
+        new_u = tf.maximum(self.BETA_2 * u, tf.abs(gradient) + self.EPSILON)
+        pieces = flat.unpack(old - rate * new_m / new_u, shapes)
+        assigned = [m.assign(new_m), u.assign(new_u)]
+        for variable, piece in zip(parameters, pieces, strict=True):
+            assigned.append(variable.assign(piece))
+        return tf.group(assigned)

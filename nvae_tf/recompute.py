@@ -3,7 +3,7 @@
 - "none": every operation keeps what its gradient reads.
 - "bn_swish": a convolution behind batch normalisation does not keep its
   input; it is normalised and activated again (paper section 3.1.2).
-- "cell": a residual cell keeps its input alone.
+- "cell": a residual cell or flow cell keeps its input alone.
 
 Layers are pure, so a second computation is the first one over again: noise is
 drawn outside of cells, and updates are taken from the first.
@@ -69,12 +69,14 @@ def recomputed(function, x, params: dict):
         structure.append(updates)
 
         def grad(upstream, *_):
-            again = tf.nest.pack_sequence_as(params, weights)
+            zero = tf.cast(batch_norm.zero_after(upstream), x.dtype)
+            # Copies made ahead of the tape: in a loop the backward pass takes
+            # the originals off lists, which it would differentiate, too.
+            inputs = [x + zero, *map(tf.identity, weights)]
+            again = tf.nest.pack_sequence_as(params, inputs[1:])
             if replicas.count() > 1:
                 # The replicas need not tell each other their moments again.
                 again = _merged(again, updates)
-            zero = tf.cast(batch_norm.zero_after(upstream), x.dtype)
-            inputs = [x + zero, *weights]
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
                 y = function(inputs[0], again)[0]

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 from nvae_tf import torch_file
-from nvae_tf.cells import InvertedResidual, ResidualCell
+from nvae_tf.cell_operations import InvertedResidual
+from nvae_tf.cells import ResidualCell
 from nvae_tf.config import Config
 from nvae_tf.errors import CheckpointError
 from nvae_tf.layers import BatchNorm, Conv2D, Dense

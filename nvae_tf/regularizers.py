@@ -1,4 +1,4 @@
-"""Spectral regularisation and the BN gamma penalty (paper section 3.3)."""
+"""Spectral regularisation and the BN gamma penalty (paper section 3.2)."""
 
 import collections
 import typing
@@ -82,8 +82,10 @@ class SpectralRegularizer:
         total = 0.0
         vectors = []
         for (_, fan_in), group in self.groups.items():
-            matrices = _matrices(group, params, fan_in)  # [n, fan_in, c_out]
-            constant = tf.stop_gradient(matrices)
+            # Two groups at a time: each needs a copy of its kernels.
+            with tf.control_dependencies(vectors[-2:-1]):
+                matrices = _matrices(group, params, fan_in)
+            constant = tf.stop_gradient(matrices)  # [n, fan_in, c_out]
             u = tf.convert_to_tensor(group.u)[:, :, None]  # [n, c_out, 1]
             for _ in range(rounds):
                 v = _normalize(tf.linalg.matmul(constant, u), axis=-2)

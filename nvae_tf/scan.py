@@ -41,42 +41,75 @@ def _run_unrolled(step, carry, inputs, count: int):
 
 
 def _run_loop(step, carry, inputs, count: int):
+    # What is read once is popped off a list, and what is written is pushed:
+    # their gradients push and pop in turn.  The gradient of indexing would be
+    # a whole list of zeros for every step.
+    flat = [tf.convert_to_tensor(x) for x in tf.nest.flatten(inputs)]
     sources = [
-        tf.TensorArray(
-            x.dtype, count, element_shape=x.shape[1:], clear_after_read=False
-        ).unstack(x)
-        for x in tf.nest.flatten(inputs)
+        tf.raw_ops.TensorListFromTensor(
+            tensor=tf.reverse(x, [0]), element_shape=_shape(x.shape[1:])
+        )
+        for x in flat
     ]
 
-    def slices_at(i):
-        return tf.nest.pack_sequence_as(inputs, [x.read(i) for x in sources])
+    def pop(sources):
+        popped = [
+            tf.raw_ops.TensorListPopBack(
+                input_handle=source,
+                element_shape=_shape(x.shape[1:]),
+                element_dtype=x.dtype,
+            )
+            for source, x in zip(sources, flat, strict=True)
+        ]
+        for pair, x in zip(popped, flat, strict=True):
+            pair.tensor.set_shape(x.shape[1:])
+        slices = tf.nest.pack_sequence_as(inputs, [p.tensor for p in popped])
+        return [p.output_handle for p in popped], slices
 
     # The loop's outputs need their structure beforehand: the body is traced
     # once aside, in a graph that is thrown away.
-    template = tf.nest.flatten(
-        tf.function(lambda: step(carry, slices_at(0))[1], autograph=False)
+    structure = (
+        tf.function(lambda: step(carry, pop(sources)[1])[1], autograph=False)
         .get_concrete_function()
         .structured_outputs
     )
-    structure = []
+    template = tf.nest.flatten(structure)
     results = [
-        tf.TensorArray(x.dtype, count, element_shape=x.shape) for x in template
+        tf.raw_ops.EmptyTensorList(
+            element_shape=_shape(x.shape),
+            max_num_elements=count,
+            element_dtype=x.dtype,
+        )
+        for x in template
     ]
 
-    def body(i, carry, results):
-        carry, outputs = step(carry, slices_at(i))
-        structure[:] = [outputs]
+    def body(i, carry, sources, results):
+        sources, slices = pop(sources)
+        carry, outputs = step(carry, slices)
         results = [
-            array.write(i, x)
-            for array, x in zip(results, tf.nest.flatten(outputs), strict=True)
+            tf.raw_ops.TensorListPushBack(input_handle=result, tensor=x)
+            for result, x in zip(results, tf.nest.flatten(outputs), strict=True)
         ]
-        return i + 1, carry, results
+        return i + 1, carry, sources, results
 
-    _, carry, results = tf.while_loop(
+    _, carry, _, results = tf.while_loop(
         lambda i, *_: i < count,
         body,
-        (tf.constant(0), carry, results),
+        (tf.constant(0), carry, sources, results),
         maximum_iterations=count,
     )
-    stacked = [array.stack() for array in results]
-    return carry, tf.nest.pack_sequence_as(structure[0], stacked)
+    stacked = [
+        tf.raw_ops.TensorListStack(
+            input_handle=result,
+            element_shape=_shape(x.shape),
+            element_dtype=x.dtype,
+            num_elements=count,
+        )
+        for result, x in zip(results, template, strict=True)
+    ]
+    return carry, tf.nest.pack_sequence_as(structure, stacked)
+
+
+def _shape(shape):
+    """A static shape as a list operation wants it, -1 where unknown."""
+    return tf.constant([-1 if d is None else d for d in shape], tf.int32)

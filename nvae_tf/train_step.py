@@ -4,40 +4,21 @@ import typing
 
 import tensorflow as tf
 
-from nvae_tf import flat, losses, replicas
+from nvae_tf import flat, replicas
 from nvae_tf.averaging import WeightAverage
 from nvae_tf.layers import Mode
-from nvae_tf.model import NVAE, NVAEOutput
+from nvae_tf.model import NVAE
+from nvae_tf.objective import Objective
 from nvae_tf.optimizer import Adamax
-from nvae_tf.regularizers import SpectralRegularizer, batch_norm_loss
+from nvae_tf.regularizers import SpectralRegularizer
 from nvae_tf.schedules import Coefficients
 
-__all__ = ["LossTerms", "StepMetrics", "TrainStep"]
+__all__ = ["StepMetrics", "TrainStep"]
 
 FIRST_LOSS_SCALE = 2.0**10
 _LARGEST_LOSS_SCALE = 2.0**24
 # Steps without overflow after which the loss scale doubles.
 _GROWTH_INTERVAL = 2000
-
-
-class LossTerms(typing.NamedTuple):
-    """The loss and what it is made of; float32, nats.
-
-    Attributes:
-      total: scalar, what is minimised.
-      reconstruction_nll: `[B]`.
-      balanced_kl: `[B]`, beta included.
-      balance_coefficients: `[L]`.
-      spectral: scalar, before lambda.
-      batch_norm: scalar, before lambda.
-    """
-
-    total: typing.Any
-    reconstruction_nll: typing.Any
-    balanced_kl: typing.Any
-    balance_coefficients: typing.Any
-    spectral: typing.Any
-    batch_norm: typing.Any
 
 
 class StepMetrics(typing.NamedTuple):
@@ -140,7 +121,7 @@ class TrainStep:
                 for name in ("good_steps", "skipped", "skipped_in_a_row")
             },
         }
-        self._alphas = losses.balance_alphas(model.config)
+        self.objective = Objective(model, spectral)
         self._structure: _Result | None = None
         if jit_compile:
             self._pass = tf.function(
@@ -160,24 +141,6 @@ class TrainStep:
             **{f"training/{k}": v for k, v in self.state.items()},
             **(self.average.named_variables() if self.average else {}),
         }
-
-    def loss_terms(
-        self, x, coefficients, output: NVAEOutput, params, kl_sizes=None
-    ):
-        """The loss of a pass.
-
-        Returns:
-          `(LossTerms, vectors)`, the vectors for `spectral.store`.
-        """
-        nll = losses.reconstruction_nll(self.model.likelihood(output.logits), x)
-        kl, gamma = losses.balanced_kl(
-            output.kl_per_group, self._alphas, coefficients.beta, kl_sizes
-        )
-        spectral, vectors = self.spectral(params)
-        norm = batch_norm_loss(self.model, params)
-        total = tf.reduce_mean(nll + kl)
-        total += coefficients.regularization * (spectral + norm)
-        return LossTerms(total, nll, kl, gamma, spectral, norm), vectors
 
     def gradients(
         self,
@@ -199,21 +162,27 @@ class TrainStep:
         Returns:
           `(output, terms, gradient, vectors)`, the gradient flat `[N]`.
         """
-        variables = self.optimizer.parameters
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([v.value for v in variables])
-            params = self.model.read_params(Mode.TRAINING)
-            output = self._forward(x, seed, eps, params)
-            terms, vectors = self.loss_terms(
-                x, coefficients, output, params, kl_sizes
-            )
-            target = terms.total
-            if self.scales_loss:
-                target *= self.state["loss_scale"]
-        gradients = tape.gradient(target, [v.value for v in variables])
-        gradient = self.optimizer.flatten(gradients)
-        if self.scales_loss:
-            gradient /= self.state["loss_scale"]
+        output, terms, gradient, vectors = self._gradients(
+            x, coefficients, seed, eps, kl_sizes
+        )
+        return output, terms, flat.pack(gradient), vectors
+
+    def _gradients(self, x, coefficients, seed, eps, kl_sizes):
+        """See `gradients`; the gradient in the optimiser's parts."""
+        scales = self.scales_loss
+        scale = tf.identity(self.state["loss_scale"]) if scales else 1.0
+        output, terms, gradients, vectors = self.objective.gradients(
+            x,
+            coefficients,
+            self.optimizer.parameters,
+            seed=seed,
+            eps=eps,
+            kl_sizes=kl_sizes,
+            scale=scale,
+        )
+        gradient = self.optimizer.pack(gradients)
+        if scales:
+            gradient = [part / scale for part in gradient]
         return output, terms, gradient, vectors
 
     @tf.function(autograph=False)
@@ -303,9 +272,7 @@ class TrainStep:
     @tf.function(autograph=False)
     def _only_kl_sizes(self, x, seed):
         def sizes(x, seed):
-            params = self.model.read_params(Mode.TRAINING)
-            output = self._forward(x, self._own(seed), None, params)
-            return losses.kl_sizes(output.kl_per_group)
+            return self.objective.kl_sizes(x, self._own(seed))
 
         return self._first(self._run(sizes, x, seed))
 
@@ -351,18 +318,8 @@ class TrainStep:
         context = tf.distribute.get_replica_context()
         return replicas.own_seed(seed, context.replica_id_in_sync_group)
 
-    def _forward(self, x, seed, eps, params) -> NVAEOutput:
-        return self.model(
-            x,
-            eps=eps,
-            seed=seed,
-            training=True,
-            params=params,
-            with_densities=False,
-        )
-
     def _pass(self, x, coefficients, seed, eps, kl_sizes=None) -> _Result:
-        output, terms, gradient, vectors = self.gradients(
+        output, terms, gradient, vectors = self._gradients(
             x, coefficients, self._own(seed), eps, kl_sizes
         )
         means = {
@@ -390,7 +347,7 @@ class TrainStep:
                 ),
             )
         gradient = means.pop("gradient")
-        norm = tf.norm(gradient)
+        norm = tf.sqrt(2 * tf.add_n([tf.nn.l2_loss(g) for g in gradient]))
         good = tf.math.is_finite(norm)
         if self.max_gradient_norm:
             good &= norm <= self.max_gradient_norm
@@ -429,13 +386,11 @@ class TrainStep:
         """Stores what a step with a good gradient gives."""
         state = self.state
         count = tf.cast(state["updates"].assign_add(1), tf.float32)
-        weights = self.optimizer.apply(
-            gradient, coefficients.learning_rate, count
-        )
+        self.optimizer.apply(gradient, coefficients.learning_rate, count)
         self.spectral.store(result.vectors)
         self.model.apply_updates(result.updates)
         if self.average:
-            self.average.update(weights, count)
+            self.average.update(count)
         state["skipped_in_a_row"].assign(0)
         good = state["good_steps"].assign_add(1)
         if self.scales_loss:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nvae_tf import trainer
+from nvae_tf import flat, trainer
 from nvae_tf.averaging import WeightAverage
 from nvae_tf.errors import UserError
 from nvae_tf.model import NVAE
@@ -31,23 +31,28 @@ def _flat(model):
     )
 
 
-def test_average_follows_weights_and_statistics_by_its_decay(model):
+@pytest.mark.parametrize("part_size", [2**22, 100])
+def test_average_follows_weights_and_statistics_by_its_decay(
+    model, monkeypatch, part_size
+):
+    monkeypatch.setattr(flat, "_PART_SIZE", part_size)
     average = WeightAverage(model, 0.9)
     start = _values(model)
     _shift(model, 1.0)
     # After many steps the decay is as configured, early on it is lower.
-    average.update(_flat(model), np.float32(1000))
+    average.update(np.float32(1000))
     with average.in_place():
         inside = _values(model)
     for name, value in start.items():
         np.testing.assert_allclose(inside[name], value + 0.1, atol=1e-5)
+    assert (len(average.weights.pieces) > 1) == (part_size == 100)
 
 
 def test_first_steps_forget_the_initial_weights_quickly(model):
     average = WeightAverage(model, 0.999)
     start = _values(model)
     _shift(model, 1.0)
-    average.update(_flat(model), np.float32(1))
+    average.update(np.float32(1))
     average.assign_to_model()
     for name, value in _values(model).items():
         np.testing.assert_allclose(value, start[name] + 9 / 11, atol=1e-5)

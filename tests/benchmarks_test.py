@@ -208,12 +208,14 @@ def test_results_are_replaced_by_name(tmp_path):
 
 def test_targets_are_compared_with_what_was_measured(tmp_path):
     store = results.Results(tmp_path)
-    store.add("train_step", "small float32 none", {"mfu": 0.4, "peak_gb": 2.0})
-    store.add("train_step", "deep float32 none", {"error": "no memory"})
+    store.add(
+        "train_step", "small float32 bn_swish", {"mfu": 0.4, "peak_gb": 2.0}
+    )
+    store.add("train_step", "deep float32 bn_swish", {"error": "no memory"})
     for value, nodes in ((5, 1000), (60, 1000 + 55 * 400)):
         store.add(
             "growth",
-            f"groups {value} float32 none",
+            f"groups {value} float32 bn_swish",
             {"axis": "groups", "value": value, "nodes": nodes},
         )
     lines = {
@@ -233,12 +235,12 @@ def filled(step, tmp_path_factory):
     """The repository's document, filled with made-up results."""
     folder = tmp_path_factory.mktemp("report")
     store = results.Results(folder / "results")
-    store.add("train_step", "small float32 none", step)
+    store.add("train_step", "small float32 bn_swish", step)
     for axis in ("groups", "channels", "resolution", "batch"):
         for i, value in enumerate((10, 20, 40)):
             store.add(
                 "growth",
-                f"{axis} {value} float32 none",
+                f"{axis} {value} float32 bn_swish",
                 step | {"axis": axis, "value": value, "nodes": 900 + i},
             )
     for i, program in enumerate(sampling.PROGRAMS):

@@ -158,7 +158,7 @@ def test_too_little_memory_is_foreseen(machine, device):
 
 def test_memory_that_is_nearly_too_little_is_foreseen(machine):
     plan = run_plan.make_plan(_config())
-    needed = plan.state_bytes + 250 * plan.activations.none
+    needed = plan.state_bytes + 250 * plan.activations.bn_swish
     machine(1.1 * needed / GIGABYTE)
     (problem,) = _problems(_config())
     assert "may be too little" in problem

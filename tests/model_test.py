@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from nvae_tf.config import Config
 from nvae_tf.model import NVAE
 
 _CONFIG = model_cases.CONFIGS["two_flows"]
@@ -238,3 +239,9 @@ def test_loop_unrolled_and_eager_passes_agree_with_their_gradients():
         for model, graph in zip(models, graphs, strict=True)
     ]
     assert counts == [True, False]
+
+
+def test_models_recompute_what_configurations_do_by_default():
+    assert (
+        NVAE(model_cases.CONFIGS["plain_vae"]).recompute == Config().recompute
+    )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from nvae_tf import flat
 from nvae_tf.optimizer import Adamax
 
 _SHAPES = [(2, 3), (), (4,), (2, 2, 1)]
@@ -42,7 +43,7 @@ def test_steps_follow_the_definition(decay, scale):
     step = tf.function(optimizer.apply, autograph=False)
     for t, gradient in enumerate(gradients, 1):
         step(
-            optimizer.flatten(gradient),
+            optimizer.pack(gradient),
             tf.constant(0.01),
             tf.constant(t, tf.float32),
         )
@@ -58,7 +59,7 @@ def test_default_decay_is_that_of_the_paper():
 def test_first_step_has_the_size_of_the_learning_rate():
     variable = tf.Variable([1.0, -1.0, 0.0])
     optimizer = Adamax([variable], 0.0)
-    optimizer.apply(tf.constant([5.0, -80.0, 0.0]), 0.1, 1.0)
+    optimizer.apply([tf.constant([5.0, -80.0, 0.0])], 0.1, 1.0)
     # |g| / (|g| + 1e-3)
     np.testing.assert_allclose(
         variable, [1 - 0.1 * 5 / 5.001, -1 + 0.1 * 80 / 80.001, 0.0], rtol=1e-6
@@ -68,7 +69,7 @@ def test_first_step_has_the_size_of_the_learning_rate():
 def test_decay_goes_through_the_moments():
     """Coupled: without a gradient it moves a parameter like one."""
     variable = tf.Variable([2.0])
-    Adamax([variable], 0.5).apply(tf.zeros([1]), 0.1, 1.0)
+    Adamax([variable], 0.5).apply([tf.zeros([1])], 0.1, 1.0)
     np.testing.assert_allclose(variable, [2 - 0.1 / 1.001], rtol=1e-6)
 
 
@@ -86,10 +87,34 @@ def test_graph_hardly_grows_with_the_number_of_variables():
         optimizer = Adamax(variables)
         graph = (
             tf.function(optimizer.apply, autograph=False)
-            .get_concrete_function(tf.zeros([3 * count]), 0.1, tf.constant(1.0))
+            .get_concrete_function(
+                [tf.zeros([3 * count])], 0.1, tf.constant(1.0)
+            )
             .graph
         )
         return len(graph.get_operations())
 
     # A read, a reshape each way and an assignment, with their constants.
     assert (operations(30) - operations(10)) / 20 < 12
+
+
+def test_steps_in_parts_are_those_of_the_whole(monkeypatch):
+    gradients = _values(1)
+    results = []
+    for size in (2**22, 3):
+        monkeypatch.setattr(flat, "_PART_SIZE", size)
+        variables = [tf.Variable(p) for p in _values(0)]
+        optimizer = Adamax(variables)
+        step = tf.function(optimizer.apply, autograph=False)
+        for t in (1.0, 2.0):
+            step(
+                optimizer.pack(gradients),
+                tf.constant(0.01),
+                tf.constant(t),
+            )
+        results.append([*variables, *optimizer.variables])
+        assert len(flat.parts([v.shape for v in variables])) == (
+            1 if size > 3 else 4
+        )
+    for whole, parts in zip(*results, strict=True):
+        np.testing.assert_array_equal(whole, parts)

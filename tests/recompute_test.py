@@ -112,7 +112,10 @@ def _accumulated(recompute):
 
 
 def _pushed(function):
-    """Values of the batch's tensors that a function's body puts on stacks."""
+    """Values of the batch's tensors that a loop's body keeps for its gradient.
+
+    TensorFlow calls the lists that it adds to a loop for them accumulators.
+    """
     shapes = {
         argument.name: function.arg_attr[i].attr["_output_shapes"].list.shape
         for i, argument in enumerate(function.signature.input_arg)
@@ -121,7 +124,9 @@ def _pushed(function):
         shapes[node.name] = node.attr["_output_shapes"].list.shape
     total = 0
     for node in function.node_def:
-        if node.op == "TensorListPushBack":
+        if node.op != "TensorListPushBack":
+            continue
+        if node.input[0].endswith("_accumulator"):
             # The name of an argument, or "node:output:index".
             name, *output = node.input[1].split(":")
             if set(output) & _NOT_IMAGES:

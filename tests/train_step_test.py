@@ -294,8 +294,8 @@ def test_accumulated_passes_are_one_step_with_the_large_batch():
     parts = [slice(0, 2), slice(2, 4)]
     # Passes draw their noise from seeds; here it is given.
     noise = {i: [e[part] for e in eps] for i, part in enumerate(parts)}
-    forward = small._forward
-    small._forward = lambda x, seed, eps, params: forward(
+    forward = small.objective._forward
+    small.objective._forward = lambda x, seed, eps, params: forward(
         x, None, [tf.gather(e, seed) for e in stacked], params
     )
     stacked = [tf.stack(e) for e in zip(*noise.values(), strict=True)]
