@@ -54,11 +54,13 @@ class WeightAverage:
             (self.weights, self._weights),
             (self.statistics, self._statistics),
         ):
-            before = tf.no_op()
-            for part, old in zip(_parts(values), average.pieces, strict=True):
-                with tf.control_dependencies([before]):
-                    new = flat.pack(values[part.tensors])
-                    before = tf.group(old.assign_add(share * (new - old)))
+            flat.in_turn(
+                lambda part, old, values=values: old.assign_add(
+                    share * (flat.pack(values[part.tensors]) - old)
+                ),
+                average.parts,
+                average.pieces,
+            )
 
     def assign_to_model(self) -> None:
         """Gives the model the averaged values."""
@@ -84,9 +86,6 @@ class WeightAverage:
                 variable.assign(piece)
 
 
-def _parts(variables) -> list[flat.Part]:
-    return flat.parts([v.shape for v in variables])
-
-
 def _packed(variables) -> flat.PackedVariable:
-    return flat.PackedVariable(flat.pack(variables), _parts(variables))
+    parts = flat.parts([v.shape for v in variables])
+    return flat.PackedVariable(flat.pack_parts(variables, parts), parts)

@@ -159,7 +159,8 @@ def _write_state(folder, step: int, checksum: str, state, note: Note) -> None:
         "state": dict(state),
     }
     aside = folder / f"{_STATE}.writing"
-    _write(aside, json.dumps(content, indent=1).encode())
+    aside.write_bytes(json.dumps(content, indent=1).encode())
+    sync(aside)
     os.replace(aside, folder / _STATE)
 
 
@@ -171,10 +172,3 @@ def _state_checksum(state) -> str:
 def _checksum(path: pathlib.Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -7,6 +7,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from nvae_tf.durable import sync
 from nvae_tf.errors import DataError
 
 __all__ = ["replacing", "write_bytes"]
@@ -29,8 +30,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise DataError(f"Cannot write {path}: {error}.") from error

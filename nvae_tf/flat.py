@@ -6,7 +6,15 @@ import typing
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["PackedVariable", "Part", "pack", "parts", "unpack"]
+__all__ = [
+    "PackedVariable",
+    "Part",
+    "in_turn",
+    "pack",
+    "pack_parts",
+    "parts",
+    "unpack",
+]
 
 # A large vector has so many parts, or a few more; smaller ones fewer, of so
 # many elements.
@@ -64,6 +72,28 @@ def parts(shapes) -> list[Part]:
     ]
 
 
+def pack_parts(tensors, parts: list[Part]) -> list:
+    """A list of tensors -> a vector for each part of what `pack` makes."""
+    return [pack(tensors[part.tensors]) for part in parts]
+
+
+def in_turn(function, *parts) -> None:
+    """Calls a function with each part, one after the other in graphs, too.
+
+    So the intermediate values of one part are all there is at a time; side by
+    side they would be several vectors.
+
+    Args:
+      function: of one item of each sequence; returns what its work ends with,
+        operations or tensors.
+      *parts: sequences of one length.
+    """
+    before = tf.no_op()
+    for items in zip(*parts, strict=True):
+        with tf.control_dependencies([before]):
+            before = tf.group(function(*items))
+
+
 class PackedVariable:
     """A float32 vector `[N]` of state, one `tf.Variable` for each part of it.
 
@@ -72,10 +102,11 @@ class PackedVariable:
     it, sees one vector.
 
     Args:
-      values: `[N]`, the first.
+      values: the first, a vector for each part.
       parts: see `parts`.
 
     Attributes:
+      parts: as given.
       pieces: a variable for each part.
       shape: of the vector.
       dtype: of the vector.
@@ -84,13 +115,10 @@ class PackedVariable:
     trainable = False
 
     def __init__(self, values, parts: list[Part]):
-        self.pieces = [
-            tf.Variable(values[part.elements], trainable=False)
-            for part in parts
-        ]
+        self.parts = parts
+        self.pieces = [tf.Variable(value, trainable=False) for value in values]
         self.shape = tf.TensorShape([parts[-1].elements.stop])
         self.dtype = self.pieces[0].dtype
-        self._parts = parts
 
     def numpy(self) -> np.ndarray:
         """The values as one array."""
@@ -116,5 +144,5 @@ class PackedVariable:
                 f"shape {tuple(values.shape)} cannot be assigned to "
                 f"{tuple(self.shape)}."
             )
-        for piece, part in zip(self.pieces, self._parts, strict=True):
+        for piece, part in zip(self.pieces, self.parts, strict=True):
             piece.assign(values[part.elements])

@@ -31,9 +31,8 @@ class Adamax:
         self.weight_decay = weight_decay
         self._shapes = [tf.TensorShape(v.shape) for v in self.parameters]
         self._parts = flat.parts(self._shapes)
-        zeros = tf.zeros([self._parts[-1].elements.stop])
-        self.m = flat.PackedVariable(zeros, self._parts)
-        self.u = flat.PackedVariable(zeros, self._parts)
+        self.m = self._zeros()
+        self.u = self._zeros()
 
     @property
     def variables(self) -> list[flat.PackedVariable]:
@@ -42,7 +41,7 @@ class Adamax:
 
     def pack(self, tensors) -> list:
         """Tensors shaped like the variables -> a vector for each part."""
-        return [flat.pack(tensors[part.tensors]) for part in self._parts]
+        return flat.pack_parts(tensors, self._parts)
 
     def apply(self, gradient, learning_rate, step) -> None:
         """Takes one step.
@@ -53,30 +52,29 @@ class Adamax:
           step: float32 scalar t, from 1.
         """
         rate = learning_rate / (1 - tf.pow(self.BETA_1, step))
-        before = tf.no_op()
-        for part, g, m, u in zip(
-            self._parts, gradient, self.m.pieces, self.u.pieces, strict=True
-        ):
-            # One after the other, so that the intermediate values of one
-            # part are all there is; several vectors else.
-            with tf.control_dependencies([before]):
-                before = self._apply_to(
-                    self.parameters[part.tensors],
-                    self._shapes[part.tensors],
-                    g,
-                    m,
-                    u,
-                    rate,
-                )
+        flat.in_turn(
+            lambda *items: self._apply_to(*items, rate),
+            [part.tensors for part in self._parts],
+            gradient,
+            self.m.pieces,
+            self.u.pieces,
+        )
 
-    def _apply_to(self, parameters, shapes, gradient, m, u, rate):
-        """Takes the step of one part; returns an operation at its end."""
+    def _zeros(self) -> flat.PackedVariable:
+        sizes = [
+            part.elements.stop - part.elements.start for part in self._parts
+        ]
+        return flat.PackedVariable(map(tf.zeros, sizes), self._parts)
+
+    def _apply_to(self, tensors: slice, gradient, m, u, rate) -> list:
+        """Takes the step of one part; returns what it assigned."""
+        parameters = self.parameters[tensors]
         old = flat.pack(parameters)
         gradient += self.weight_decay * old
         new_m = self.BETA_1 * m + (1 - self.BETA_1) * gradient
         new_u = tf.maximum(self.BETA_2 * u, tf.abs(gradient) + self.EPSILON)
-        pieces = flat.unpack(old - rate * new_m / new_u, shapes)
+        pieces = flat.unpack(old - rate * new_m / new_u, self._shapes[tensors])
         assigned = [m.assign(new_m), u.assign(new_u)]
         for variable, piece in zip(parameters, pieces, strict=True):
             assigned.append(variable.assign(piece))
-        return tf.group(assigned)
+        return assigned

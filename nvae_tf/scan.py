@@ -61,8 +61,6 @@ def _run_loop(step, carry, inputs, count: int):
             )
             for source, x in zip(sources, flat, strict=True)
         ]
-        for pair, x in zip(popped, flat, strict=True):
-            pair.tensor.set_shape(x.shape[1:])
         slices = tf.nest.pack_sequence_as(inputs, [p.tensor for p in popped])
         return [p.output_handle for p in popped], slices
 

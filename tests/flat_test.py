@@ -52,7 +52,9 @@ def test_packed_variable_is_one_vector(monkeypatch):
     monkeypatch.setattr(flat, "_PART_SIZE", 2)
     parts = flat.parts(_shapes([2], [3], []))
     assert len(parts) > 1
-    vector = flat.PackedVariable(tf.range(6.0), parts)
+    vector = flat.PackedVariable(
+        [tf.range(6.0)[part.elements] for part in parts], parts
+    )
     assert vector.shape == (6,)
     np.testing.assert_array_equal(vector, np.arange(6.0))
     vector.assign(np.arange(6.0, 12.0, dtype=np.float32))
