@@ -12,7 +12,7 @@ from nvae_tf.cells import ResidualCell
 from nvae_tf.layers import Conv2D, Dense
 from nvae_tf.model import NVAE
 
-__all__ = ["BACKWARD_FACTOR", "forward_flop", "matmul_rate"]
+__all__ = ["BACKWARD_FACTOR", "forward_flop", "matmul_rate", "side_by_side"]
 
 # A training step over its forward pass: the gradients by the input and by the
 # kernel cost as much each.
@@ -79,9 +79,7 @@ def matmul_rate(repeats: int = 10) -> float:
     Args:
       repeats: the best of so many counts.
     """
-    cores = len(os.sched_getaffinity(0))
-    threads = tf.config.threading.get_intra_op_parallelism_threads() or cores
-    count = max(1, cores // threads)
+    count = side_by_side()
     factors = [
         tf.random.stateless_uniform([_MATMUL_SIZE] * 2, [0, i])
         for i in range(count)
@@ -96,3 +94,10 @@ def matmul_rate(repeats: int = 10) -> float:
             product.numpy()
         best = min(best, time.perf_counter() - began)
     return count * 2 * _MATMUL_SIZE**3 / best
+
+
+def side_by_side() -> int:
+    """How many operations it takes to use all cores."""
+    cores = len(os.sched_getaffinity(0))
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or cores
+    return max(1, cores // threads)

@@ -7,10 +7,13 @@ pass's FLOP (convolutions and dense layers), times images per second, over the
 rate of a float32 product of 2048 x 2048 matrices in the same process.
 """
 
+import contextlib
 import itertools
+import pathlib
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 
 from absl import flags
 
@@ -25,7 +28,9 @@ __all__ = [
     "count_nodes",
     "measure",
     "name_of",
+    "profiled",
     "run",
+    "taker",
 ]
 
 # From the start of the process to the end of the first step.
@@ -146,13 +151,7 @@ def measure(
     graph = concrete_step(step, x).graph
     marks.append(time.time())
     traced_gb = peak_gigabytes()
-
-    def take(i):
-        result = step(x, _coefficients(), seed=tf.constant([0, i], tf.int32))
-        loss = float(result.total_loss)
-        if loss != loss:
-            raise ArithmeticError(f"The loss of step {i} is not a number.")
-
+    take = taker(step, x)
     times = _step_times(take, seconds)
     # One step is measured whole; the rest of the first call is TensorFlow
     # optimising the graph and placing it on the device.
@@ -230,6 +229,24 @@ def concrete_step(step, x):
     )
 
 
+def taker(step, x):
+    """The function of a number that takes a step on x, and waits for it.
+
+    Args:
+      step: a `TrainStep`.
+      x: images `[B, H, W, C]`.
+    """
+    import tensorflow as tf
+
+    def take(i: int) -> None:
+        result = step(x, _coefficients(), seed=tf.constant([0, i], tf.int32))
+        loss = float(result.total_loss)
+        if loss != loss:
+            raise ArithmeticError(f"The loss of step {i} is not a number.")
+
+    return take
+
+
 def count_nodes(graph) -> int:
     """Nodes of a graph, the bodies of its functions included."""
     definition = graph.as_graph_def()
@@ -264,16 +281,30 @@ def _step_times(take, seconds: float) -> list[float]:
 
 def _operations(take) -> list:
     """`[kind, share of the time]` of what took most time in some steps."""
-    from nvae_tf.profile_summary import latest_profile, op_times
+    from nvae_tf.profile_summary import op_times
+
+    with profiled(take, _PROFILED_STEPS) as path:
+        found = op_times(path)
+    return [[time.kind, time.share] for time in found[:_KINDS]]
+
+
+@contextlib.contextmanager
+def profiled(take, steps: int) -> Iterator[pathlib.Path]:
+    """The profile of some steps; it is gone at the end.
+
+    Args:
+      take: see `taker`.
+      steps: how many.
+    """
+    from nvae_tf.profile_summary import latest_profile
     from nvae_tf.profiling import StepProfiler
 
     with tempfile.TemporaryDirectory() as folder:
-        with StepProfiler(folder, _PROFILED_STEPS, skip=0) as profiler:
-            for i in range(_PROFILED_STEPS):
+        with StepProfiler(folder, steps, skip=0) as profiler:
+            for i in range(steps):
                 with profiler.step(i):
                     take(i)
-        found = op_times(latest_profile(folder))
-    return [[time.kind, time.share] for time in found[:_KINDS]]
+        yield latest_profile(folder)
 
 
 def _main(_) -> None:

@@ -281,7 +281,7 @@ class Conv2D(PureLayer):
         """`y` with the bias, if the layer has one."""
         if not self.use_bias:
             return y
-        return tf.nn.bias_add(y, tf.cast(params["bias"], y.dtype))
+        return ops.add_bias(y, tf.cast(params["bias"], y.dtype))
 
     def _choose_gain(self, y):
         """Data-dependent initialisation, of `y = conv(x, v / ||v||)`."""

@@ -96,10 +96,9 @@ class Objective:
     ):
         """A training pass, its loss and the gradient; changes nothing.
 
-        It has three stages, so that what they keep is not kept at once: the
-        gradient of `nelbo` to the parameters that layers compute with
-        (normalised kernels), then that of `penalties`, which needs copies of
-        all kernels, and last that of the sum to the variables.
+        Gradients are taken to the parameters that layers compute with
+        (normalised kernels), of `nelbo` and then of `penalties`, and last of
+        the sum to the variables.
 
         Args:
           x: float32 `[B, H, W, C]`.
@@ -121,6 +120,13 @@ class Objective:
             params = self.model.read_params(Mode.TRAINING)
         leaves = tf.nest.flatten(params)
 
+        # Ahead of the pass, beside which it has cores to itself.
+        with tf.GradientTape() as penalty_tape:
+            penalty_tape.watch(leaves)
+            spectral, norm, vectors = self.penalties(params)
+            penalty = coefficients.regularization * (spectral + norm)
+            scaled_penalty = penalty * scale
+
         with tf.GradientTape() as tape:
             tape.watch(leaves)
             output = self._forward(x, seed, eps, params)
@@ -129,18 +135,10 @@ class Objective:
             scaled = loss * scale
         of_nelbo = tape.gradient(scaled, leaves)
 
-        # The penalties wait until the activations are gone.  They normalise
-        # the kernels again instead of keeping them all the while.
+        # As large as all kernels: not before the activations are gone.
         barrier = tf.group([g for g in of_nelbo if g is not None])
         with tf.control_dependencies([barrier]):
-            params = self.model.read_params(Mode.TRAINING)
-        leaves_later = tf.nest.flatten(params)
-        with tf.GradientTape() as tape:
-            tape.watch(leaves_later)
-            spectral, norm, vectors = self.penalties(params)
-            penalty = coefficients.regularization * (spectral + norm)
-            scaled = penalty * scale
-        of_penalty = tape.gradient(scaled, leaves_later)
+            of_penalty = penalty_tape.gradient(scaled_penalty, leaves)
 
         gradients = weights_tape.gradient(
             leaves,

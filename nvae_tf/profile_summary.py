@@ -14,17 +14,39 @@ import collections
 import pathlib
 import re
 import typing
+from collections.abc import Iterator
 
 from absl import flags
 
 from nvae_tf import command_line
 from nvae_tf.errors import UserError
 
-__all__ = ["OpTime", "latest_profile", "op_times", "table"]
+__all__ = [
+    "OpTime",
+    "Operation",
+    "latest_profile",
+    "op_times",
+    "operations",
+    "table",
+]
 
 # TensorFlow names the event of an operation NAME:KIND.
-_OPERATION = re.compile(r"[^:\s]+:(?P<kind>[A-Za-z_]\w*)")
+_OPERATION = re.compile(r"(?P<name>[^:\s]+):(?P<kind>[A-Za-z_]\w*)")
 _PICOSECONDS = 1e-12
+
+
+class Operation(typing.NamedTuple):
+    """One run of one operation.
+
+    Attributes:
+      name: in the graph that ran.
+      kind: such as "Conv2DBackpropFilter".
+      seconds: without what ran within it.
+    """
+
+    name: str
+    kind: str
+    seconds: float
 
 
 class OpTime(typing.NamedTuple):
@@ -58,14 +80,14 @@ def latest_profile(folder) -> pathlib.Path:
     return found[-1]
 
 
-def op_times(path) -> list[OpTime]:
-    """Times by kind of operation, the longest first.
+def operations(path) -> Iterator[Operation]:
+    """Yields what ran on CPUs.
 
     Args:
       path: an `.xplane.pb` file.
 
     Raises:
-      UserError: if it is not a profile, or holds no operation of a CPU.
+      UserError: if it is not a profile.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
@@ -74,16 +96,31 @@ def op_times(path) -> list[OpTime]:
         space = xplane_pb2.XSpace.FromString(pathlib.Path(path).read_bytes())
     except (DecodeError, OSError) as error:
         raise UserError(f"{path} is not a profile: {error}.") from error
-    seconds: dict[str, float] = collections.defaultdict(float)
-    counts: collections.Counter[str] = collections.Counter()
     for plane in space.planes:
         names = {k: v.name for k, v in plane.event_metadata.items()}
         for line in plane.lines:
             for event, own in _own_times(line.events):
                 match = _OPERATION.fullmatch(names[event.metadata_id])
                 if match:
-                    seconds[match["kind"]] += own * _PICOSECONDS
-                    counts[match["kind"]] += 1
+                    yield Operation(
+                        match["name"], match["kind"], own * _PICOSECONDS
+                    )
+
+
+def op_times(path) -> list[OpTime]:
+    """Times by kind of operation, the longest first.
+
+    Args:
+      path: see `operations`.
+
+    Raises:
+      UserError: if it is not a profile, or holds no operation of a CPU.
+    """
+    seconds: dict[str, float] = collections.defaultdict(float)
+    counts: collections.Counter[str] = collections.Counter()
+    for operation in operations(path):
+        seconds[operation.kind] += operation.seconds
+        counts[operation.kind] += 1
     total = sum(seconds.values())
     if not total:
         raise UserError(

@@ -1,0 +1,215 @@
+"""What bounds a training step: its operations against the machine's peaks.
+
+    python -m benchmarks.roofline --cases=small,deep
+
+No operation is faster than its FLOP at the rate of a large product of float32
+matrices, nor than its bytes at the rate at which two tensors out of the
+caches' reach are added (Williams et al. 2009); the longer of the two times is
+its roof.  A profile says how long it took.  All are per thread: training small
+models gives every operation one core of two.
+"""
+
+import collections
+import re
+import statistics
+import time
+import typing
+
+from absl import flags
+
+from benchmarks import cases, results, train_step
+from benchmarks.processes import measured
+
+__all__ = ["FAMILIES", "family_of", "measure", "run"]
+
+_STEPS = 3
+_WARM_UP_STEPS = 5
+_ADDED_BYTES = 2**25
+_BYTES_PER_GB = 1e9
+
+# Kinds of operations, without what TensorFlow puts before and after the names
+# of oneDNN's kernels; the first that matches counts.
+FAMILIES = {
+    "depthwise convolution and its gradients": r"Depthwise",
+    "convolution, gradient by the kernel": r"Conv2DBackpropFilter",
+    "convolution, gradient by the input": r"Conv2DBackpropInput",
+    "convolution": r"Conv2D",
+    "product of matrices": r"MatMul",
+    "batch normalisation and its gradient": r"FusedBatchNorm",
+    "sums and means": r"(Sum|Mean|Max|BiasAddGrad|L2Loss|All|Any)$",
+    "copies in another arrangement": (
+        r"Transpose|Slice|Concat|Pad|Tile|Split|^Pack$|Unpack|ResizeNearest"
+        r"|DepthToSpace|SpaceToDepth|Gather|BroadcastTo|TensorList|Reverse"
+    ),
+    "random numbers": r"Random|Bernoulli",
+    "element by element": r"",
+}
+
+
+def family_of(kind: str) -> str:
+    """The key of `FAMILIES` for a kind of operation of a profile."""
+    return next(
+        name for name, pattern in FAMILIES.items() if re.search(pattern, kind)
+    )
+
+
+def run(store: results.Results, names) -> None:
+    """Measures cases, and prints and keeps the results.
+
+    Args:
+      store: where to keep them.
+      names: of cases.
+    """
+    for name in names:
+        cases.case(name)
+    for name in names:
+        result = measured("benchmarks.roofline:measure", name=name)
+        store.add("roofline", name, result)
+        print(f"\n{name}\n{describe(result)}", flush=True)
+
+
+def describe(result: dict) -> str:
+    """The table of one result."""
+    if "error" in result:
+        return result["error"]
+    rows = [
+        [
+            family["name"],
+            f"{family['share']:.0%}",
+            f"{family['flop_share']:.0%}",
+            f"{family['compute']:.0%}",
+            f"{family['bandwidth']:.0%}",
+            f"{family['roof']:.0%}",
+        ]
+        for family in result["families"]
+    ]
+    return results.table(
+        ["operations", "of the time", "of the FLOP", "of peak FLOP/s"]
+        + ["of peak bytes/s", "roof over time"],
+        rows,
+    )
+
+
+def measure(
+    name: str,
+    started: float = 0.0,
+) -> dict:
+    """Profiles some steps of a case in this process.
+
+    Args:
+      name: of the case.
+      started: is not needed.
+    """
+    del started
+    from nvae_tf import runtime
+
+    case = cases.case(name)
+    runtime.prepare()
+    import tensorflow as tf
+
+    from benchmarks import flops
+    from benchmarks.graph_work import GraphWork
+    from nvae_tf.profile_summary import operations
+
+    runtime.share_cores(case.model.convolution_work(case.batch_size))
+    step = train_step.build_step(case)
+    x = tf.zeros((case.batch_size, *case.image_shape))
+    graph = train_step.concrete_step(step, x).graph
+    take = train_step.taker(step, x)
+    times = []
+    for i in range(_WARM_UP_STEPS):
+        began = time.perf_counter()
+        take(i)
+        times.append(time.perf_counter() - began)
+    side_by_side = flops.side_by_side()
+    peaks = _Peaks(
+        flop=flops.matmul_rate() / side_by_side,
+        bytes=_addition_rate(),
+    )
+    with train_step.profiled(take, _STEPS) as path:
+        totals = _totals(operations(path), GraphWork(graph), peaks)
+    seconds = sum(total.seconds for total in totals.values())
+    flop = sum(total.flop for total in totals.values())
+    return {
+        "peak_flop_per_second": peaks.flop,
+        "peak_bytes_per_second": peaks.bytes,
+        # Of the time of all threads; what is missing, they waited, or the
+        # runtime chose what to do next.
+        "busy": seconds
+        / _STEPS
+        / (statistics.median(times[1:]) * side_by_side),
+        "known": sum(t.known_seconds for t in totals.values()) / seconds,
+        "families": [
+            {
+                "name": family,
+                "share": total.seconds / seconds,
+                "flop_share": total.flop / flop,
+                "compute": total.flop / total.known_seconds / peaks.flop,
+                "bandwidth": total.bytes / total.known_seconds / peaks.bytes,
+                "roof": total.roof_seconds / total.known_seconds,
+            }
+            for family, total in sorted(
+                totals.items(), key=lambda item: -item[1].seconds
+            )
+        ],
+    }
+
+
+class _Peaks(typing.NamedTuple):
+    """FLOP and bytes per second, of the threads of one operation."""
+
+    flop: float
+    bytes: float
+
+
+class _Total:
+    """What the operations of one family came to."""
+
+    def __init__(self):
+        self.seconds = self.known_seconds = self.roof_seconds = 0.0
+        self.flop = self.bytes = 0
+
+
+def _totals(ran, graph_work, peaks: _Peaks) -> dict[str, _Total]:
+    totals = collections.defaultdict(_Total)
+    for operation in ran:
+        total = totals[family_of(operation.kind)]
+        total.seconds += operation.seconds
+        work = graph_work.work(operation.name, operation.kind)
+        if work is None:
+            continue
+        total.known_seconds += operation.seconds
+        total.flop += work.flop
+        total.bytes += work.bytes
+        total.roof_seconds += max(
+            work.flop / peaks.flop, work.bytes / peaks.bytes
+        )
+    return dict(totals)
+
+
+def _addition_rate(repeats: int = 20) -> float:
+    """Bytes per second, read and written, of adding two tensors."""
+    import tensorflow as tf
+
+    a, b = (
+        tf.random.stateless_uniform([_ADDED_BYTES // 4], [0, i])
+        for i in range(2)
+    )
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        tf.add(a, b)
+        times.append(time.perf_counter() - began)
+    return 3 * _ADDED_BYTES / min(times)
+
+
+def _main(_) -> None:
+    run(results.from_flags(), flags.FLAGS.cases)
+
+
+if __name__ == "__main__":
+    from nvae_tf import command_line
+
+    flags.DEFINE_list("cases", ["small", "mnist", "deep"], "What to measure.")
+    results.define_folder()
+    command_line.run(_main)
