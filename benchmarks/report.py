@@ -14,7 +14,15 @@ import re
 
 from absl import flags
 
-from benchmarks import cases, growth, plots, results, sampling, targets
+from benchmarks import (
+    cases,
+    growth,
+    plots,
+    results,
+    roofline,
+    sampling,
+    targets,
+)
 from benchmarks.train_step import PHASES, name_of
 from nvae_tf.data_files import write_bytes
 from nvae_tf.errors import UserError
@@ -65,7 +73,7 @@ def blocks(store: results.Results, document: pathlib.Path) -> dict[str, str]:
         "targets": _targets(store),
         "train_step": _train_steps(store),
         "start": _starts(store),
-        "operations": _operations(store),
+        "roofline": _roofline(store),
         "sampling": _sampling(store),
         "scaling": _scaling(store),
         "input": _input(store),
@@ -135,33 +143,35 @@ def _starts(store) -> str:
     )
 
 
-def _operations(store) -> str:
-    profiled = {
-        name.partition(" ")[0]: result["operations"]
-        for name, result in _good(store, "train_step").items()
-        if result["operations"]
-    }
-    if not profiled:
+def _roofline(store) -> str:
+    found = _good(store, "roofline")
+    if not found:
         return ""
-    kinds: dict[str, float] = {}
-    for operations in profiled.values():
-        for kind, share in operations:
-            kinds[kind] = kinds.get(kind, 0) + share
-    return results.table(
-        ["operation", *profiled],
-        [
-            [
-                f"`{kind}`",
-                *(
-                    f"{dict(operations)[kind]:.0%}"
-                    if kind in dict(operations)
-                    else ""
-                    for operations in profiled.values()
-                ),
-            ]
-            for kind in sorted(kinds, key=lambda kind: -kinds[kind])
-        ],
-    )
+    columns = {
+        case: {family["name"]: family for family in result["families"]}
+        for case, result in found.items()
+    }
+    rows = []
+    for name in roofline.FAMILIES:
+        cells = []
+        for families in columns.values():
+            family = families.get(name)
+            cells += (
+                [f"{family['share']:.0%}", f"{family['roof']:.0%}"]
+                if family
+                else ["", ""]
+            )
+        rows.append([name, *cells])
+    whole, busy = ["all"], ["threads that are busy"]
+    for result in found.values():
+        whole += ["100%", f"{result['roof']:.0%}"]
+        busy += [f"{result['busy']:.0%}", ""]
+    headings = [
+        heading
+        for case in columns
+        for heading in (f"{case}: time", "roof over it")
+    ]
+    return results.table(["operations", *headings], [*rows, whole, busy])
 
 
 def _growth(store, axis: str, path: pathlib.Path, document) -> str:

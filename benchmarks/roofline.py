@@ -10,6 +10,7 @@ models gives every operation one core of two.
 """
 
 import collections
+import math
 import re
 import statistics
 import time
@@ -83,17 +84,18 @@ def describe(result: dict) -> str:
         ]
         for family in result["families"]
     ]
-    return results.table(
-        ["operations", "of the time", "of the FLOP", "of peak FLOP/s"]
-        + ["of peak bytes/s", "roof over time"],
-        rows,
+    return (
+        results.table(
+            ["operations", "of the time", "of the FLOP", "of peak FLOP/s"]
+            + ["of peak bytes/s", "roof over time"],
+            rows,
+        )
+        + f"\nAll: {result['roof']:.0%} of the roof; threads are busy "
+        f"{result['busy']:.0%} of the time."
     )
 
 
-def measure(
-    name: str,
-    started: float = 0.0,
-) -> dict:
+def measure(name: str, started: float = 0.0) -> dict:
     """Profiles some steps of a case in this process.
 
     Args:
@@ -122,31 +124,28 @@ def measure(
         take(i)
         times.append(time.perf_counter() - began)
     side_by_side = flops.side_by_side()
-    peaks = _Peaks(
-        flop=flops.matmul_rate() / side_by_side,
-        bytes=_addition_rate(),
-    )
+    peaks = _Peaks(flops.matmul_rate() / side_by_side, _addition_rate())
     with train_step.profiled(take, _STEPS) as path:
         totals = _totals(operations(path), GraphWork(graph), peaks)
     seconds = sum(total.seconds for total in totals.values())
+    # Unprofiled, of all threads that can run operations.
+    available = statistics.median(times[1:]) * side_by_side * _STEPS
+    known = sum(total.known_seconds for total in totals.values())
+    roof = sum(total.roof_seconds for total in totals.values())
     flop = sum(total.flop for total in totals.values())
     return {
         "peak_flop_per_second": peaks.flop,
         "peak_bytes_per_second": peaks.bytes,
-        # Of the time of all threads; what is missing, they waited, or the
-        # runtime chose what to do next.
-        "busy": seconds
-        / _STEPS
-        / (statistics.median(times[1:]) * side_by_side),
-        "known": sum(t.known_seconds for t in totals.values()) / seconds,
+        # Else they wait, or TensorFlow decides what comes next.
+        "busy": seconds / available,
+        "known": known / seconds,
+        "roof": roof / known,
         "families": [
             {
                 "name": family,
                 "share": total.seconds / seconds,
                 "flop_share": total.flop / flop,
-                "compute": total.flop / total.known_seconds / peaks.flop,
-                "bandwidth": total.bytes / total.known_seconds / peaks.bytes,
-                "roof": total.roof_seconds / total.known_seconds,
+                **total.rates(peaks),
             }
             for family, total in sorted(
                 totals.items(), key=lambda item: -item[1].seconds
@@ -169,20 +168,35 @@ class _Total:
         self.seconds = self.known_seconds = self.roof_seconds = 0.0
         self.flop = self.bytes = 0
 
+    def add(self, seconds: float, work, peaks: _Peaks) -> None:
+        """Counts an operation; its work is None where it is not known."""
+        self.seconds += seconds
+        if work is None:
+            return
+        self.known_seconds += seconds
+        self.flop += work.flop
+        self.bytes += work.bytes
+        self.roof_seconds += max(
+            work.flop / peaks.flop, work.bytes / peaks.bytes
+        )
+
+    def rates(self, peaks: _Peaks) -> dict[str, float]:
+        """What was reached of the peaks, and of the roof."""
+        seconds = self.known_seconds or math.inf
+        return {
+            "compute": self.flop / seconds / peaks.flop,
+            "bandwidth": self.bytes / seconds / peaks.bytes,
+            "roof": self.roof_seconds / seconds,
+        }
+
 
 def _totals(ran, graph_work, peaks: _Peaks) -> dict[str, _Total]:
     totals = collections.defaultdict(_Total)
     for operation in ran:
-        total = totals[family_of(operation.kind)]
-        total.seconds += operation.seconds
-        work = graph_work.work(operation.name, operation.kind)
-        if work is None:
-            continue
-        total.known_seconds += operation.seconds
-        total.flop += work.flop
-        total.bytes += work.bytes
-        total.roof_seconds += max(
-            work.flop / peaks.flop, work.bytes / peaks.bytes
+        totals[family_of(operation.kind)].add(
+            operation.seconds,
+            graph_work.work(operation.name, operation.kind),
+            peaks,
         )
     return dict(totals)
 

@@ -16,6 +16,7 @@ from benchmarks import (
     growth,
     input_pipeline,
     results,
+    roofline,
     sampling,
     scaling,
     targets,
@@ -34,17 +35,19 @@ def run(store: results.Results, full: bool) -> None:
     """
     _title("Training steps")
     quick = ("small", "mnist", "deep")
-    train_step.run(store, quick, operations=True)
+    train_step.run(store, quick)
     if full:
         train_step.run(store, quick, recomputes=("none", "cell"))
         train_step.run(store, quick, precisions=("mixed_bfloat16",))
-        train_step.run(store, ["cifar"], operations=True)
+        train_step.run(store, ["cifar"])
         train_step.run(store, ["cifar"], precisions=("mixed_bfloat16",))
         train_step.run(store, ["cifar"], recomputes=("cell",))
         train_step.run(store, ["celeba_hq256"], recomputes=("cell",))
         _title("Growth")
         growth.run(store, ["groups"], recomputes=(cases.RECOMPUTE, "cell"))
         growth.run(store, ["channels", "resolution", "batch"])
+    _title("Roofline")
+    roofline.run(store, [*quick, "cifar"] if full else quick)
     _title("Sampling")
     sampling.run(store, ["small", "cifar"] if full else ["small"])
     _title("Several processes")

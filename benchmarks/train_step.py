@@ -36,8 +36,6 @@ __all__ = [
 # From the start of the process to the end of the first step.
 PHASES = ("import", "build", "trace", "optimise", "first step")
 _MAX_STEPS = 60
-_PROFILED_STEPS = 2
-_KINDS = 12
 
 
 def name_of(case: str, precision="float32", recompute=cases.RECOMPUTE) -> str:
@@ -51,7 +49,6 @@ def run(
     precisions=("float32",),
     recomputes=(cases.RECOMPUTE,),
     seconds: float = 15.0,
-    operations: bool = False,
 ) -> None:
     """Measures every combination, and prints and keeps the results.
 
@@ -61,7 +58,6 @@ def run(
       precisions: to compute in.
       recomputes: what the backward pass computes again.
       seconds: how long to take steps, two at least.
-      operations: also profile, to see which operations take the time.
     """
     for name in names:
         cases.case(name)
@@ -76,7 +72,6 @@ def run(
             precision=precision,
             recompute=recompute,
             seconds=seconds,
-            operations=operations,
         )
         label = name_of(name, precision, recompute)
         store.add("train_step", label, result)
@@ -113,7 +108,6 @@ def measure(
     precision: str = "float32",
     recompute: str = cases.RECOMPUTE,
     seconds: float = 15.0,
-    operations: bool = False,
     batch_size: int | None = None,
     changes: dict | None = None,
 ) -> dict:
@@ -125,7 +119,6 @@ def measure(
       precision: to compute in.
       recompute: what the backward pass computes again.
       seconds: how long to take steps, two at least.
-      operations: also profile.
       batch_size: another than the case's.
       changes: of the case's model.
     """
@@ -179,7 +172,6 @@ def measure(
         "traced_gb": traced_gb,
         "peak_gb": peak,
         "matmul_flops": flops.matmul_rate(),
-        "operations": _operations(take) if operations else [],
         "forward_flop": flops.forward_flop(model),
     }
     flop = flops.BACKWARD_FACTOR * result["forward_flop"]
@@ -279,15 +271,6 @@ def _step_times(take, seconds: float) -> list[float]:
     return times
 
 
-def _operations(take) -> list:
-    """`[kind, share of the time]` of what took most time in some steps."""
-    from nvae_tf.profile_summary import op_times
-
-    with profiled(take, _PROFILED_STEPS) as path:
-        found = op_times(path)
-    return [[time.kind, time.share] for time in found[:_KINDS]]
-
-
 @contextlib.contextmanager
 def profiled(take, steps: int) -> Iterator[pathlib.Path]:
     """The profile of some steps; it is gone at the end.
@@ -315,7 +298,6 @@ def _main(_) -> None:
         values.precision,
         values.recompute,
         values.seconds,
-        values.operations,
     )
 
 
@@ -324,6 +306,5 @@ if __name__ == "__main__":
 
     flags.DEFINE_list("cases", ["small", "mnist", "deep"], "What to measure.")
     step_flags.define(seconds=15.0)
-    flags.DEFINE_bool("operations", False, "Profile two steps of each.")
     results.define_folder()
     command_line.run(_main)

@@ -175,6 +175,8 @@ class BottomUpEncoder(PureLayer):
                 features.append(tf.reverse(outputs["features"], [0]))
             # The last group the bottom-up pass meets is the first of the
             # top-down pass: it sees the top of the encoder instead.
-            features[-1] = features[-1][1:]
+            # (Split: the gradient of a slice is slow on CPUs.)
+            count = features[-1].shape[0]
+            features[-1] = tf.split(features[-1], [1, count - 1])[1]
         x = run("top", tf.nn.elu(x))
         return tf.nn.elu(x), features[::-1], updates

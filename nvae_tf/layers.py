@@ -445,7 +445,7 @@ class SqueezeExcite(PureLayer):
         h = tf.reduce_mean(x, axis=[1, 2])  # [B, C]
         h, _ = self.parts["squeeze"](h, params["squeeze"])
         h, _ = self.parts["excite"](tf.nn.relu(h), params["excite"])
-        return tf.math.sigmoid(h)[:, None, None, :], {}
+        return tf.reshape(tf.math.sigmoid(h), [-1, 1, 1, h.shape[-1]]), {}
 
 
 def _uniform(shape, seed: int, stream: int, limit: float):

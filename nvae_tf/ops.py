@@ -32,7 +32,8 @@ def _swish(x):
 
 def _swish_grad(x, upstream):
     gate = tf.math.sigmoid(x)
-    return upstream * gate + tf.raw_ops.SigmoidGrad(y=gate, dy=upstream * x)
+    # gate + x gate (1 - gate)
+    return upstream * (gate + tf.raw_ops.SigmoidGrad(y=gate, dy=x))
 
 
 def _elu_grad(x, upstream):
@@ -232,6 +233,14 @@ def _depthwise_kernel_grad(x, upstream, size: int):
     As many examples at a time as the caches like, their channels side by side.
     """
     batch, height, width, channels = x.shape
+    if batch is None:
+        return tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+            input=x,
+            filter_sizes=[size, size, channels, 1],
+            out_backprop=upstream,
+            strides=[1, 1, 1, 1],
+            padding="SAME",
+        )
     count = _examples_at_a_time(batch, height * width * channels)
 
     def side_by_side(values):
@@ -298,11 +307,11 @@ def upsample_nearest(x):
     return y, grad
 
 
+@tf.custom_gradient
 def upsample_bilinear(x):
     """Doubles the resolution, bilinearly, the corners aligned.
 
-    Output pixel i stands at input coordinate `i * (n - 1) / (2n - 1)`, which
-    `tf.image.resize` does not offer: it is a fixed linear map per axis.
+    Output pixel i stands at input coordinate `i * (n - 1) / (2n - 1)`.
 
     Args:
       x: `[B, H, W, C]`.
@@ -311,13 +320,21 @@ def upsample_bilinear(x):
       `[B, 2H, 2W, C]`.
     """
     _, height, width, channels = x.shape
-    rows = tf.constant(_bilinear_matrix(height), x.dtype)
-    columns = tf.constant(_bilinear_matrix(width), x.dtype)
-    x = tf.reshape(x, [-1, height, width * channels])
-    x = tf.linalg.matmul(rows, x)  # [B, 2H, W*C]
-    x = tf.reshape(x, [-1, width, channels])
-    x = tf.linalg.matmul(columns, x)  # [B*2H, 2W, C]
-    return tf.reshape(x, [-1, 2 * height, 2 * width, channels])
+    y = tf.raw_ops.ResizeBilinear(
+        images=x, size=[2 * height, 2 * width], align_corners=True
+    )
+
+    def grad(upstream):
+        # A fixed linear map per axis; TensorFlow's own gradient is slower.
+        rows = tf.constant(_bilinear_matrix(height).T, x.dtype)
+        columns = tf.constant(_bilinear_matrix(width).T, x.dtype)
+        d_x = tf.reshape(upstream, [-1, 2 * width, channels])
+        d_x = tf.linalg.matmul(columns, d_x)  # [B*2H, W, C]
+        d_x = tf.reshape(d_x, [-1, 2 * height, width * channels])
+        d_x = tf.linalg.matmul(rows, d_x)  # [B, H, W*C]
+        return tf.reshape(d_x, [-1, height, width, channels])
+
+    return tf.cast(y, x.dtype), grad
 
 
 def _bilinear_matrix(size: int) -> np.ndarray:

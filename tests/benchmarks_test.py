@@ -15,15 +15,18 @@ from PIL import Image
 from benchmarks import (
     cases,
     flops,
+    graph_work,
     growth,
     processes,
     report,
     results,
+    roofline,
     sampling,
     scaling,
     targets,
     train_step,
 )
+from nvae_tf import profile_summary
 from nvae_tf.errors import UserError
 from nvae_tf.model import NVAE
 
@@ -42,9 +45,7 @@ def _one_matmul():
 @pytest.fixture(scope="module")
 def step():
     """The measurement of the tiny case's step."""
-    return train_step.measure(
-        "tiny", started=time.time(), seconds=0.05, operations=True
-    )
+    return train_step.measure("tiny", started=time.time(), seconds=0.05)
 
 
 def test_result_of_a_step_survives_json(step):
@@ -67,10 +68,102 @@ def test_memory_only_grows(step):
     assert 0 < step["imported_gb"] <= step["traced_gb"] <= step["peak_gb"]
 
 
-def test_operations_of_a_step_have_shares(step):
-    shares = [share for _, share in step["operations"]]
+@pytest.fixture(scope="module")
+def roofs():
+    """The roofline of the tiny case's step."""
+    return roofline.measure("tiny")
+
+
+def test_roofline_knows_the_work_of_next_to_all_operations(roofs):
+    assert json.loads(json.dumps(roofs)) == roofs
+    assert roofs["known"] > 0.98
+    assert 0 < roofs["busy"] < 2
+    shares = [family["share"] for family in roofs["families"]]
     assert shares == sorted(shares, reverse=True)
-    assert 0 < sum(shares) <= 1.001
+    assert sum(shares) == pytest.approx(1)
+    assert {f["name"] for f in roofs["families"]} <= set(roofline.FAMILIES)
+
+
+def test_no_family_is_above_its_roof(roofs):
+    for family in roofs["families"]:
+        assert family["roof"] >= max(family["compute"], family["bandwidth"])
+        assert 0 <= family["roof"] < 3, family["name"]
+
+
+def test_flop_of_the_step_are_those_of_three_passes():
+    """Counted on the graph, with what the model's own count leaves out."""
+    case = cases.case("tiny")
+    traced = train_step.build_step(case, recompute="none")
+    images = tf.zeros([case.batch_size, *case.image_shape])
+    graph = train_step.concrete_step(traced, images).graph
+    take = train_step.taker(traced, images)
+    take(0)
+    known = graph_work.GraphWork(graph)
+    total = 0
+    with train_step.profiled(take, 1) as path:
+        for ran in profile_summary.operations(path):
+            work = known.work(ran.name, ran.kind)
+            total += work.flop if work else 0
+    model = flops.BACKWARD_FACTOR * flops.forward_flop(traced.model)
+    assert 0.7 < total / (case.batch_size * model) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [
+        ("_MklNativeConv2DBackpropFilterWithBias", "by the kernel"),
+        ("_MklNativeConv2DBackpropInput", "by the input"),
+        ("_MklNativeDepthwiseConv2dNative", "depthwise"),
+        ("_MklNativeFusedConv2D", "convolution"),
+        ("_MklBatchMatMulV2", "product of matrices"),
+        ("_MklNativeFusedBatchNormGradV3", "batch normalisation"),
+        ("Sum", "sums and means"),
+        ("ConcatV2", "copies"),
+        ("AddV2", "element by element"),
+        ("Maximum", "element by element"),
+    ],
+)
+def test_kinds_of_operations_have_their_family(kind, family):
+    assert family in roofline.family_of(kind)
+
+
+@pytest.fixture(scope="module")
+def small_graph():
+    """A loop with a fused convolution, and what is around it."""
+
+    @tf.function(autograph=False)
+    def run(x, kernel, bias, matrix):
+        def body(i, x):
+            y = tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
+            return i + 1, y * tf.sigmoid(y)
+
+        _, x = tf.while_loop(lambda i, _: i < 3, body, (0, x), name="loop")
+        return tf.linalg.matmul(tf.reshape(x, [2, 64]), matrix, name="end")
+
+    return run.get_concrete_function(
+        tf.TensorSpec([2, 4, 4, 4]),
+        tf.TensorSpec([3, 3, 4, 4]),
+        tf.TensorSpec([4]),
+        tf.TensorSpec([64, 5]),
+    ).graph
+
+
+def test_work_follows_from_the_shapes(small_graph):
+    known = graph_work.GraphWork(small_graph)
+    image = 2 * 4 * 4 * 4
+    # As profiles name what TensorFlow puts in line and fuses.
+    inside = "loop/body/_7/loop"
+    conv = known.work(f"{inside}/BiasAdd", "_MklNativeFusedConv2D")
+    assert conv.flop == 2 * image * 3 * 3 * 4
+    assert conv.bytes == 4 * (2 * image + 3 * 3 * 4 * 4)
+    swish = known.work(f"{inside}/mul", "_MklSwish")
+    assert swish == (0, 4 * 2 * image)
+    product = known.work(f"{inside}/mul", "Mul")
+    assert product == (0, 4 * 3 * image)
+    end = known.work("end", "_MklMatMul")
+    assert end == (2 * 2 * 64 * 5, 4 * (2 * 64 + 64 * 5 + 2 * 5))
+    assert known.work("nothing", "Mul") is None
+    assert known.work("other/body/_7/mul", "Mul") is None
 
 
 @pytest.mark.parametrize(
@@ -231,7 +324,7 @@ def test_targets_are_compared_with_what_was_measured(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def filled(step, tmp_path_factory):
+def filled(step, roofs, tmp_path_factory):
     """The repository's document, filled with made-up results."""
     folder = tmp_path_factory.mktemp("report")
     store = results.Results(folder / "results")
@@ -255,6 +348,7 @@ def filled(step, tmp_path_factory):
             f"small {count}",
             {"processes": count, "images_per_second": 90.0 + 10 * count},
         )
+    store.add("roofline", "tiny", roofs)
     store.add("input_pipeline", "MNIST, x", {"images_per_second": 1e6})
     document = folder / "performance.md"
     content = report.blocks(store, document)

@@ -13,10 +13,10 @@ from benchmarks import cases
 from benchmarks.train_step import build_step, concrete_step, count_nodes
 
 _BOUNDS = {
-    "small": 17_100,
-    "mnist": 25_300,
-    "cifar": 13_900,
-    "deep": 11_400,
+    "small": 17_300,
+    "mnist": 25_600,
+    "cifar": 14_000,
+    "deep": 11_500,
 }
 
 

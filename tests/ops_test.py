@@ -102,6 +102,65 @@ def test_gradient_of_a_depthwise_convolution_is_its_adjoint(
     _assert_adjoint(run, define, (2, *image, 6), (size, size, 1, 6))
 
 
+@pytest.mark.parametrize(("batch", "cached"), [(6, 1), (6, 100), (5, 100)])
+def test_depthwise_gradient_is_the_same_in_pieces(batch, cached, monkeypatch):
+    """Of one example each, of some, and where none divides the batch."""
+    x, kernel = normal(batch, 6, 4, 3), normal(3, 3, 1, 3, seed=1)
+    upstream = normal(batch, 6, 4, 3, seed=2)
+
+    def gradient(x):
+        kernel_ = tf.constant(kernel)
+        with tf.GradientTape() as tape:
+            tape.watch(kernel_)
+            y = ops.depthwise_convolve(x, kernel_)
+        return tape.gradient(y, kernel_, upstream[: y.shape[0]])
+
+    whole = gradient(tf.constant(x))
+    monkeypatch.setattr(ops, "_CACHED_ELEMENTS", cached)
+    assert_close(gradient(tf.constant(x)), whole, 2e-5)
+    # Nor need the batch be known before.
+    unknown = tf.TensorSpec([None, 6, 4, 3])
+    assert_close(tf.function(gradient, [unknown])(x), whole, 2e-5)
+
+
+def test_depthwise_gradient_has_few_pieces(monkeypatch):
+    monkeypatch.setattr(ops, "_CACHED_ELEMENTS", 1)
+    assert ops._examples_at_a_time(64, 1000) == 64 // ops._MOST_PIECES
+    assert ops._examples_at_a_time(7, 1000) == 1
+    assert ops._examples_at_a_time(67, 1000) == 67
+
+
+def test_bias_is_added_with_its_gradient():
+    x, bias = tf.constant(normal(2, 3, 4, 5)), tf.constant(normal(5, seed=1))
+    upstream = normal(2, 3, 4, 5, seed=2)
+    with tf.GradientTape() as tape:
+        tape.watch([x, bias])
+        y = ops.add_bias(x, bias)
+    assert_close(y, x + bias, 0)
+    d_x, d_bias = tape.gradient(y, [x, bias], upstream)
+    assert_close(d_x, upstream, 0)
+    assert_close(d_bias, upstream.sum((0, 1, 2)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_gradient_of_bilinear_upsampling_is_its_adjoint(dtype):
+    x, step = normal(2, 3, 4, 2), normal(2, 3, 4, 2, seed=1)
+    x = tf.cast(x, dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = ops.upsample_bilinear(x)
+    assert y.dtype == x.dtype
+    upstream = normal(*y.shape, seed=2)
+    gradient = tape.gradient(y, x, tf.cast(upstream, dtype))
+    assert gradient.dtype == x.dtype
+    np.testing.assert_allclose(
+        np.sum(tf.cast(gradient, tf.float32) * step),
+        np.sum(numpy_reference.upsample_bilinear(step) * upstream),
+        rtol=1e-5 if dtype == "float32" else 0.02,
+        atol=1e-4 if dtype == "float32" else 0.1,
+    )
+
+
 @pytest.mark.parametrize("shape", [(4, 4), (3, 5), (1, 2), (1, 1)])
 def test_bilinear_upsampling_aligns_corners(shape):
     x = normal(2, *shape, 3)
