@@ -27,12 +27,17 @@ _OUTPUTS = {
     "FusedBatchNormV3": ("y", "batch_mean", "batch_variance"),
     "TensorListPopBack": ("output_handle", "tensor"),
 }
-# What a fused operation is named after uses the result of one of these.
+# What a fused operation is named after uses the result of such a one.
 _FUSED = {
-    "_MklNativeFusedConv2D": "Conv2D",
-    "_MklNativeFusedMatMul": "MatMul",
-    "_MklSwish": "Sigmoid",
+    "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative",
+    "FusedConv2D": "Conv2D",
+    "FusedMatMul": "MatMul",
+    "Swish": "Sigmoid",
 }
+# They pass on lists, and do not touch what is in them.
+_LISTS = frozenset(
+    {"EmptyTensorList", "TensorListPopBack", "TensorListPushBack"}
+)
 # They pass on what they get.
 _VIEWS = frozenset({"Identity", "ReadVariableOp", "Reshape", "Squeeze"})
 # Attributes that name the type of the outputs, the one that counts first.
@@ -86,13 +91,14 @@ class GraphWork:
         if node is None:
             return None
         heart = node
-        if kind in _FUSED:
-            heart = function.upstream(node, _FUSED[kind])
+        fused = next((name for name in _FUSED if kind.endswith(name)), None)
+        if fused:
+            heart = function.upstream(node, _FUSED[fused])
             if heart is None:
                 return None
         inputs = [function.tensor(x) for x in _data_inputs(heart)]
         outputs = _output_tensors(node)
-        if heart.op.startswith("TensorList") or heart.op in _VIEWS:
+        if heart.op in _LISTS or heart.op in _VIEWS:
             return Work(0, 0)
         tensors = {*inputs, *outputs}
         if heart.op.startswith("FusedBatchNorm"):
@@ -101,7 +107,7 @@ class GraphWork:
         if None in tensors:
             return None
         size = sum(tensor.bytes for tensor in tensors)
-        return Work(_flop(heart.op, inputs, outputs), size)
+        return Work(_flop(heart, inputs, outputs), size)
 
     def _find(self, name: str):
         """The function that an operation is in, and its name there."""
@@ -173,7 +179,7 @@ def _arguments(function) -> dict[str, _Tensor | None]:
     return {
         argument.name: _tensor(argument.name, shape, argument.type)
         for argument, shape in zip(
-            function.signature.input_arg, shapes, strict=False
+            function.signature.input_arg, shapes, strict=True
         )
     }
 
@@ -199,23 +205,23 @@ def _tensor(name: str, shape, data_type: int) -> _Tensor | None:
     return _Tensor(name, sizes, math.prod(sizes) * _BYTES.get(data_type, 0))
 
 
-def _flop(kind: str, inputs, outputs) -> int:
+def _flop(node, inputs, outputs) -> int:
     """Two for each multiplication and addition."""
-    if kind == "Conv2D":
+    if node.op in ("MatMul", "BatchMatMulV2"):
+        # [..., m, k] and [..., k, n], or either transposed.
+        transposed = node.attr["transpose_a"].b or node.attr["adj_x"].b
+        reduced = inputs[0].shape[-2 if transposed else -1]
+        return 2 * math.prod(outputs[0].shape) * reduced
+    # What is convolved [kh, kw, c_in, c_out], and the side with the stride.
+    if node.op in ("Conv2D", "DepthwiseConv2dNative"):
         kernel, result = inputs[1].shape, outputs[0].shape
-    elif kind == "Conv2DBackpropInput":
+    elif node.op.endswith("BackpropInput"):
         kernel, result = inputs[1].shape, inputs[2].shape
-    elif kind == "Conv2DBackpropFilter":
+    elif node.op.endswith("BackpropFilter"):
         kernel, result = outputs[0].shape, inputs[2].shape
-    elif kind == "DepthwiseConv2dNative":
-        # Every output is of one channel: [kh, kw, c, multiplier].
-        kernel, result = (*inputs[1].shape[:2], 1, 1), outputs[0].shape
-    elif kind in ("MatMul", "BatchMatMulV2"):
-        # [m, k] and [k, n], or either transposed, with [b] in front.
-        result = outputs[0].shape
-        square = math.prod(inputs[0].shape) * math.prod(inputs[1].shape)
-        square //= math.prod(result) * math.prod(result[:-2])
-        kernel = (math.isqrt(square), 1)
     else:
         return 0
+    if node.op.startswith("Depthwise"):
+        # Every output is of one channel: [kh, kw, c, multiplier].
+        kernel = (*kernel[:2], 1, 1)
     return 2 * math.prod(result) * math.prod(kernel[:-1])

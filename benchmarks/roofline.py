@@ -5,8 +5,8 @@
 No operation is faster than its FLOP at the rate of a large product of float32
 matrices, nor than its bytes at the rate at which two tensors out of the
 caches' reach are added (Williams et al. 2009); the longer of the two times is
-its roof.  A profile says how long it took.  All are per thread: training small
-models gives every operation one core of two.
+its roof.  A profile says how long it took.  All are of the cores that one
+operation has, which are not all where several run side by side.
 """
 
 import collections
@@ -20,13 +20,13 @@ from absl import flags
 
 from benchmarks import cases, results, train_step
 from benchmarks.processes import measured
+from nvae_tf.errors import UserError
 
 __all__ = ["FAMILIES", "family_of", "measure", "run"]
 
 _STEPS = 3
 _WARM_UP_STEPS = 5
 _ADDED_BYTES = 2**25
-_BYTES_PER_GB = 1e9
 
 # Kinds of operations, without what TensorFlow puts before and after the names
 # of oneDNN's kernels; the first that matches counts.
@@ -100,7 +100,10 @@ def measure(name: str, started: float = 0.0) -> dict:
 
     Args:
       name: of the case.
-      started: is not needed.
+      started: as `measured` passes it; not needed.
+
+    Raises:
+      UserError: if the profile holds no operation of a CPU.
     """
     del started
     from nvae_tf import runtime
@@ -124,9 +127,14 @@ def measure(name: str, started: float = 0.0) -> dict:
         take(i)
         times.append(time.perf_counter() - began)
     side_by_side = flops.side_by_side()
-    peaks = _Peaks(flops.matmul_rate() / side_by_side, _addition_rate())
+    peaks = _Peaks(
+        flops.matmul_rate() / side_by_side,
+        _addition_rate(side_by_side) / side_by_side,
+    )
     with train_step.profiled(take, _STEPS) as path:
         totals = _totals(operations(path), GraphWork(graph), peaks)
+    if not totals:
+        raise UserError("The profile holds no operation of a CPU.")
     seconds = sum(total.seconds for total in totals.values())
     # Unprofiled, of all threads that can run operations.
     available = statistics.median(times[1:]) * side_by_side * _STEPS
@@ -201,20 +209,30 @@ def _totals(ran, graph_work, peaks: _Peaks) -> dict[str, _Total]:
     return dict(totals)
 
 
-def _addition_rate(repeats: int = 20) -> float:
-    """Bytes per second, read and written, of adding two tensors."""
+def _addition_rate(count: int, repeats: int = 20) -> float:
+    """Bytes per second, read and written, of adding pairs of tensors.
+
+    Args:
+      count: of pairs, side by side.
+      repeats: the best of so many counts.
+    """
     import tensorflow as tf
 
-    a, b = (
-        tf.random.stateless_uniform([_ADDED_BYTES // 4], [0, i])
-        for i in range(2)
+    pairs = [
+        tf.random.stateless_uniform([2, _ADDED_BYTES // 4], [0, i])
+        for i in range(count)
+    ]
+    add = tf.function(
+        lambda pairs: [tf.add(a, b) for a, b in pairs], autograph=False
     )
+    pairs = [tf.unstack(pair) for pair in pairs]
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
-        tf.add(a, b)
+        for total in add(pairs):
+            total.numpy()
         times.append(time.perf_counter() - began)
-    return 3 * _ADDED_BYTES / min(times)
+    return count * 3 * _ADDED_BYTES / min(times)
 
 
 def _main(_) -> None:

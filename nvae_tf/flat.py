@@ -72,24 +72,24 @@ def parts(shapes) -> list[Part]:
     ]
 
 
-def pack_parts(tensors, parts: list[Part]) -> list:
+def pack_parts(tensors, division: list[Part]) -> list:
     """A list of tensors -> a vector for each part of what `pack` makes."""
-    return [pack(tensors[part.tensors]) for part in parts]
+    return [pack(tensors[part.tensors]) for part in division]
 
 
-def in_turn(function, *parts) -> None:
-    """Calls a function with each part, one after the other in graphs, too.
+def in_turn(function, *sequences) -> None:
+    """Calls a function for each part, one after the other in graphs, too.
 
     So the intermediate values of one part are all there is at a time; side by
     side they would be several vectors.
 
     Args:
-      function: of one item of each sequence; returns what its work ends with,
+      function: of an item of each sequence; returns what its work ends with,
         operations or tensors.
-      *parts: sequences of one length.
+      *sequences: of one length.
     """
     before = tf.no_op()
-    for items in zip(*parts, strict=True):
+    for items in zip(*sequences, strict=True):
         with tf.control_dependencies([before]):
             before = tf.group(function(*items))
 

@@ -120,7 +120,7 @@ class Objective:
             params = self.model.read_params(Mode.TRAINING)
         leaves = tf.nest.flatten(params)
 
-        # Ahead of the pass, beside which it has cores to itself.
+        # Independent of the pass: a graph runs it beside.
         with tf.GradientTape() as penalty_tape:
             penalty_tape.watch(leaves)
             spectral, norm, vectors = self.penalties(params)

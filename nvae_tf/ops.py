@@ -1,8 +1,8 @@
 """The numerical operations under the layers, with gradients of their own.
 
 Pure functions of tensors, NHWC.  Where TensorFlow's own gradient of a formula
-keeps tensors it could recompute, or builds many more graph nodes than the
-mathematics needs, the gradient is written out here.
+keeps tensors it could recompute, builds many more graph nodes than the
+mathematics needs, or is slow on CPUs, the gradient is written out here.
 """
 
 import numpy as np
@@ -110,10 +110,15 @@ def convolve(x, kernel, *, strides=1, dilation=1, groups=1):
         return tf.concat(
             [convolve(part, k, strides=strides) for part, k in pieces], axis=-1
         )
-    size = kernel.shape[0]
-    if size == strides == 1:
+    if kernel.shape[:2] == [1, 1] and strides == 1 and _has_cpus_only():
         return _convolve_pointwise(x, kernel)
-    return tf.nn.conv2d(x, kernel, strides, _padding(size, strides))
+    return tf.nn.conv2d(x, kernel, strides, _padding(kernel.shape[0], strides))
+
+
+def _has_cpus_only() -> bool:
+    """Whether gradients that are written for CPUs are worth it."""
+    devices = tf.config.list_logical_devices()
+    return all(device.device_type == "CPU" for device in devices)
 
 
 @tf.custom_gradient
@@ -140,21 +145,30 @@ def _convolve_pointwise(x, kernel):
     return tf.nn.conv2d(x, kernel, 1, "VALID"), grad
 
 
-@tf.custom_gradient
 def add_bias(x, bias):
-    """`x + bias`; like `tf.nn.bias_add`, with a faster gradient.
-
-    TensorFlow's own is computed by the gradient of the convolution before it
-    on CPUs, which that slows down by more than a sum of its own takes.
+    """`x + bias`, like `tf.nn.bias_add`.
 
     Args:
       x: `[..., C]`.
       bias: `[C]`, the dtype of x.
     """
+    if _has_cpus_only():
+        return _add_bias_on_cpu(x, bias)
+    return tf.nn.bias_add(x, bias)
+
+
+@tf.custom_gradient
+def _add_bias_on_cpu(x, bias):
+    """Its own gradient is left to that of the convolution before it.
+
+    Which that slows down by more than a sum of its own takes.
+    """
 
     def grad(upstream):
         rows = tf.reshape(upstream, [-1, bias.shape[0]])
-        return upstream, tf.reduce_sum(rows, axis=0)
+        # Sums of many half-precision numbers would be off.
+        d_bias = tf.reduce_sum(tf.cast(rows, tf.float32), axis=0)
+        return upstream, tf.cast(d_bias, bias.dtype)
 
     return tf.nn.bias_add(x, bias), grad
 
@@ -196,7 +210,7 @@ def depthwise_convolve(x, kernel, *, strides=1):
     """
     size, _, _, channels = kernel.shape
     kernel = tf.reshape(kernel, [size, size, channels, 1])
-    if strides == 1:
+    if strides == 1 and _has_cpus_only():
         return _depthwise_same(x, kernel)
     return tf.nn.depthwise_conv2d(
         x, kernel, [1, strides, strides, 1], _padding(size, strides)
@@ -207,11 +221,11 @@ def depthwise_convolve(x, kernel, *, strides=1):
 def _depthwise_same(x, kernel):
     """Stride 1, kernel `[k, k, C, 1]`; both gradients as forward passes.
 
-    On CPUs the forward pass of a depthwise convolution is vectorised over
-    channels and its gradients are not.  The gradient to the input is the
-    convolution with the kernel turned around.  The gradient to the kernel is a
-    convolution too: of the padded input with the upstream gradient as the
-    kernel, every example's channels apart.
+    For CPUs, where the forward pass of a depthwise convolution is vectorised
+    over channels and its own gradients are not.  The gradient to the input is
+    the convolution with the kernel turned around.  The gradient to the kernel
+    is a convolution too: of the padded input with the upstream gradient as
+    the kernel, every example's channels apart.
     """
     size, _, channels, _ = kernel.shape
 
@@ -234,6 +248,7 @@ def _depthwise_kernel_grad(x, upstream, size: int):
     """
     batch, height, width, channels = x.shape
     if batch is None:
+        # Of saved models, which carry gradients but are not trained.
         return tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
             input=x,
             filter_sizes=[size, size, channels, 1],
@@ -250,15 +265,12 @@ def _depthwise_kernel_grad(x, upstream, size: int):
 
     margin = [size // 2] * 2
     padded = tf.pad(side_by_side(x), [[0, 0], margin, margin, [0, 0]])
-    kernels = side_by_side(upstream)[..., None]
+    images = tf.split(padded, batch // count)
+    kernels = tf.unstack(side_by_side(upstream)[..., None])
     total = tf.add_n(
         [
-            _depthwise(image, kernel[0], "VALID")
-            for image, kernel in zip(
-                tf.split(padded, batch // count),
-                tf.split(kernels, batch // count),
-                strict=True,
-            )
+            _depthwise(image, kernel, "VALID")
+            for image, kernel in zip(images, kernels, strict=True)
         ]
     )  # [1, size, size, count * C]
     total = tf.reshape(total, [size, size, count, channels])

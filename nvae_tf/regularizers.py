@@ -135,14 +135,20 @@ def _round(matrices, u):
 
 
 def _singular_values(kernels: list, v, wv, u):
-    """The sum of `sigma = v W u^T` over all matrices, given `v W`.
+    """The sum of `sigma = v W u^T` over all matrices.
 
     Its gradient to a matrix is `v^T u`: it does not read the matrix again.
+
+    Args:
+      kernels: `[*stack, kh, kw, c_in, c_out]`, n matrices in all.
+      v: `[n, 1, fan_in]`.
+      wv: `[n, 1, c_out]`, the product `v W`.
+      u: `[n, 1, c_out]`.
     """
     sizes = [kernel.shape[:-4].num_elements() for kernel in kernels]
 
     @tf.custom_gradient
-    def total(*kernels):
+    def sum_of_sigmas(*kernels):
         def grad(upstream):
             pairs = zip(
                 tf.split(upstream * v, sizes), tf.split(u, sizes), strict=True
@@ -154,7 +160,7 @@ def _singular_values(kernels: list, v, wv, u):
 
         return tf.reduce_sum(wv * u), grad
 
-    return total(*kernels)
+    return sum_of_sigmas(*kernels)
 
 
 def _matrices(group: _KernelGroup, params: dict):

@@ -84,10 +84,19 @@ def test_roofline_knows_the_work_of_next_to_all_operations(roofs):
     assert {f["name"] for f in roofs["families"]} <= set(roofline.FAMILIES)
 
 
-def test_no_family_is_above_its_roof(roofs):
-    for family in roofs["families"]:
-        assert family["roof"] >= max(family["compute"], family["bandwidth"])
-        assert 0 <= family["roof"] < 3, family["name"]
+def test_roof_is_the_longer_of_two_times():
+    peaks = roofline._Peaks(flop=100.0, bytes=10.0)
+    total = roofline._Total()
+    total.add(4.0, graph_work.Work(flop=300, bytes=5), peaks)  # 3 s
+    total.add(4.0, graph_work.Work(flop=0, bytes=10), peaks)  # 1 s
+    total.add(9.0, None, peaks)
+    assert total.seconds == 17
+    assert total.rates(peaks) == {
+        "compute": 300 / 8 / 100,
+        "bandwidth": 15 / 8 / 10,
+        "roof": (3 + 1) / 8,
+    }
+    assert roofline._Total().rates(peaks)["roof"] == 0
 
 
 def test_flop_of_the_step_are_those_of_three_passes():
@@ -162,6 +171,8 @@ def test_work_follows_from_the_shapes(small_graph):
     assert product == (0, 4 * 3 * image)
     end = known.work("end", "_MklMatMul")
     assert end == (2 * 2 * 64 * 5, 4 * (2 * 64 + 64 * 5 + 2 * 5))
+    # A kind that is fused from nothing known.
+    assert known.work("end", "_FusedConv2D") is None
     assert known.work("nothing", "Mul") is None
     assert known.work("other/body/_7/mul", "Mul") is None
 
@@ -321,6 +332,73 @@ def test_targets_are_compared_with_what_was_measured(tmp_path):
     assert lines["peak memory, small"] == ["<= 1.00 GB", "2.00 GB", "no"]
     assert lines["MFU, deep"][1:] == ["not measured", ""]
     assert lines["graph nodes per further group"][1:] == ["400.0", "no"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "run", "flop"),
+    [
+        # A batch of one matrix is multiplied by every one of the other.
+        (
+            "BatchMatMulV2",
+            lambda: tf.linalg.matmul(tf.ones([4, 8]), tf.ones([64, 8, 16])),
+            2 * 64 * 4 * 8 * 16,
+        ),
+        (
+            "BatchMatMulV2",
+            lambda: tf.linalg.matmul(
+                tf.ones([3, 8, 4]), tf.ones([3, 8, 5]), transpose_a=True
+            ),
+            2 * 3 * 4 * 8 * 5,
+        ),
+        (
+            "Conv2DBackpropFilter",
+            lambda: tf.raw_ops.Conv2DBackpropFilter(
+                input=tf.ones([2, 8, 8, 3]),
+                filter_sizes=[3, 3, 3, 5],
+                out_backprop=tf.ones([2, 4, 4, 5]),
+                strides=[1, 2, 2, 1],
+                padding="SAME",
+            ),
+            2 * (2 * 4 * 4 * 5) * (3 * 3 * 3),
+        ),
+        (
+            "Conv2DBackpropInput",
+            lambda: tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=[2, 8, 8, 3],
+                filter=tf.ones([3, 3, 3, 5]),
+                out_backprop=tf.ones([2, 4, 4, 5]),
+                strides=[1, 2, 2, 1],
+                padding="SAME",
+            ),
+            2 * (2 * 4 * 4 * 5) * (3 * 3 * 3),
+        ),
+        (
+            "DepthwiseConv2dNative",
+            lambda: tf.nn.depthwise_conv2d(
+                tf.ones([2, 8, 8, 3]),
+                tf.ones([5, 5, 3, 1]),
+                [1, 2, 2, 1],
+                "SAME",
+            ),
+            2 * (2 * 4 * 4 * 3) * (5 * 5),
+        ),
+        (
+            "DepthwiseConv2dNativeBackpropFilter",
+            lambda: tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+                input=tf.ones([2, 8, 8, 3]),
+                filter_sizes=[5, 5, 3, 1],
+                out_backprop=tf.ones([2, 4, 4, 3]),
+                strides=[1, 2, 2, 1],
+                padding="SAME",
+            ),
+            2 * (2 * 4 * 4 * 3) * (5 * 5),
+        ),
+    ],
+)
+def test_flop_of_each_kind(kind, run, flop):
+    graph = tf.function(run, autograph=False).get_concrete_function().graph
+    (node,) = (op for op in graph.get_operations() if op.type == kind)
+    assert graph_work.GraphWork(graph).work(node.name, kind).flop == flop
 
 
 @pytest.fixture(scope="module")

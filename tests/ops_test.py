@@ -87,12 +87,15 @@ def test_depthwise_convolution_sees_one_channel_each(size, strides, image):
     )
 
 
+@pytest.mark.parametrize("only_cpus", [True, False])
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("size", [3, 5, 11])
 @pytest.mark.parametrize("image", [(6, 6), (7, 5), (1, 2)])
 def test_gradient_of_a_depthwise_convolution_is_its_adjoint(
-    size, strides, image
+    size, strides, image, only_cpus, monkeypatch
 ):
+    monkeypatch.setattr(ops, "_has_cpus_only", lambda: only_cpus)
+
     def run(x, kernel):
         return ops.depthwise_convolve(x, kernel, strides=strides)
 
@@ -102,8 +105,12 @@ def test_gradient_of_a_depthwise_convolution_is_its_adjoint(
     _assert_adjoint(run, define, (2, *image, 6), (size, size, 1, 6))
 
 
-@pytest.mark.parametrize(("batch", "cached"), [(6, 1), (6, 100), (5, 100)])
-def test_depthwise_gradient_is_the_same_in_pieces(batch, cached, monkeypatch):
+@pytest.mark.parametrize(
+    ("batch", "cached", "count"), [(6, 1, 1), (6, 150, 2), (5, 150, 5)]
+)
+def test_depthwise_gradient_is_the_same_in_pieces(
+    batch, cached, count, monkeypatch
+):
     """Of one example each, of some, and where none divides the batch."""
     x, kernel = normal(batch, 6, 4, 3), normal(3, 3, 1, 3, seed=1)
     upstream = normal(batch, 6, 4, 3, seed=2)
@@ -117,6 +124,7 @@ def test_depthwise_gradient_is_the_same_in_pieces(batch, cached, monkeypatch):
 
     whole = gradient(tf.constant(x))
     monkeypatch.setattr(ops, "_CACHED_ELEMENTS", cached)
+    assert ops._examples_at_a_time(batch, 6 * 4 * 3) == count
     assert_close(gradient(tf.constant(x)), whole, 2e-5)
     # Nor need the batch be known before.
     unknown = tf.TensorSpec([None, 6, 4, 3])
@@ -130,7 +138,9 @@ def test_depthwise_gradient_has_few_pieces(monkeypatch):
     assert ops._examples_at_a_time(67, 1000) == 67
 
 
-def test_bias_is_added_with_its_gradient():
+@pytest.mark.parametrize("only_cpus", [True, False])
+def test_bias_is_added_with_its_gradient(only_cpus, monkeypatch):
+    monkeypatch.setattr(ops, "_has_cpus_only", lambda: only_cpus)
     x, bias = tf.constant(normal(2, 3, 4, 5)), tf.constant(normal(5, seed=1))
     upstream = normal(2, 3, 4, 5, seed=2)
     with tf.GradientTape() as tape:
@@ -140,6 +150,42 @@ def test_bias_is_added_with_its_gradient():
     d_x, d_bias = tape.gradient(y, [x, bias], upstream)
     assert_close(d_x, upstream, 0)
     assert_close(d_bias, upstream.sum((0, 1, 2)))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradient_to_a_bias_sums_many_numbers_in_half_precision(dtype):
+    x, bias = tf.zeros([8, 64, 64, 2], dtype), tf.zeros([2], dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(bias)
+        y = ops.add_bias(x, bias)
+    d_bias = tape.gradient(y, bias, tf.fill(y.shape, tf.cast(0.02, dtype)))
+    assert d_bias.dtype == dtype
+    np.testing.assert_allclose(tf.cast(d_bias, tf.float32), 655.36, rtol=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_pointwise_gradients_are_those_of_a_convolution(dtype, monkeypatch):
+    """Also in half precision, and of a batch that is not known before."""
+    x = tf.cast(normal(3, 5, 4, 6), dtype)
+    kernel = tf.cast(normal(1, 1, 6, 7, seed=1), dtype)
+
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = ops.convolve(x, kernel)
+        return tape.gradient(y, [x, kernel], tf.ones_like(y))
+
+    unknown = tf.TensorSpec([None, 5, 4, 6], dtype)
+    actual = tf.function(gradients, [unknown])(x)
+    monkeypatch.setattr(ops, "_has_cpus_only", lambda: False)
+    for a, b in zip(actual, gradients(x), strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(
+            tf.cast(a, tf.float32),
+            tf.cast(b, tf.float32),
+            rtol=1e-5 if dtype == "float32" else 0.02,
+            atol=1e-5 if dtype == "float32" else 0.1,
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
