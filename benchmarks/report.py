@@ -162,16 +162,16 @@ def _roofline(store) -> str:
                 else ["", ""]
             )
         rows.append([name, *cells])
-    whole, busy = ["all"], ["threads that are busy"]
+    whole, at_once = ["all"], ["operations at a time"]
     for result in found.values():
         whole += ["100%", f"{result['roof']:.0%}"]
-        busy += [f"{result['busy']:.0%}", ""]
+        at_once += [f"{result['at_once']:.1f}", ""]
     headings = [
         heading
         for case in columns
         for heading in (f"{case}: time", "roof over it")
     ]
-    return results.table(["operations", *headings], [*rows, whole, busy])
+    return results.table(["operations", *headings], [*rows, whole, at_once])
 
 
 def _growth(store, axis: str, path: pathlib.Path, document) -> str:

@@ -3,10 +3,11 @@
     python -m benchmarks.roofline --cases=small,deep
 
 No operation is faster than its FLOP at the rate of a large product of float32
-matrices, nor than its bytes at the rate at which two tensors out of the
-caches' reach are added (Williams et al. 2009); the longer of the two times is
-its roof.  A profile says how long it took.  All are of the cores that one
-operation has, which are not all where several run side by side.
+matrices, nor than its bytes at the rate of multiplying two tensors, of the size
+that suits the caches best, element by element (Williams et al. 2009); the
+longer of the two times is its roof.  A profile says how long it took.  All are
+of the cores that one operation has, which are not all where several run side
+by side.
 """
 
 import collections
@@ -26,7 +27,9 @@ __all__ = ["FAMILIES", "family_of", "measure", "run"]
 
 _STEPS = 3
 _WARM_UP_STEPS = 5
-_ADDED_BYTES = 2**25
+# Of tensors that are multiplied, to see how fast bytes move, and how often.
+_MOVED_BYTES = (2**19, 2**21, 2**23)
+_MOVES = 32
 
 # Kinds of operations, without what TensorFlow puts before and after the names
 # of oneDNN's kernels; the first that matches counts.
@@ -90,8 +93,8 @@ def describe(result: dict) -> str:
             + ["of peak bytes/s", "roof over time"],
             rows,
         )
-        + f"\nAll: {result['roof']:.0%} of the roof; threads are busy "
-        f"{result['busy']:.0%} of the time."
+        + f"\nAll: {result['roof']:.0%} of the roof, "
+        f"{result['at_once']:.1f} operations at a time."
     )
 
 
@@ -129,23 +132,21 @@ def measure(name: str, started: float = 0.0) -> dict:
     side_by_side = flops.side_by_side()
     peaks = _Peaks(
         flops.matmul_rate() / side_by_side,
-        _addition_rate(side_by_side) / side_by_side,
+        max(_moving_rate(side_by_side, size) for size in _MOVED_BYTES)
+        / side_by_side,
     )
     with train_step.profiled(take, _STEPS) as path:
         totals = _totals(operations(path), GraphWork(graph), peaks)
     if not totals:
         raise UserError("The profile holds no operation of a CPU.")
     seconds = sum(total.seconds for total in totals.values())
-    # Unprofiled, of all threads that can run operations.
-    available = statistics.median(times[1:]) * side_by_side * _STEPS
     known = sum(total.known_seconds for total in totals.values())
     roof = sum(total.roof_seconds for total in totals.values())
     flop = sum(total.flop for total in totals.values())
     return {
         "peak_flop_per_second": peaks.flop,
         "peak_bytes_per_second": peaks.bytes,
-        # Else they wait, or TensorFlow decides what comes next.
-        "busy": seconds / available,
+        "at_once": seconds / (_STEPS * statistics.median(times[1:])),
         "known": known / seconds,
         "roof": roof / known,
         "families": [
@@ -209,30 +210,34 @@ def _totals(ran, graph_work, peaks: _Peaks) -> dict[str, _Total]:
     return dict(totals)
 
 
-def _addition_rate(count: int, repeats: int = 20) -> float:
-    """Bytes per second, read and written, of adding pairs of tensors.
+def _moving_rate(count: int, size: int, repeats: int = 10) -> float:
+    """Bytes per second, read and written, of multiplying tensors.
 
     Args:
       count: of pairs, side by side.
-      repeats: the best of so many counts.
+      size: of a tensor, in bytes.
+      repeats: the best of so many times.
     """
     import tensorflow as tf
 
-    pairs = [
-        tf.random.stateless_uniform([2, _ADDED_BYTES // 4], [0, i])
-        for i in range(count)
-    ]
-    add = tf.function(
-        lambda pairs: [tf.add(a, b) for a, b in pairs], autograph=False
-    )
-    pairs = [tf.unstack(pair) for pair in pairs]
+    @tf.function(autograph=False)
+    def multiply(pairs):
+        products = []
+        for a, b in pairs:
+            for _ in range(_MOVES):
+                a *= b
+            products.append(a)
+        return products
+
+    ones = tf.ones([size // 4])
+    pairs = [(ones + i, ones * (1 - 2**-20)) for i in range(count)]
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
-        for total in add(pairs):
-            total.numpy()
+        for product in multiply(pairs):
+            product.numpy()
         times.append(time.perf_counter() - began)
-    return count * 3 * _ADDED_BYTES / min(times)
+    return count * 3 * size * _MOVES / min(times)
 
 
 def _main(_) -> None:

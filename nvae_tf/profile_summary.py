@@ -97,14 +97,18 @@ def operations(path) -> Iterator[Operation]:
     except (DecodeError, OSError) as error:
         raise UserError(f"{path} is not a profile: {error}.") from error
     for plane in space.planes:
-        names = {k: v.name for k, v in plane.event_metadata.items()}
+        matches = {
+            key: _OPERATION.fullmatch(metadata.name)
+            for key, metadata in plane.event_metadata.items()
+        }
         for line in plane.lines:
-            for event, own in _own_times(line.events):
-                match = _OPERATION.fullmatch(names[event.metadata_id])
-                if match:
-                    yield Operation(
-                        match["name"], match["kind"], own * _PICOSECONDS
-                    )
+            # What runs within an operation and is none is a part of it.
+            events = [e for e in line.events if matches[e.metadata_id]]
+            for event, own in _own_times(events):
+                match = matches[event.metadata_id]
+                yield Operation(
+                    match["name"], match["kind"], own * _PICOSECONDS
+                )
 
 
 def op_times(path) -> list[OpTime]:
@@ -133,7 +137,7 @@ def op_times(path) -> list[OpTime]:
 
 
 def _own_times(events):
-    """Yields events of one thread, with their time less what runs inside."""
+    """Yields events of a thread, with their time less that of inner ones."""
     open_events: list[list] = []  # (event, own time), outermost first.
     for event in sorted(events, key=lambda e: (e.offset_ps, -e.duration_ps)):
         while open_events and _end(open_events[-1][0]) <= event.offset_ps:

@@ -4,7 +4,12 @@ import tensorflow as tf
 from nvae_tf.errors import UserError
 from nvae_tf.model import NVAE
 from nvae_tf.optimizer import Adamax
-from nvae_tf.profile_summary import latest_profile, op_times, table
+from nvae_tf.profile_summary import (
+    latest_profile,
+    op_times,
+    operations,
+    table,
+)
 from nvae_tf.profiling import StepProfiler
 from nvae_tf.regularizers import SpectralRegularizer
 from nvae_tf.schedules import Coefficients
@@ -63,6 +68,38 @@ def test_table_has_a_line_per_kind_of_operation(profiled):
     assert heading.split() == ["share", "cumulated", "calls", "operation"]
     kinds = [time.kind for time in op_times(path)]
     assert [line.split()[-1] for line in lines] == kinds[:3]
+
+
+def test_time_of_an_operation_is_without_that_of_inner_ones(tmp_path):
+    """But with that of what is no operation, such as its part of a region."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    space = xplane_pb2.XSpace()
+    plane = space.planes.add()
+    line = plane.lines.add()
+    for i, (name, start, end) in enumerate(
+        [
+            ("outer:While", 0, 100),
+            ("inner:Mul", 10, 30),
+            ("Region", 12, 20),
+            ("inner:Add", 40, 45),
+            ("after:Mul", 100, 110),
+        ]
+    ):
+        plane.event_metadata[i].name = name
+        line.events.add(metadata_id=i, offset_ps=start, duration_ps=end - start)
+    path = tmp_path / "x.xplane.pb"
+    path.write_bytes(space.SerializeToString())
+    seconds = {
+        operation.name + operation.kind: round(operation.seconds * 1e12)
+        for operation in operations(path)
+    }
+    assert seconds == {
+        "outerWhile": 75,
+        "innerMul": 20,
+        "innerAdd": 5,
+        "afterMul": 10,
+    }
 
 
 def test_interrupted_profile_is_written(tmp_path, capsys):
