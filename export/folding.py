@@ -18,7 +18,7 @@ import numpy as np
 
 from nvae_tf.cell_operations import InvertedResidual, NormConv
 from nvae_tf.cells import ResidualCell
-from nvae_tf.layers import PureLayer
+from nvae_tf.pure_layer import PureLayer
 
 __all__ = ["fold_batch_norm", "is_neutral"]
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 
 from nvae_tf.cell_operations import InvertedResidual
 from nvae_tf.cells import ResidualCell
-from nvae_tf.decoder import LatentGroup
+from nvae_tf.latent_group import LatentGroup
 from nvae_tf.model import NVAE
 from nvae_tf.model_config import ModelConfig
 

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from nvae_tf import ops
 from nvae_tf.composite import Composite
-from nvae_tf.layers import BatchNorm, Conv2D, Mode
+from nvae_tf.layers import BatchNorm, Conv2D
+from nvae_tf.pure_layer import Mode
 
 __all__ = ["InvertedResidual", "NormConv", "create_operation"]
 

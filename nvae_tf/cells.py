@@ -5,7 +5,8 @@ import tensorflow as tf
 from nvae_tf import ops
 from nvae_tf.cell_operations import create_operation
 from nvae_tf.composite import Composite
-from nvae_tf.layers import Conv2D, Mode, SqueezeExcite
+from nvae_tf.layers import Conv2D, SqueezeExcite
+from nvae_tf.pure_layer import Mode
 from nvae_tf.recompute import recomputed
 
 __all__ = [

@@ -1,6 +1,6 @@
 """What layers made of layers share."""
 
-from nvae_tf.layers import Mode, PureLayer
+from nvae_tf.pure_layer import Mode, PureLayer
 from nvae_tf.recompute import normalize_and_convolve
 
 __all__ = ["Composite"]

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import tensorflow as tf
 
-from nvae_tf.layers import PureLayer
 from nvae_tf.model_config import ModelConfig
 from nvae_tf.objective import LossTerms
+from nvae_tf.pure_layer import PureLayer
 from nvae_tf.schedules import Coefficients
 from nvae_tf.train_step import TrainStep
 

@@ -5,8 +5,9 @@ import dataclasses
 import tensorflow as tf
 
 from nvae_tf.cells import ResidualCell
-from nvae_tf.layers import Conv2D, Mode, PureLayer
+from nvae_tf.layers import Conv2D
 from nvae_tf.model_config import ModelConfig, cell_operations
+from nvae_tf.pure_layer import Mode, PureLayer
 from nvae_tf.scan import scan
 
 __all__ = ["BottomUpEncoder", "CellChain"]

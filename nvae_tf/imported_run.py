@@ -10,9 +10,9 @@ from nvae_tf.averaging import WeightAverage
 from nvae_tf.config import Config
 from nvae_tf.data_files import write_bytes
 from nvae_tf.errors import UserError
-from nvae_tf.layers import Mode
 from nvae_tf.model import NVAE
 from nvae_tf.optimizer import Adamax
+from nvae_tf.pure_layer import Mode
 from nvae_tf.reference_import import (
     ReferenceCheckpoint,
     assign_state,

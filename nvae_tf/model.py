@@ -8,12 +8,13 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from nvae_tf.decoder import ImageDecoder, TopDownDecoder
+from nvae_tf.decoder import TopDownDecoder
 from nvae_tf.distributions import num_pixel_parameters, pixel_distribution
 from nvae_tf.encoder import BottomUpEncoder
 from nvae_tf.errors import DataError
-from nvae_tf.layers import Mode, PureLayer
+from nvae_tf.image_decoder import ImageDecoder
 from nvae_tf.model_config import ModelConfig
+from nvae_tf.pure_layer import Mode, PureLayer
 
 __all__ = ["NVAE", "Latents", "NVAEOutput"]
 
@@ -59,7 +60,7 @@ class NVAEOutput(typing.NamedTuple):
 class NVAE(PureLayer, keras.Model):
     """The model: encoder, top-down walk, image head.
 
-    A pass is pure; see `nvae_tf.layers`.  After a training pass store its
+    A pass is pure; see `pure_layer`.  After a training pass store its
     `updates` with `apply_updates`.
 
     Args:

@@ -5,8 +5,8 @@ import typing
 import tensorflow as tf
 
 from nvae_tf import losses
-from nvae_tf.layers import Mode
 from nvae_tf.model import NVAE, NVAEOutput
+from nvae_tf.pure_layer import Mode
 from nvae_tf.regularizers import SpectralRegularizer, batch_norm_loss
 from nvae_tf.schedules import Coefficients
 

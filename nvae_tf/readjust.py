@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from nvae_tf.data_files import write_bytes
 from nvae_tf.errors import CheckpointError, UserError
-from nvae_tf.layers import Mode
 from nvae_tf.model import NVAE
+from nvae_tf.pure_layer import Mode
 
 __all__ = [
     "BATCH_SIZE",

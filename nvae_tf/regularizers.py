@@ -5,7 +5,8 @@ import typing
 
 import tensorflow as tf
 
-from nvae_tf.layers import BatchNorm, Conv2D, PureLayer
+from nvae_tf.layers import BatchNorm, Conv2D
+from nvae_tf.pure_layer import PureLayer
 
 __all__ = [
     "FIRST_STEP_ROUNDS",

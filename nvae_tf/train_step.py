@@ -6,10 +6,10 @@ import tensorflow as tf
 
 from nvae_tf import flat, replicas
 from nvae_tf.averaging import WeightAverage
-from nvae_tf.layers import Mode
 from nvae_tf.model import NVAE
 from nvae_tf.objective import Objective
 from nvae_tf.optimizer import Adamax
+from nvae_tf.pure_layer import Mode
 from nvae_tf.regularizers import SpectralRegularizer
 from nvae_tf.schedules import Coefficients
 

@@ -16,8 +16,8 @@ from nvae_tf.errors import UserError
 from nvae_tf.evaluation import Evaluation
 from nvae_tf.interrupts import StopRequest, stop_requests
 from nvae_tf.launcher import RESUME_STATUS
-from nvae_tf.layers import Mode
 from nvae_tf.profiling import StepProfiler
+from nvae_tf.pure_layer import Mode
 from nvae_tf.recovery import Verdict
 from nvae_tf.regularizers import FIRST_STEP_ROUNDS, ROUNDS
 from nvae_tf.run_log import RunLog

@@ -10,7 +10,7 @@ from nvae_tf.cells import (
     EncoderCombiner,
     ResidualCell,
 )
-from nvae_tf.layers import Mode
+from nvae_tf.pure_layer import Mode
 
 _OPERATIONS = [
     "res_bnswish",

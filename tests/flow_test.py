@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.cells import FlowCell
-from nvae_tf.decoder import LatentGroup
+from nvae_tf.latent_group import LatentGroup
 from nvae_tf.masks import autoregressive_mask
 
 _CHANNELS, _SIZE = 3, 3

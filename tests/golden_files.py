@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from nvae_tf import losses, reference_import
-from nvae_tf.layers import Mode
 from nvae_tf.optimizer import Adamax
+from nvae_tf.pure_layer import Mode
 from nvae_tf.regularizers import SpectralRegularizer
 from nvae_tf.schedules import Coefficients
 from nvae_tf.train_step import TrainStep

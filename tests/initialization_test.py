@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nvae_tf.layers import Conv2D, Mode
+from nvae_tf.layers import Conv2D
 from nvae_tf.model import NVAE
+from nvae_tf.pure_layer import Mode
 
 _CONFIG = model_cases.small(
     architecture="res_elu", num_groups_per_scale=3, adaptive_groups=False

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from model_cases import randomize
 
-from nvae_tf.layers import BatchNorm, Conv2D, Dense, Mode, SqueezeExcite
+from nvae_tf.layers import BatchNorm, Conv2D, Dense, SqueezeExcite
+from nvae_tf.pure_layer import Mode
 
 
 def _normal(*shape, seed=0):

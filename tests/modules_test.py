@@ -17,10 +17,12 @@ from nvae_tf import (
     composite,
     decoder,
     encoder,
+    image_decoder,
+    latent_group,
     layers,
 )
-from nvae_tf.layers import Mode, PureLayer
 from nvae_tf.model import NVAE
+from nvae_tf.pure_layer import Mode, PureLayer
 
 _CONFIG = model_cases.small(num_flow_pairs=1)
 _PLAIN = model_cases.CONFIGS["plain_vae"]
@@ -116,12 +118,12 @@ _CASES = {
     ),
     "chain": _Case(_chain, 4, _image(4)),
     "group": _Case(
-        lambda **k: decoder.LatentGroup(_CONFIG, 8, 8, **k),
+        lambda **k: latent_group.LatentGroup(_CONFIG, 8, 8, **k),
         None,
         {"noise": _NOISE, **_STATE},
     ),
     "first group": _Case(
-        lambda **k: decoder.LatentGroup(_PLAIN, 8, 8, is_first=True, **k),
+        lambda **k: latent_group.LatentGroup(_PLAIN, 8, 8, is_first=True, **k),
         None,
         {"noise": _NOISE, "features": _STATE["features"]},
         keeps_dtype=False,  # Latents are float32.
@@ -142,7 +144,7 @@ _SINGLE = {
         },
     ),
     "image": _Case(
-        lambda **k: decoder.ImageDecoder(_CONFIG, 1, **k),
+        lambda **k: image_decoder.ImageDecoder(_CONFIG, 1, **k),
         8,
         {"h": _STATE["h"]},
         keeps_dtype=False,  # Logits are float32.

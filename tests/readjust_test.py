@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.errors import UserError
-from nvae_tf.layers import Mode
 from nvae_tf.model import NVAE
 from nvae_tf.model_config import ModelConfig
+from nvae_tf.pure_layer import Mode
 from nvae_tf.readjust import readjust_batch_norm
 
 

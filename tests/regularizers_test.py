@@ -9,8 +9,9 @@ import tensorflow as tf
 from model_cases import randomize
 
 from nvae_tf.cells import FlowCell, ResidualCell
-from nvae_tf.layers import BatchNorm, Conv2D, Mode, PureLayer, SqueezeExcite
+from nvae_tf.layers import BatchNorm, Conv2D, SqueezeExcite
 from nvae_tf.masks import autoregressive_mask
+from nvae_tf.pure_layer import Mode, PureLayer
 from nvae_tf.regularizers import SpectralRegularizer, batch_norm_loss
 
 

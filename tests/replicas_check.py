@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from nvae_tf import batch_norm, layers
-from nvae_tf.layers import Mode
+from nvae_tf.pure_layer import Mode
 
 _SHAPES = {"image": (2, 3, 5, 4), "one pixel of one image": (1, 1, 1, 4)}
 

@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf import losses
-from nvae_tf.layers import BatchNorm, Mode
+from nvae_tf.layers import BatchNorm
 from nvae_tf.optimizer import Adamax
+from nvae_tf.pure_layer import Mode
 from nvae_tf.regularizers import SpectralRegularizer, batch_norm_loss
 from nvae_tf.schedules import Coefficients
 from nvae_tf.train_step import TrainStep

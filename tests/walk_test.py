@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from numpy_reference import elu
 
-from nvae_tf.layers import Mode
+from nvae_tf.pure_layer import Mode
 
 _CONFIGS = [
     "plain_vae",
