@@ -135,10 +135,12 @@ class Objective:
             scaled = loss * scale
         of_nelbo = tape.gradient(scaled, leaves)
 
-        # As large as all kernels: not before the activations are gone.
+        # As large as all kernels: not before the activations are gone.  What
+        # a tape computes heeds data only, so the gradient's seed waits.
         barrier = tf.group([g for g in of_nelbo if g is not None])
         with tf.control_dependencies([barrier]):
-            of_penalty = penalty_tape.gradient(scaled_penalty, leaves)
+            one = tf.ones_like(scaled_penalty)
+        of_penalty = penalty_tape.gradient(scaled_penalty, leaves, one)
 
         gradients = weights_tape.gradient(
             leaves,

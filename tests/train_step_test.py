@@ -125,6 +125,40 @@ def test_loss_is_reconstruction_kl_and_regularisation(beta):
         np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+def test_gradient_of_the_penalties_waits_for_that_of_the_pass():
+    """It is as large as all kernels, and would be kept all the while."""
+    config = model_cases.CONFIGS["two_flows"]
+    step = _step(config)
+    graph = step.__call__.get_concrete_function(
+        model_cases.images(config), _coefficients(), seed=_SEED
+    ).graph
+    products = [
+        op
+        for op in graph.get_operations()
+        # Of two rows: a singular vector's with another.
+        if op.type == "BatchMatMulV2"
+        and op.get_attr("adj_x")
+        and op.inputs[0].shape[-2] == op.inputs[1].shape[-2] == 1
+    ]
+    assert len(products) >= len(step.spectral.groups)
+    kernels = [v for v in step.optimizer.parameters if v.name == "v"]
+    for op in products:
+        # Their seed waits for the gradient to every leaf of the parameters.
+        most = max(len(o.control_inputs) for o in _before(op))
+        assert most >= len(kernels)
+
+
+def _before(op):
+    """All operations that one waits for."""
+    found, ahead = set(), [op]
+    while ahead:
+        op = ahead.pop()
+        if op not in found:
+            found.add(op)
+            ahead += [*op.control_inputs, *(t.op for t in op.inputs)]
+    return found
+
+
 def test_looking_at_the_gradient_changes_nothing():
     config = model_cases.CONFIGS["two_flows"]
     step = _step(config)
