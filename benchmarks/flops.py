@@ -1,9 +1,7 @@
-"""Floating-point operations: of a model, and what the machine does of them."""
+"""Floating-point operations of a model."""
 
 import contextlib
 import math
-import os
-import time
 from unittest import mock
 
 import tensorflow as tf
@@ -12,13 +10,11 @@ from nvae_tf.cells import ResidualCell
 from nvae_tf.layers import Conv2D, Dense
 from nvae_tf.model import NVAE
 
-__all__ = ["BACKWARD_FACTOR", "forward_flop", "matmul_rate", "side_by_side"]
+__all__ = ["BACKWARD_FACTOR", "forward_flop"]
 
 # A training step over its forward pass: the gradients by the input and by the
 # kernel cost as much each.
 BACKWARD_FACTOR = 3
-
-_MATMUL_SIZE = 2048
 
 
 def forward_flop(model: NVAE) -> int:
@@ -68,36 +64,3 @@ def _convolved_early(layer):
         yield layer.parts["skip"].parts["conv"]
     for part in layer.parts.values():
         yield from _convolved_early(part)
-
-
-def matmul_rate(repeats: int = 10) -> float:
-    """FLOP per second of float32 products of two 2048 x 2048 matrices.
-
-    Where an operation has not all cores, so many products run side by side
-    that they are in use.
-
-    Args:
-      repeats: the best of so many counts.
-    """
-    count = side_by_side()
-    factors = [
-        tf.random.stateless_uniform([_MATMUL_SIZE] * 2, [0, i])
-        for i in range(count)
-    ]
-    products = tf.function(
-        lambda: [tf.linalg.matmul(a, a) for a in factors], autograph=False
-    )
-    best = math.inf
-    for _ in range(repeats):
-        began = time.perf_counter()
-        for product in products():
-            product.numpy()
-        best = min(best, time.perf_counter() - began)
-    return count * 2 * _MATMUL_SIZE**3 / best
-
-
-def side_by_side() -> int:
-    """How many operations it takes to use all cores."""
-    cores = len(os.sched_getaffinity(0))
-    threads = tf.config.threading.get_intra_op_parallelism_threads() or cores
-    return max(1, cores // threads)

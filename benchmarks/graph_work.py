@@ -96,10 +96,10 @@ class GraphWork:
             heart = function.upstream(node, _FUSED[fused])
             if heart is None:
                 return None
-        inputs = [function.tensor(x) for x in _data_inputs(heart)]
-        outputs = _output_tensors(node)
         if heart.op in _LISTS or heart.op in _VIEWS:
             return Work(0, 0)
+        inputs = [function.tensor(x) for x in _data_inputs(heart)]
+        outputs = _output_tensors(node)
         tensors = {*inputs, *outputs}
         if heart.op.startswith("FusedBatchNorm"):
             # What one direction leaves for the other is empty on CPUs.

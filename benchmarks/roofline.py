@@ -11,25 +11,21 @@ by side.
 """
 
 import collections
+import functools
 import math
 import re
 import statistics
-import time
 import typing
 
 from absl import flags
 
 from benchmarks import cases, results, train_step
 from benchmarks.processes import measured
-from nvae_tf.errors import UserError
 
 __all__ = ["FAMILIES", "family_of", "measure", "run"]
 
 _STEPS = 3
-_WARM_UP_STEPS = 5
-# Of tensors that are multiplied, to see how fast bytes move, and how often.
-_MOVED_BYTES = (2**19, 2**21, 2**23)
-_MOVES = 32
+_WARM_UP_SECONDS = 2.0
 
 # Kinds of operations, without what TensorFlow puts before and after the names
 # of oneDNN's kernels; the first that matches counts.
@@ -69,10 +65,10 @@ def run(store: results.Results, names) -> None:
     for name in names:
         result = measured("benchmarks.roofline:measure", name=name)
         store.add("roofline", name, result)
-        print(f"\n{name}\n{describe(result)}", flush=True)
+        print(f"\n{name}\n{_describe(result)}", flush=True)
 
 
-def describe(result: dict) -> str:
+def _describe(result: dict) -> str:
     """The table of one result."""
     if "error" in result:
         return result["error"]
@@ -115,7 +111,7 @@ def measure(name: str, started: float = 0.0) -> dict:
     runtime.prepare()
     import tensorflow as tf
 
-    from benchmarks import flops
+    from benchmarks import machine
     from benchmarks.graph_work import GraphWork
     from nvae_tf.profile_summary import operations
 
@@ -124,21 +120,14 @@ def measure(name: str, started: float = 0.0) -> dict:
     x = tf.zeros((case.batch_size, *case.image_shape))
     graph = train_step.concrete_step(step, x).graph
     take = train_step.taker(step, x)
-    times = []
-    for i in range(_WARM_UP_STEPS):
-        began = time.perf_counter()
-        take(i)
-        times.append(time.perf_counter() - began)
-    side_by_side = flops.side_by_side()
+    times = train_step.step_times(take, _WARM_UP_SECONDS)
+    side_by_side = machine.side_by_side()
     peaks = _Peaks(
-        flops.matmul_rate() / side_by_side,
-        max(_moving_rate(side_by_side, size) for size in _MOVED_BYTES)
-        / side_by_side,
+        machine.matmul_rate() / side_by_side,
+        machine.moving_rate() / side_by_side,
     )
     with train_step.profiled(take, _STEPS) as path:
         totals = _totals(operations(path), GraphWork(graph), peaks)
-    if not totals:
-        raise UserError("The profile holds no operation of a CPU.")
     seconds = sum(total.seconds for total in totals.values())
     known = sum(total.known_seconds for total in totals.values())
     roof = sum(total.roof_seconds for total in totals.values())
@@ -201,43 +190,12 @@ class _Total:
 
 def _totals(ran, graph_work, peaks: _Peaks) -> dict[str, _Total]:
     totals = collections.defaultdict(_Total)
+    work = functools.cache(graph_work.work)  # Loops run an operation often.
     for operation in ran:
         totals[family_of(operation.kind)].add(
-            operation.seconds,
-            graph_work.work(operation.name, operation.kind),
-            peaks,
+            operation.seconds, work(operation.name, operation.kind), peaks
         )
     return dict(totals)
-
-
-def _moving_rate(count: int, size: int, repeats: int = 10) -> float:
-    """Bytes per second, read and written, of multiplying tensors.
-
-    Args:
-      count: of pairs, side by side.
-      size: of a tensor, in bytes.
-      repeats: the best of so many times.
-    """
-    import tensorflow as tf
-
-    @tf.function(autograph=False)
-    def multiply(pairs):
-        products = []
-        for a, b in pairs:
-            for _ in range(_MOVES):
-                a *= b
-            products.append(a)
-        return products
-
-    ones = tf.ones([size // 4])
-    pairs = [(ones + i, ones * (1 - 2**-20)) for i in range(count)]
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        for product in multiply(pairs):
-            product.numpy()
-        times.append(time.perf_counter() - began)
-    return count * 3 * size * _MOVES / min(times)
 
 
 def _main(_) -> None:

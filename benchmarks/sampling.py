@@ -143,10 +143,10 @@ def draw(
         times.append(time.perf_counter() - began)
     peak = peak_gigabytes()
     # TensorFlow is not imported before: ONNX Runtime does without it.
-    from benchmarks import flops
+    from benchmarks import machine
 
     rate = batch_size / statistics.median(times)
-    matmul = flops.matmul_rate()
+    matmul = machine.matmul_rate()
     return {
         "batch_size": batch_size,
         "images_per_second": rate,

@@ -30,6 +30,7 @@ __all__ = [
     "name_of",
     "profiled",
     "run",
+    "step_times",
     "taker",
 ]
 
@@ -128,7 +129,7 @@ def measure(
     import tensorflow as tf
 
     tensorflow_seconds = time.time() - began
-    from benchmarks import flops
+    from benchmarks import flops, machine
     from nvae_tf import train_step  # noqa: F401, imported for its time.
 
     runtime.share_cores(case.model.convolution_work(case.batch_size))
@@ -145,7 +146,7 @@ def measure(
     marks.append(time.time())
     traced_gb = peak_gigabytes()
     take = taker(step, x)
-    times = _step_times(take, seconds)
+    times = step_times(take, seconds)
     # One step is measured whole; the rest of the first call is TensorFlow
     # optimising the graph and placing it on the device.
     first, usual = times[0], statistics.median(times[2:] or times[1:])
@@ -171,7 +172,7 @@ def measure(
         "imported_gb": imported_gb,
         "traced_gb": traced_gb,
         "peak_gb": peak,
-        "matmul_flops": flops.matmul_rate(),
+        "matmul_flops": machine.matmul_rate(),
         "forward_flop": flops.forward_flop(model),
     }
     flop = flops.BACKWARD_FACTOR * result["forward_flop"]
@@ -259,8 +260,13 @@ def _coefficients():
     )
 
 
-def _step_times(take, seconds: float) -> list[float]:
-    """Times of the first step, and of two others at least."""
+def step_times(take, seconds: float) -> list[float]:
+    """Seconds of the first step, and of two others at least.
+
+    Args:
+      take: see `taker`.
+      seconds: how long the others should take in all.
+    """
     times = []
     while len(times) < 3 or (
         sum(times[1:]) < seconds and len(times) < _MAX_STEPS

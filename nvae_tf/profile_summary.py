@@ -87,7 +87,7 @@ def operations(path) -> Iterator[Operation]:
       path: an `.xplane.pb` file.
 
     Raises:
-      UserError: if it is not a profile.
+      UserError: if it is not a profile, or holds no operation of a CPU.
     """
     from google.protobuf.message import DecodeError
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
@@ -96,6 +96,7 @@ def operations(path) -> Iterator[Operation]:
         space = xplane_pb2.XSpace.FromString(pathlib.Path(path).read_bytes())
     except (DecodeError, OSError) as error:
         raise UserError(f"{path} is not a profile: {error}.") from error
+    found = False
     for plane in space.planes:
         matches = {
             key: _OPERATION.fullmatch(metadata.name)
@@ -104,11 +105,16 @@ def operations(path) -> Iterator[Operation]:
         for line in plane.lines:
             # What runs within an operation and is none is a part of it.
             events = [e for e in line.events if matches[e.metadata_id]]
+            found = found or bool(events)
             for event, own in _own_times(events):
                 match = matches[event.metadata_id]
                 yield Operation(
                     match["name"], match["kind"], own * _PICOSECONDS
                 )
+    if not found:
+        raise UserError(
+            f"{path} holds no operation of a CPU; look at it in TensorBoard."
+        )
 
 
 def op_times(path) -> list[OpTime]:
@@ -118,7 +124,7 @@ def op_times(path) -> list[OpTime]:
       path: see `operations`.
 
     Raises:
-      UserError: if it is not a profile, or holds no operation of a CPU.
+      UserError: see `operations`.
     """
     seconds: dict[str, float] = collections.defaultdict(float)
     counts: collections.Counter[str] = collections.Counter()
@@ -126,10 +132,6 @@ def op_times(path) -> list[OpTime]:
         seconds[operation.kind] += operation.seconds
         counts[operation.kind] += 1
     total = sum(seconds.values())
-    if not total:
-        raise UserError(
-            f"{path} holds no operation of a CPU; look at it in TensorBoard."
-        )
     return [
         OpTime(kind, counts[kind], time, time / total)
         for kind, time in sorted(seconds.items(), key=lambda x: -x[1])

@@ -17,6 +17,7 @@ from benchmarks import (
     flops,
     graph_work,
     growth,
+    machine,
     processes,
     report,
     results,
@@ -37,8 +38,8 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 def _one_matmul():
     """The rate of the machine is of no interest here."""
     with pytest.MonkeyPatch.context() as patch:
-        once = functools.partial(flops.matmul_rate, repeats=1)
-        patch.setattr(flops, "matmul_rate", once)
+        once = functools.partial(machine.matmul_rate, repeats=1)
+        patch.setattr(machine, "matmul_rate", once)
         yield
 
 
