@@ -4,9 +4,8 @@ import dataclasses
 import types
 
 from configs import celeba_hq256, cifar10, mnist
-from nvae_tf.config import Config, config_from_dict
-from nvae_tf.errors import UserError
-from nvae_tf.model_config import ModelConfig
+from nvae_tf.config import Config, ModelConfig, config_from_dict
+from nvae_tf.core.errors import UserError
 
 __all__ = ["CASES", "RECOMPUTE", "Case", "case"]
 

@@ -6,9 +6,9 @@ from unittest import mock
 
 import tensorflow as tf
 
-from nvae_tf.cells import ResidualCell
-from nvae_tf.layers import Conv2D, Dense
-from nvae_tf.model import NVAE
+from nvae_tf.model.cells import ResidualCell
+from nvae_tf.model.layers import Conv2D, Dense
+from nvae_tf.model.nvae import NVAE
 
 __all__ = ["BACKWARD_FACTOR", "forward_flop"]
 

@@ -13,7 +13,7 @@ from absl import flags
 
 from benchmarks import cases, results, step_flags
 from benchmarks.processes import measured
-from nvae_tf.errors import UserError
+from nvae_tf.core.errors import UserError
 
 __all__ = ["AXES", "Axis", "Point", "run"]
 
@@ -171,7 +171,7 @@ def _main(_) -> None:
 
 
 if __name__ == "__main__":
-    from nvae_tf import command_line
+    from nvae_tf.commands import command_line
 
     flags.DEFINE_list(
         "axes",

@@ -19,9 +19,10 @@ from absl import flags
 from PIL import Image
 
 from benchmarks import results
-from nvae_tf import command_line, datasets
+from nvae_tf.commands import command_line
+from nvae_tf.commands.data.prepare import prepare
 from nvae_tf.config import Config, config_from_dict
-from nvae_tf.prepare_data import prepare
+from nvae_tf.datasets import pipeline
 
 _MNIST = {
     "image_size": 28,
@@ -87,8 +88,8 @@ def _sources(root: pathlib.Path) -> Iterator[tuple[str, Config, int]]:
 
 
 def _rate(config: Config, batch_size: int, seconds: float) -> float:
-    iterator = datasets.batches(
-        datasets.open_source(config, "train"),
+    iterator = pipeline.batches(
+        pipeline.open_source(config, "train"),
         config,
         training=True,
         batch_size=batch_size,

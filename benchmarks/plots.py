@@ -3,8 +3,8 @@
 import pathlib
 
 from benchmarks import growth, results
-from nvae_tf.data_files import replacing
-from nvae_tf.errors import UserError
+from nvae_tf.core.errors import UserError
+from nvae_tf.core.files import replacing
 
 __all__ = ["draw"]
 

@@ -24,8 +24,8 @@ from benchmarks import (
     targets,
 )
 from benchmarks.train_step import PHASES, name_of
-from nvae_tf.data_files import write_bytes
-from nvae_tf.errors import UserError
+from nvae_tf.core.errors import UserError
+from nvae_tf.core.files import write_bytes
 
 __all__ = ["blocks", "fill"]
 
@@ -282,7 +282,7 @@ def _main(_) -> None:
 
 
 if __name__ == "__main__":
-    from nvae_tf import command_line
+    from nvae_tf.commands import command_line
 
     flags.DEFINE_string("document", "docs/performance.md", "To fill in.")
     results.define_folder()

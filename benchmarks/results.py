@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from nvae_tf.data_files import write_bytes
-from nvae_tf.errors import UserError
+from nvae_tf.core.errors import UserError
+from nvae_tf.core.files import write_bytes
 
 __all__ = ["Results", "define_folder", "from_flags", "table"]
 

@@ -105,7 +105,8 @@ def measure(name: str, started: float = 0.0) -> dict:
       UserError: if the profile holds no operation of a CPU.
     """
     del started
-    from nvae_tf import runtime
+    from nvae_tf.commands import runtime
+    from nvae_tf.distribute.cores import share_cores
 
     case = cases.case(name)
     runtime.prepare()
@@ -113,9 +114,9 @@ def measure(name: str, started: float = 0.0) -> dict:
 
     from benchmarks import machine
     from benchmarks.graph_work import GraphWork
-    from nvae_tf.profile_summary import operations
+    from nvae_tf.commands.profile import operations
 
-    runtime.share_cores(case.model.convolution_work(case.batch_size))
+    share_cores(case.model.convolution_work(case.batch_size))
     step = train_step.build_step(case)
     x = tf.zeros((case.batch_size, *case.image_shape))
     graph = train_step.concrete_step(step, x).graph
@@ -203,7 +204,7 @@ def _main(_) -> None:
 
 
 if __name__ == "__main__":
-    from nvae_tf import command_line
+    from nvae_tf.commands import command_line
 
     flags.DEFINE_list("cases", ["small", "mnist", "deep"], "What to measure.")
     results.define_folder()

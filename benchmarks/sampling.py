@@ -87,11 +87,11 @@ def export(name: str, folder: str, *, started: float) -> dict:
     del started
     import dataclasses
 
-    from export.onnx import export_onnx
-    from export.serving import ServedModel
-    from export.source import Source
     from nvae_tf.config import Config, DataConfig
-    from nvae_tf.model import NVAE
+    from nvae_tf.export.onnx import export_onnx
+    from nvae_tf.export.serving import ServedModel
+    from nvae_tf.export.source import Source
+    from nvae_tf.model.nvae import NVAE
 
     case = cases.case(name)
     binary = case.model.likelihood == "bernoulli"
@@ -161,7 +161,7 @@ def _open_live(name, folder, batch_size, noise_given):
     del folder, noise_given
     import tensorflow as tf
 
-    from nvae_tf.model import NVAE
+    from nvae_tf.model.nvae import NVAE
 
     model = NVAE(cases.case(name).model)
 
@@ -199,7 +199,7 @@ def _open_saved_model(name, folder, batch_size, noise_given):
 
 def _open_onnx(name, folder, batch_size, noise_given):
     del name
-    from export.onnx_sampler import Sampler
+    from nvae_tf.export.onnx_sampler import Sampler
 
     sampler = Sampler(folder / _ONNX)
     if noise_given:
@@ -223,7 +223,7 @@ def _main(_) -> None:
 
 
 if __name__ == "__main__":
-    from nvae_tf import command_line
+    from nvae_tf.commands import command_line
 
     flags.DEFINE_list("cases", ["small"], "What to measure.")
     flags.DEFINE_integer("batch_size", 32, "Images at once.", lower_bound=1)

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from benchmarks import cases, results
-from nvae_tf.errors import UserError
+from nvae_tf.core.errors import UserError
 
 __all__ = ["images_per_second", "run", "step_times"]
 
@@ -231,7 +231,7 @@ def _main(_) -> None:
 
 
 if __name__ == "__main__":
-    from nvae_tf import command_line
+    from nvae_tf.commands import command_line
 
     flags.DEFINE_list("processes", ["1", "2"], "Numbers of processes.")
     flags.DEFINE_float("seconds", 30.0, "How long to count the steps of each.")

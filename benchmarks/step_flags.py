@@ -6,7 +6,7 @@ from absl import flags
 
 from benchmarks import cases
 from nvae_tf.config import PRECISIONS, RECOMPUTE
-from nvae_tf.errors import UserError
+from nvae_tf.core.errors import UserError
 
 __all__ = ["check", "define"]
 

@@ -68,7 +68,7 @@ def _main(_) -> None:
 
 
 if __name__ == "__main__":
-    from nvae_tf import command_line
+    from nvae_tf.commands import command_line
 
     flags.DEFINE_bool("full", False, "Also what takes hours.")
     results.define_folder()

@@ -192,7 +192,7 @@ def _main(_) -> None:
 
 
 if __name__ == "__main__":
-    from nvae_tf import command_line
+    from nvae_tf.commands import command_line
 
     results.define_folder()
     command_line.run(_main)

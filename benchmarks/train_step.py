@@ -19,7 +19,7 @@ from absl import flags
 
 from benchmarks import cases, results, step_flags
 from benchmarks.processes import measured, peak_gigabytes
-from nvae_tf import runtime
+from nvae_tf.commands import runtime
 
 __all__ = [
     "PHASES",
@@ -130,7 +130,7 @@ def measure(
 
     tensorflow_seconds = time.time() - began
     from benchmarks import flops, machine
-    from nvae_tf import train_step  # noqa: F401, imported for its time.
+    from nvae_tf.training import train_step  # noqa: F401, imported for its time.
 
     runtime.share_cores(case.model.convolution_work(case.batch_size))
     imported_gb = peak_gigabytes()
@@ -197,10 +197,10 @@ def build_step(
     Returns:
       A `TrainStep`.
     """
-    from nvae_tf.model import NVAE
-    from nvae_tf.optimizer import Adamax
-    from nvae_tf.regularizers import SpectralRegularizer
-    from nvae_tf.train_step import TrainStep
+    from nvae_tf.model.nvae import NVAE
+    from nvae_tf.model.regularizers import SpectralRegularizer
+    from nvae_tf.training.optimizer import Adamax
+    from nvae_tf.training.train_step import TrainStep
 
     model = NVAE(case.model, seed=seed, dtype=precision, recompute=recompute)
     return TrainStep(
@@ -251,7 +251,7 @@ def count_nodes(graph) -> int:
 def _coefficients():
     import tensorflow as tf
 
-    from nvae_tf.schedules import Coefficients
+    from nvae_tf.config.schedules import Coefficients
 
     return Coefficients(
         beta=tf.constant(0.4),
@@ -285,8 +285,8 @@ def profiled(take, steps: int) -> Iterator[pathlib.Path]:
       take: see `taker`.
       steps: how many.
     """
-    from nvae_tf.profile_summary import latest_profile
-    from nvae_tf.profiling import StepProfiler
+    from nvae_tf.commands.profile import latest_profile
+    from nvae_tf.training.profiling import StepProfiler
 
     with tempfile.TemporaryDirectory() as folder:
         with StepProfiler(folder, steps, skip=0) as profiler:
@@ -308,7 +308,7 @@ def _main(_) -> None:
 
 
 if __name__ == "__main__":
-    from nvae_tf import command_line
+    from nvae_tf.commands import command_line
 
     flags.DEFINE_list("cases", ["small", "mnist", "deep"], "What to measure.")
     step_flags.define(seconds=15.0)

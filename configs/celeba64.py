@@ -10,12 +10,12 @@ The paper: 2.03 bits/dim with flow, 2.04 without.
 Variants: `flow` (default) and `no_flow`.
 """
 
-from configs import defaults
+from nvae_tf.config import presets
 
 
 def get_config(variant=None):
-    variant = defaults.choose(variant, "flow", "no_flow")
-    config = defaults.create(f"celeba64_{variant}")
+    variant = presets.choose(variant, "flow", "no_flow")
+    config = presets.create(f"celeba64_{variant}")
     config.model.update(
         image_size=64,
         num_latent_scales=3,

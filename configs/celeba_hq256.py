@@ -14,12 +14,12 @@ with flow that trains on 8 GPUs and costs 0.01 bits/dim.
 The images must be downloaded by hand: the first start says what goes where.
 """
 
-from configs import defaults
+from nvae_tf.config import presets
 
 
 def get_config(variant=None):
-    variant = defaults.choose(variant, "flow", "no_flow", "channels_24")
-    config = defaults.create(f"celeba_hq256_{variant}")
+    variant = presets.choose(variant, "flow", "no_flow", "channels_24")
+    config = presets.create(f"celeba_hq256_{variant}")
     channels = 24 if variant == "channels_24" else 30
     config.model.update(
         image_size=256,

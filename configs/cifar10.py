@@ -13,12 +13,12 @@ not give such a model: its sizes are ours. At three quarters of the width it
 has 12 % more parameters and keeps a third less memory per image.
 """
 
-from configs import defaults
+from nvae_tf.config import presets
 
 
 def get_config(variant=None):
-    variant = defaults.choose(variant, "flow", "no_flow", "multi_scale")
-    config = defaults.create(f"cifar10_{variant}")
+    variant = presets.choose(variant, "flow", "no_flow", "multi_scale")
+    config = presets.create(f"cifar10_{variant}")
     config.model.update(
         image_size=32,
         num_latent_scales=1,

@@ -18,12 +18,12 @@ for gray images, `--config.data.flip=False` where left and right matter,
 add `--dry_run` to see what a change means before it runs.
 """
 
-from configs import defaults
+from nvae_tf.config import presets
 
 
 def get_config(variant=None):
-    variant = defaults.choose(variant, "default", "small")
-    config = defaults.create("image_folder")
+    variant = presets.choose(variant, "default", "small")
+    config = presets.create("image_folder")
     config.model.update(
         image_size=64,
         num_bits=5,

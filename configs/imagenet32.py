@@ -10,12 +10,12 @@ The paper: 3.92 bits/dim with flow; it has no result without.
 Variants: `flow` (default) and `no_flow`.
 """
 
-from configs import defaults
+from nvae_tf.config import presets
 
 
 def get_config(variant=None):
-    variant = defaults.choose(variant, "flow", "no_flow")
-    config = defaults.create(f"imagenet32_{variant}")
+    variant = presets.choose(variant, "flow", "no_flow")
+    config = presets.create(f"imagenet32_{variant}")
     config.model.update(
         image_size=32,
         num_latent_scales=1,

@@ -11,12 +11,12 @@ for the epochs. Training crops at random, evaluation crops the centre.
 Variants: `flow` (default) and `no_flow`.
 """
 
-from configs import celeba64, defaults
+from nvae_tf.config import presets
 
 
 def get_config(variant=None):
-    variant = defaults.choose(variant, "flow", "no_flow")
-    config = celeba64.get_config(variant)
+    variant = presets.choose(variant, "flow", "no_flow")
+    config = presets.read(f"celeba64:{variant}")
     config.name = f"lsun_church64_{variant}"
     config.data.update(name="lsun/church", resize="random_crop")
     config.train.update(epochs=116)

@@ -13,12 +13,12 @@ cores. From MNIST's four IDX files in a folder instead of TFDS:
 `--config.data.source=idx --config.data.path=DIR`.
 """
 
-from configs import defaults
+from nvae_tf.config import presets
 
 
 def get_config(variant=None):
-    variant = defaults.choose(variant, "no_flow", "flow", "small")
-    config = defaults.create(f"mnist_{variant}")
+    variant = presets.choose(variant, "no_flow", "flow", "small")
+    config = presets.create(f"mnist_{variant}")
     config.model.update(
         image_size=28,
         image_channels=1,

@@ -8,12 +8,12 @@ this aims at digits that a person recognises and at less than 120 nats on the
 500 held out.
 """
 
-from configs import defaults
+from nvae_tf.config import presets
 
 
 def get_config(variant=None):
-    defaults.choose(variant, "default")
-    config = defaults.create("mnist_demo")
+    presets.choose(variant, "default")
+    config = presets.create("mnist_demo")
     config.model.update(
         image_size=28,
         image_channels=1,

@@ -11,12 +11,12 @@ file that other papers use.
 Variants: `no_flow` (default) and `flow`, with one pair of flow cells per group.
 """
 
-from configs import defaults, mnist
+from nvae_tf.config import presets
 
 
 def get_config(variant=None):
-    variant = defaults.choose(variant, "no_flow", "flow")
-    config = mnist.get_config(variant)
+    variant = presets.choose(variant, "no_flow", "flow")
+    config = presets.read(f"mnist:{variant}")
     config.name = f"omniglot_{variant}"
     config.data.update(name="omniglot", resize="resize", convert_colors=True)
     config.train.update(epochs=625)

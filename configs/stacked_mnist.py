@@ -11,12 +11,12 @@ ours.
 Variants: `no_flow` (default) and `flow`, with one pair of flow cells per group.
 """
 
-from configs import defaults, mnist
+from nvae_tf.config import presets
 
 
 def get_config(variant=None):
-    variant = defaults.choose(variant, "no_flow", "flow")
-    config = mnist.get_config(variant)
+    variant = presets.choose(variant, "no_flow", "flow")
+    config = presets.read(f"mnist:{variant}")
     config.name = f"stacked_mnist_{variant}"
     config.model.update(image_channels=3, num_bits=8, likelihood="mixture")
     config.data.update(name="stacked_mnist", binarize=False)

@@ -7,12 +7,12 @@ The paper has no result to compare with: this is for tests and for trying things
 out, on digits of MNIST shrunk to 8x8 and taken as colour images.
 """
 
-from configs import defaults
+from nvae_tf.config import presets
 
 
 def get_config(variant=None):
-    defaults.choose(variant, "default")
-    config = defaults.create("tiny")
+    presets.choose(variant, "default")
+    config = presets.create("tiny")
     config.model.update(
         image_size=8,
         image_channels=3,

@@ -9,8 +9,8 @@ within one run, only what does not decide the model and the order of its data.
 import json
 import pathlib
 
-from configs import defaults
-from nvae_tf.errors import ConfigError
+from nvae_tf.config import presets
+from nvae_tf.core.errors import ConfigError
 
 
 def get_config(variant=None):
@@ -20,6 +20,6 @@ def get_config(variant=None):
             "configs/workdir.py takes the folder of a run, which holds a "
             "config.json: --config=configs/workdir.py:runs/demo."
         )
-    config = defaults.create("workdir")
+    config = presets.create("workdir")
     config.update(json.loads(path.read_text(encoding="utf-8")))
     return config

@@ -1,1 +1,0 @@
-"""Configurations: one file per dataset and variant."""

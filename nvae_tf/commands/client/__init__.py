@@ -1,0 +1,1 @@
+"""`nvae client ...`: a model on a TF Serving server."""

@@ -1,0 +1,154 @@
+"""The flags of the commands that talk to a server."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+from absl import flags
+
+from nvae_tf.core.errors import ClientError, UserError
+
+__all__ = ["PhotoFlags", "ServerFlags", "write_images"]
+
+# `--help` of a command shows its own flags: these are to count as such.
+flags.disclaim_key_flags()
+
+
+class ServerFlags:
+    """`--target` or `--rest`, and how requests are made."""
+
+    def __init__(self):
+        """Defines the flags."""
+        self._target = flags.DEFINE_string(
+            "target", "", "HOST:PORT of the server's gRPC, such as HOST:8500."
+        )
+        self._rest = flags.DEFINE_string(
+            "rest", "", "In its place the REST URL, such as http://HOST:8501."
+        )
+        self._model = flags.DEFINE_string(
+            "model", "nvae", "Name that the model is served by."
+        )
+        self._version = flags.DEFINE_integer(
+            "version", None, "Version of the model; by default the latest."
+        )
+        self._timeout = flags.DEFINE_float(
+            "timeout",
+            60.0,
+            "Seconds for a request, all attempts at it included.",
+            lower_bound=0.001,
+        )
+        self._retries = flags.DEFINE_integer(
+            "retries",
+            5,
+            "Further attempts where the server is busy.",
+            lower_bound=0,
+        )
+        self._batch_size = flags.DEFINE_integer(
+            "batch_size", 16, "Images per request.", lower_bound=1
+        )
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator:
+        """The `nvae_tf.serving.client.Client`, while it is needed.
+
+        Raises:
+          ClientError: if no server is named, or it does not answer.
+        """
+        from nvae_tf.serving.client import Client
+
+        if bool(self._target.value) == bool(self._rest.value):
+            raise ClientError(
+                "Name the server with --target=HOST:8500 (gRPC) or "
+                "--rest=http://HOST:8501, one of them."
+            )
+        if self._target.value:
+            from nvae_tf.serving.grpc_predictor import GrpcPredictor as kind
+        else:
+            from nvae_tf.serving.rest_predictor import RestPredictor as kind
+        predictor = kind(
+            self._target.value or self._rest.value,
+            self._model.value,
+            self._version.value,
+            timeout=self._timeout.value,
+            retries=self._retries.value,
+        )
+        with contextlib.closing(predictor):
+            yield Client(predictor, self._batch_size.value)
+
+
+class PhotoFlags:
+    """`--images` and how they get the model's size and channels."""
+
+    def __init__(self):
+        """Defines the flags."""
+        self._images = flags.DEFINE_list(
+            "images", "", "Image files and folders of them."
+        )
+        self._resize = flags.DEFINE_enum(
+            "resize",
+            "crop",
+            ["crop", "resize", "celeba", "none"],
+            "How images get the model's size: cropped to a square and scaled, "
+            "squeezed, as the paper crops CelebA, or refused.",
+        )
+        self._alpha = flags.DEFINE_enum(
+            "alpha",
+            "drop",
+            ["drop", "white", "black"],
+            "What is made of transparency; data.alpha of the run's "
+            "configuration.",
+        )
+
+    def read(self, shape: tuple[int, int, int]):
+        """Reads the images as training does.
+
+        Args:
+          shape: `(H, W, C)` of the model's images.
+
+        Returns:
+          `(paths, images)`: uint8 `[N, H, W, C]`.
+
+        Raises:
+          UserError: if there are none, or one cannot be read.
+        """
+        from nvae_tf.datasets.folder import decode_image, find_images
+        from nvae_tf.datasets.geometry import match_channels, match_size
+
+        size, _, channels = shape
+        paths = find_images(self._images.value)
+        images = []
+        for path in paths:
+            image = match_channels(
+                decode_image(path),
+                channels,
+                alpha=self._alpha.value,
+                convert_colors=True,
+                where=str(path),
+            )
+            images.append(
+                match_size(image, size, self._resize.value, where=str(path))
+            )
+        return paths, np.stack(images)
+
+
+def write_images(output: str, images: np.ndarray, names) -> None:
+    """A grid if `output` ends in .png; in a folder, ending in /, a file each.
+
+    Raises:
+      UserError: if `output` is neither, or cannot be written.
+    """
+    from nvae_tf.sampling.images import grid, write_png
+
+    if output.lower().endswith(".png"):
+        write_png(output, grid(images, gap=2))
+    elif output.endswith("/"):
+        for image, name in zip(images, names, strict=True):
+            write_png(pathlib.Path(output) / f"{name}.png", image)
+    else:
+        raise UserError(
+            f"--output={output} must end in .png, for one grid, or in /, for "
+            "a folder of images."
+        )

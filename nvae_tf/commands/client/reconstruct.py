@@ -1,0 +1,33 @@
+"""Encodes and decodes images with a model on a TF Serving server.
+
+    nvae client reconstruct --target=HOST:8500 --images=a.png,photos/
+
+Images are turned upright, cropped and scaled as training does it.
+"""
+
+import numpy as np
+
+from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands.client.flags import PhotoFlags, ServerFlags, write_images
+
+_SERVER = ServerFlags()
+_PHOTOS = PhotoFlags()
+_SEED = common_flags.define_seed("Of the posterior draws.")
+_OUTPUT = common_flags.define_output(
+    "reconstructions.png",
+    "A .png for one grid, each image beside its reconstruction; or a folder, "
+    "ending in /.",
+)
+
+
+def main(argv) -> None:
+    """Reads, reconstructs and writes."""
+    del argv
+    with _SERVER.connect() as client:
+        paths, images = _PHOTOS.read(client.image_shape)
+        seeds = np.full(len(paths), _SEED.value)
+        results = client.reconstruct(images, seeds)
+    if _OUTPUT.value.lower().endswith(".png"):
+        results = np.concatenate([images, results], axis=2)
+    write_images(_OUTPUT.value, results, [path.stem for path in paths])
+    print(f"Wrote {len(paths)} reconstructions to {_OUTPUT.value}.")

@@ -1,0 +1,1 @@
+"""`nvae data ...`: images before training."""

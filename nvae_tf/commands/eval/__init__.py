@@ -1,0 +1,1 @@
+"""`nvae eval ...`: how good a model is."""

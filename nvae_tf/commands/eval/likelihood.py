@@ -1,0 +1,232 @@
+"""Evaluates a trained model on held-out images.
+
+    nvae eval likelihood --workdir=runs/demo --num_importance_samples=100
+
+Measures the negative evidence lower bound (NELBO), the importance-weighted
+estimate of -log p(x) with K draws per image (the paper reports K=1000), bits
+per dimension, and how the KL is shared among scales and groups.  Prints the
+numbers, writes them to evaluation.json in the workdir, adds them to
+evaluation.jsonl there, and draws evaluation.png.
+
+Uses all GPUs of the machine.  Stopped by SIGTERM or Ctrl-C, it keeps what it
+has; the same command goes on from there.  A quick look at a large data set:
+
+    nvae eval likelihood --workdir=runs/demo --num=500
+
+Memory grows with --batch_size times --draws_per_pass, not with K.
+"""
+
+import sys
+
+from absl import flags
+
+from nvae_tf.commands import flags as common_flags
+
+_MODEL = common_flags.ModelFlags()
+_SPLIT = flags.DEFINE_enum(
+    "split", "test", ["train", "validation", "test"], "Which images."
+)
+_NUM = flags.DEFINE_integer(
+    "num", 0, "The first so many images; 0: all.", lower_bound=0
+)
+_SAMPLES = flags.DEFINE_integer(
+    "num_importance_samples",
+    10,
+    "K, draws per image for the estimate of -log p(x), which falls towards "
+    "the truth as K grows. The NELBO is the mean over the same draws.",
+    lower_bound=1,
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size",
+    0,
+    "Images at once on each device; 0: as in training. Changes no result but "
+    "for rounding.",
+    lower_bound=0,
+)
+_DRAWS = flags.DEFINE_integer(
+    "draws_per_pass",
+    1,
+    "Draws of each image at once: with few images, a small --batch_size and "
+    "several draws fill the device as well. Changes no result but for "
+    "rounding.",
+    lower_bound=1,
+)
+_SEED = common_flags.define_seed("Of binarisation and noise.")
+_PLOT = flags.DEFINE_bool(
+    "plot",
+    None,
+    "Draw evaluation.png, KL and active latents per group; needs the extra "
+    "'report'. By default, where that is installed.",
+)
+
+
+def main(argv) -> None:
+    """Loads, evaluates, writes and prints."""
+    del argv
+    from nvae_tf.core.progress import stop_requests
+    from nvae_tf.datasets import image_input, pipeline
+    from nvae_tf.evaluation import evaluation_plot
+    from nvae_tf.runs import workdir
+    from nvae_tf.runs.results import write_result
+
+    folder = workdir.Workdir(_MODEL.workdir)
+    if _PLOT.value:
+        evaluation_plot.require_matplotlib()
+    strategy = _all_devices()
+    with strategy.scope():
+        model, config, info = _MODEL.load()
+    source = pipeline.open_source(config, _SPLIT.value)
+    if _NUM.value:
+        source = image_input.select(source, num=_NUM.value)
+    with stop_requests() as stop:
+        result, partial = _evaluate(
+            strategy, model, config, source, info, folder.path, stop
+        )
+    if result is None:
+        print(
+            f"Stopped; what is known so far is in {partial.path}. Start the "
+            "same command to go on.",
+            file=sys.stderr,
+        )
+        sys.exit(stop.status)
+    record = write_result(
+        folder.path / "evaluation.json",
+        {
+            "step": info["step"],
+            "ema": _MODEL.ema,
+            "split": _SPLIT.value,
+            "seed": _SEED.value,
+            **result._asdict(),
+        },
+    )
+    partial.remove()
+    print(describe(record))
+    print(f"Written to {folder.path / 'evaluation.json'}")
+    _plot(folder.path / "evaluation.png", record, config.model)
+
+
+def describe(record: dict) -> str:
+    """The numbers as lines a person reads."""
+    scales = "  ".join(f"{kl:.2f}" for kl in record["kl_per_scale"])
+    groups = "  ".join(f"{kl:.2f}" for kl in record["kl_per_group"])
+    active = "  ".join(str(n) for n in record["active_latents"])
+    weights = ", averaged weights" if record["ema"] else ""
+    return "\n".join(
+        [
+            f"{record['num_images']} images ({record['split']}), "
+            f"step {record['step']}{weights}",
+            _line("NELBO", record, "nelbo", "bits_per_dim"),
+            _line(
+                f"-log p(x), K={record['num_importance_samples']}",
+                record,
+                "nll",
+                "nll_bits_per_dim",
+            ),
+            f"  {'reconstruction':18s}{record['reconstruction_nll']:10.3f} "
+            "nats",
+            f"  {'KL':18s}{record['kl']:10.3f} nats",
+            f"  KL per scale, coarsest first  {scales}",
+            f"  KL per group, top-down        {groups}",
+            f"  active latents per group      {active}",
+        ]
+    )
+
+
+def _line(title: str, record: dict, name: str, bits: str) -> str:
+    error = record[f"{name}_standard_error"]
+    spread = "" if error is None else f" +- {error:.3f}"
+    return (
+        f"  {title:18s}{record[name]:10.3f} nats{spread}   "
+        f"{record[bits]:.4f} bits/dim"
+    )
+
+
+def _all_devices():
+    """A strategy over the GPUs, or over logical CPUs if there are several."""
+    import tensorflow as tf
+
+    from nvae_tf.distribute.devices import open_devices
+
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    several = len(tf.config.list_logical_devices(kind)) > 1
+    return open_devices("mirrored" if several else "one_device").strategy
+
+
+def _evaluate(strategy, model, config, source, info, path, stop):
+    """`(evaluation or None, where its progress is kept)`."""
+    import contextlib
+    import dataclasses
+
+    from nvae_tf.core.progress import progress
+    from nvae_tf.datasets import pipeline
+    from nvae_tf.evaluation.evaluator import Evaluator
+    from nvae_tf.evaluation.partial_results import PartialResult, weights_digest
+
+    batch_size = strategy.num_replicas_in_sync * (
+        _BATCH_SIZE.value
+        or config.evaluation.batch_size
+        or config.train.batch_size
+    )
+    settings = {
+        "step": info["step"],
+        "ema": _MODEL.ema,
+        "weights": weights_digest(model),
+        "split": _SPLIT.value,
+        "data": dataclasses.asdict(config.data),
+        "num_images": len(source),
+        "num_importance_samples": _SAMPLES.value,
+        "batch_size": batch_size,
+        "seed": _SEED.value,
+    }
+    partial = PartialResult(path, settings)
+    state = partial.load()
+    done = state.batch * _SAMPLES.value + state.draw
+    total = _SAMPLES.value * pipeline.num_batches(
+        source, training=False, batch_size=batch_size
+    )
+    if done:
+        print(f"Going on from {partial.path} ({done / total:.0%} done).")
+    bar = progress(
+        total=total,
+        initial=done,
+        unit="pass",
+        desc=f"evaluating {_SPLIT.value}, K={_SAMPLES.value}",
+    )
+    batches = pipeline.batches(
+        source,
+        config,
+        training=False,
+        batch_size=batch_size,
+        seed=_SEED.value,
+        position=pipeline.Position(0, state.batch),
+    )
+
+    def on_pass(state):
+        partial.save_now_and_then(state)
+        bar.update(state.batch * _SAMPLES.value + state.draw - bar.n)
+
+    with bar, contextlib.closing(batches):
+        result = Evaluator(model, strategy)(
+            batches,
+            _SAMPLES.value,
+            seed=_SEED.value,
+            should_stop=stop,
+            draws_per_pass=min(_DRAWS.value, _SAMPLES.value),
+            progress=state,
+            on_pass=on_pass,
+        )
+    if result is None:
+        partial.save(state)
+    return result, partial
+
+
+def _plot(path, record: dict, model) -> None:
+    from nvae_tf.evaluation import evaluation_plot
+
+    if _PLOT.value is None and not evaluation_plot.can_plot():
+        print(f"No {path.name}: {evaluation_plot.HOW_TO_INSTALL} to have it.")
+    elif _PLOT.value is not False:
+        evaluation_plot.plot_groups(
+            path, record, model.groups_top_down, model.num_latent_per_group
+        )
+        print(f"KL and active latents of the groups in {path}")

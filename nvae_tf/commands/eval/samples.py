@@ -1,0 +1,251 @@
+r"""Compares images that a model draws with real ones: FID, KID and more.
+
+    nvae eval samples --workdir=runs/cifar10 --num=50000 \
+        --temperature=0.7 --readjust_bn --features=classify_image_graph_def.pb
+
+Prints, and writes to sample_quality.json in the workdir,
+
+- FID, the Frechet distance of the sets' features: 0 if they are alike; lower
+  for larger sets, so compare numbers of the same --num only;
+- KID, an unbiased kernel distance, with its standard error;
+- precision, the share of samples that look real, and recall, the share of real
+  images that the model could draw.
+
+The features come from the network that --features names; numbers of different
+networks cannot be compared.  docs/evaluation.md says which to choose, and how
+to make one for small gray images.  Real images are taken at 8 bits, neither
+binarised nor quantised; their features are kept for the next time.
+
+Samples can be kept (--samples_output), or come from elsewhere:
+
+    nvae eval samples --workdir=runs/cifar10 \
+        --samples=samples.npz --features=features.keras
+"""
+
+from absl import flags
+
+from nvae_tf.commands import flags as common_flags
+from nvae_tf.core.errors import ConfigError, DataError
+
+_MODEL = common_flags.ModelFlags()
+_DRAW = common_flags.DrawFlags(_MODEL)
+_NUM = flags.DEFINE_integer(
+    "num",
+    50000,
+    "Samples to draw, or how many of --samples to take at most.",
+    lower_bound=10,
+)
+_PIXELS = flags.DEFINE_enum(
+    "pixels",
+    "auto",
+    ["auto", "mean", "sample"],
+    "Take the mean image of the likelihood, or draw every pixel from it; "
+    "'auto' takes the mean for binary data and draws otherwise, as the paper "
+    "does.",
+)
+_SEED = common_flags.define_seed("Of the first sample, and of KID's blocks.")
+_BATCH_SIZE = common_flags.define_batch_size()
+_SAMPLES = flags.DEFINE_string(
+    "samples",
+    "",
+    "Samples to use in place of drawing: a folder of images, a .npy or .npz "
+    "file with uint8 [N, H, W, C], or a .tfrecord of --samples_output.",
+)
+_OUTPUT = flags.DEFINE_string(
+    "samples_output",
+    "",
+    "Keep the samples: a folder for PNG files, or a file that ends in .npz or "
+    ".tfrecord.",
+)
+_FEATURES = flags.DEFINE_string(
+    "features",
+    "inception",
+    "The network: 'inception' (Keras' InceptionV3, downloaded), a SavedModel's "
+    "folder, a .keras file, or the frozen Inception graph of published FIDs "
+    "(classify_image_graph_def.pb).",
+)
+_FEATURES_OUTPUT = flags.DEFINE_string(
+    "features_output",
+    "",
+    "Which output of a SavedModel, or layer of a .keras file, to take.",
+)
+_SPLIT = flags.DEFINE_enum(
+    "split",
+    "train",
+    ["train", "validation", "test"],
+    "The real images to compare with; published FIDs use the training set.",
+)
+_NUM_REAL = flags.DEFINE_integer(
+    "num_real", 0, "The first so many real images; 0: all.", lower_bound=0
+)
+_NEIGHBOURS = flags.DEFINE_integer(
+    "num_neighbours",
+    3,
+    "k of the manifolds of precision and recall.",
+    lower_bound=1,
+)
+_CACHE = flags.DEFINE_string(
+    "reference_cache",
+    "",
+    "Folder for features of real images, which runs can share; by default "
+    "one in the workdir.",
+)
+
+
+def main(argv) -> None:
+    """Loads or draws, takes features, compares, writes and prints."""
+    del argv
+    from nvae_tf.datasets import pipeline
+    from nvae_tf.evaluation import features, sample_files
+    from nvae_tf.runs import workdir
+    from nvae_tf.runs.results import write_result
+
+    folder = workdir.Workdir(_MODEL.workdir)
+    config = folder.read_config()
+    if _OUTPUT.value:
+        if _SAMPLES.value:
+            raise ConfigError(
+                "--samples_output keeps drawn samples; with --samples there "
+                "are none. Leave one of them away."
+            )
+        sample_files.check_output(_OUTPUT.value)
+    network = features.load_features(_FEATURES.value, _FEATURES_OUTPUT.value)
+    real = pipeline.open_source(config, _SPLIT.value)
+    if _SAMPLES.value:
+        batches, origin = _given_samples(), {"samples": _SAMPLES.value}
+    else:
+        batches, origin = _drawn_samples()
+    of_samples = network.extract(batches)
+    of_real = _real_features(network, real, config, folder)
+    path = folder.path / "sample_quality.json"
+    record = write_result(
+        path,
+        {
+            **origin,
+            "features": _FEATURES.value,
+            "features_fingerprint": network.fingerprint,
+            "split": _SPLIT.value,
+            **_compare(of_real, of_samples),
+        },
+    )
+    print(describe(record))
+    print(f"Written to {path}")
+
+
+def describe(record: dict) -> str:
+    """The numbers as lines a person reads."""
+    error = record["kid_standard_error"]
+    spread = "" if error is None else f" +- {error:.2g}"
+    return "\n".join(
+        [
+            f"{record['num_samples']} samples, {record['num_real']} real "
+            f"images ({record['split']}), {record['num_features']} features",
+            f"  FID        {record['fid']:10.3f}",
+            f"  KID        {record['kid']:10.5g}{spread}",
+            f"  precision  {record['precision']:10.3f}",
+            f"  recall     {record['recall']:10.3f}",
+        ]
+    )
+
+
+def _bar(batches, num: int, what: str):
+    from nvae_tf.core.progress import progress
+
+    return progress(
+        batches, total=-(-num // _BATCH_SIZE.value), unit="batch", desc=what
+    )
+
+
+def _given_samples():
+    from nvae_tf.evaluation import sample_files
+
+    return _read_samples(sample_files.open_samples(_SAMPLES.value))
+
+
+def _read_samples(source):
+    from nvae_tf.evaluation import sample_files
+
+    num = min(_NUM.value, len(source))
+    batches = sample_files.in_batches(source, num, _BATCH_SIZE.value)
+    return _bar(batches, num, "features of samples")
+
+
+def _drawn_samples():
+    """`(batches, where they come from)`."""
+    import numpy as np
+
+    from nvae_tf.evaluation import sample_files
+    from nvae_tf.sampling.illustrator import Illustrator
+
+    model, config, info = _MODEL.load()
+    temperature = _DRAW.prepare(model, info)
+    pixels = _PIXELS.value
+    if pixels == "auto":
+        is_binary = config.model.likelihood == "bernoulli"
+        pixels = "mean" if is_binary else "sample"
+    batch_size = min(_BATCH_SIZE.value, _NUM.value)
+    batches = Illustrator(model).draw(
+        _NUM.value, temperature, _SEED.value, batch_size, pixels=pixels
+    )
+    batches = _bar(batches, _NUM.value, "sampling")
+    if _OUTPUT.value:
+        sample_files.write_samples(_OUTPUT.value, batches)
+        batches = _read_samples(sample_files.open_samples(_OUTPUT.value))
+    return batches, {
+        "step": info["step"],
+        "ema": _MODEL.ema,
+        "temperature": np.asarray(temperature).tolist(),
+        "readjust_bn": _DRAW.readjusts,
+        "pixels": pixels,
+        "seed": _SEED.value,
+    }
+
+
+def _real_features(network, source, config, folder):
+    from nvae_tf.evaluation.reference_features import FOLDER, reference_features
+
+    num = min(_NUM_REAL.value or len(source), len(source))
+    return reference_features(
+        network,
+        source,
+        config,
+        split=_SPLIT.value,
+        num=num,
+        batch_size=_BATCH_SIZE.value,
+        folder=_CACHE.value or folder.path / FOLDER,
+        progress=lambda batches: _bar(batches, num, "features of real images"),
+    )
+
+
+def _compare(real, samples) -> dict:
+    """All distances of two sets of features."""
+    from nvae_tf.evaluation import sample_quality
+
+    fewest, width = min(len(real), len(samples)), real.shape[1]
+    if fewest <= _NEIGHBOURS.value:
+        raise DataError(
+            f"There are {len(samples)} samples and {len(real)} real images; "
+            f"--num_neighbours={_NEIGHBOURS.value} needs more than that."
+        )
+    if fewest <= width:
+        print(
+            f"Note: FID of {fewest} images with {width} features is mostly "
+            "bias; use more images than features, or read KID."
+        )
+    kernel = sample_quality.kernel_distance(real, samples, _SEED.value)
+    manifolds = sample_quality.precision_recall(
+        real, samples, _NEIGHBOURS.value
+    )
+    return {
+        "num_samples": len(samples),
+        "num_real": len(real),
+        "num_features": width,
+        "fid": sample_quality.frechet_distance(real, samples),
+        "kid": kernel.value,
+        "kid_standard_error": kernel.standard_error,
+        "kid_blocks": kernel.num_blocks,
+        "kid_block_size": kernel.block_size,
+        "num_neighbours": _NEIGHBOURS.value,
+        "precision": manifolds.precision,
+        "recall": manifolds.recall,
+    }

@@ -1,0 +1,1 @@
+"""Commands that draw from a model, or look into its latents."""

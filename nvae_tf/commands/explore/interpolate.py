@@ -1,0 +1,149 @@
+r"""Interpolates between images, or between draws.
+
+    nvae interpolate --workdir=runs/demo --indices=0,7 \
+        --output=way.png
+    nvae interpolate --workdir=runs/demo --images=a.png,b.png \
+        --steps=30 --output=way.gif
+    nvae interpolate --workdir=runs/demo --seeds=3,8,5 \
+        --temperature=0.7 --output=way.gif
+
+Goes through noise space: images are encoded (the mean of the posterior) and
+expressed as noise of the prior, group by group, so the way begins and ends at
+their reconstructions and every image on it is a draw that the prior could have
+made.  More than two images make a longer way.  A .png shows a row from each to
+the next, a .gif or .mp4 runs through all and back (the latter needs the extra
+`video`), and a folder (ending in /) gets one file per frame.
+"""
+
+from absl import flags
+
+from nvae_tf.commands import flags as common_flags
+from nvae_tf.core.errors import UserError
+
+_MODEL = common_flags.ModelFlags()
+_DRAW = common_flags.DrawFlags(_MODEL)
+_IMAGES = common_flags.ImageFlags(num=2)
+_SEEDS = flags.DEFINE_list(
+    "seeds", "", "In place of images, the seeds of two draws or more."
+)
+_SEED = common_flags.define_seed("Of binarisation.")
+_STEPS = flags.DEFINE_integer(
+    "steps", 9, "Images from one to the next, both counted.", lower_bound=2
+)
+_PATH = flags.DEFINE_enum(
+    "path",
+    "spherical",
+    ["spherical", "linear"],
+    "Turn the noise along great circles, or go straight.",
+)
+_ORIGINALS = flags.DEFINE_bool(
+    "originals",
+    True,
+    "In a .png, put the images themselves before and after each row.",
+)
+_FRAMES_PER_SECOND = flags.DEFINE_float(
+    "fps", 12.0, "Of a .gif or .mp4.", lower_bound=0.1, upper_bound=50.0
+)
+_BATCH_SIZE = common_flags.define_batch_size()
+_OUTPUT = common_flags.define_output(
+    "interpolation.png", "A .png, .gif or .mp4, or a folder ending in /."
+)
+
+
+def main(argv) -> None:
+    """Loads, goes the way, writes a strip, an animation or frames."""
+    del argv
+    _check_output()
+    if _SEEDS.value and _IMAGES.are_given:
+        raise UserError(
+            "--seeds interpolates between draws, --images and --indices "
+            "between images: give one of them."
+        )
+    seeds = common_flags.whole_numbers("seeds", _SEEDS.value)
+    if len(seeds) == 1:
+        raise UserError("--seeds names one draw; two are needed.")
+    from nvae_tf.sampling import exploration
+    from nvae_tf.sampling.illustrator import Illustrator
+
+    model, config, info = _MODEL.load()
+    illustrator = Illustrator(model)
+    if seeds:
+        temperature = _DRAW.prepare(model, info)
+        eps, originals = illustrator.noise(seeds), None
+    else:
+        _DRAW.require_unused()
+        temperature = 1.0
+        eps, originals = _encode(illustrator, config)
+    way = exploration.interpolated(eps, _STEPS.value, _PATH.value)
+    batch_size = min(_BATCH_SIZE.value, len(way[0]))
+    frames = exploration.images_of(illustrator, way, batch_size, temperature)
+    _write(frames, originals if _ORIGINALS.value else None)
+    print(
+        f"From each of {len(eps[0])} {'draws' if seeds else 'images'} to the "
+        f"next in {_STEPS.value} steps, in {_OUTPUT.value}"
+    )
+
+
+def _check_output() -> None:
+    if _OUTPUT.value.endswith("/"):
+        return
+    suffix = common_flags.require_suffix(_OUTPUT.value, ".png", ".gif", ".mp4")
+    if suffix == ".mp4":
+        from nvae_tf.sampling.video import require_av
+
+        require_av()
+
+
+def _encode(illustrator, config):
+    """Noise of the images, and the images as uint8."""
+    from nvae_tf.datasets import image_input
+    from nvae_tf.sampling import images
+    from nvae_tf.sampling.inference import Inference
+
+    source, config = _IMAGES.open(config)
+    x, indices = image_input.read(source, config, _SEED.value)
+    if len(x) < 2:
+        raise UserError(
+            "Two images are needed; name them with --indices=0,1 or "
+            "--images=a.png,b.png."
+        )
+    code = Inference(illustrator.model)(x, indices, draw=False)
+    return (
+        [e.numpy() for e in code.eps],
+        images.to_uint8(illustrator.crop(x)),
+    )
+
+
+def _write(frames, originals) -> None:
+    """Writes `[K * steps, H, W, C]` as `--output` says."""
+    import numpy as np
+
+    from nvae_tf.sampling import images
+
+    rows = frames.reshape(-1, _STEPS.value, *frames.shape[1:])
+    if _OUTPUT.value.lower().endswith(".png"):
+        if originals is not None:
+            rows = np.concatenate(
+                [originals[:-1, None], rows, originals[1:, None]], axis=1
+            )
+        grid = images.grid(
+            rows.reshape(-1, *rows.shape[2:]), rows.shape[1], gap=2
+        )
+        images.write_png(_OUTPUT.value, grid)
+        return
+    # Each station once.
+    frames = np.concatenate([rows[0, :1], *rows[:, 1:]])
+    if _OUTPUT.value.endswith("/"):
+        for number, frame in enumerate(frames):
+            images.write_png(f"{_OUTPUT.value}{number:05d}.png", frame)
+        return
+    there_and_back = np.concatenate([frames, frames[-2:0:-1]])
+    _write_animation(images.enlarged(there_and_back, 128))
+
+
+def _write_animation(frames) -> None:
+    from nvae_tf.sampling import images, video
+
+    is_video = _OUTPUT.value.lower().endswith(".mp4")
+    write = video.write_mp4 if is_video else images.write_gif
+    write(_OUTPUT.value, frames, _FRAMES_PER_SECOND.value)

@@ -1,0 +1,214 @@
+r"""Draws images from a trained model.
+
+A grid, or as many images as you like in a folder, to go on with later:
+
+    nvae sample --workdir=runs/demo --num=64 --temperature=0.7 \
+        --output=samples.png
+    nvae sample --workdir=runs/demo --num=10000 --output=samples/
+
+What each scale of latents decides: a row for each number of upper scales that
+are kept as in the first image while the rest is drawn anew:
+
+    nvae sample --workdir=runs/demo --fix_groups=scales --num=8 \
+        --output=scales.png
+
+Image i has the seed SEED + i and depends on nothing else but the temperature
+and the model; an exported model draws the same image from the same seed.
+"""
+
+from absl import flags
+
+from nvae_tf.commands import flags as common_flags
+from nvae_tf.core.errors import UserError
+
+_MODEL = common_flags.ModelFlags()
+_DRAW = common_flags.DrawFlags(_MODEL)
+_NUM = flags.DEFINE_integer(
+    "num",
+    64,
+    "Number of images; with --fix_groups=scales or groups, per row.",
+    lower_bound=1,
+)
+_SEED = common_flags.define_seed("Of the first image.")
+_PIXELS = flags.DEFINE_enum(
+    "pixels",
+    "mean",
+    ["mean", "sample"],
+    "Show the mean image of the likelihood, or draw every pixel from it.",
+)
+_TRUNCATION = flags.DEFINE_float(
+    "truncation",
+    None,
+    "Restrict the noise of the latents to this many standard deviations, "
+    "before the temperature: typical images at the cost of variety.",
+)
+_FIX_GROUPS = flags.DEFINE_string(
+    "fix_groups",
+    "0",
+    "Keep so many upper groups as in the first image; or 'scales' or "
+    "'groups', which makes a figure with a row for each number of them.",
+)
+_COLUMNS = flags.DEFINE_integer(
+    "columns",
+    0,
+    "Images per row of a grid; 0: about square.",
+    lower_bound=0,
+)
+_BATCH_SIZE = common_flags.define_batch_size()
+_OUTPUT = common_flags.define_output(
+    "samples.png",
+    "A .png for one grid, or a folder, ending in /, for a file per image, "
+    "named by its seed. Files that are there already are kept.",
+)
+
+
+def main(argv) -> None:
+    """Loads, draws, writes a grid, a figure or a folder."""
+    del argv
+    fixed = _FIX_GROUPS.value
+    is_figure = fixed in ("scales", "groups")
+    is_folder = _OUTPUT.value.endswith("/")
+    if not (is_folder or _OUTPUT.value.lower().endswith(".png")):
+        raise UserError(
+            f"--output={_OUTPUT.value} must end in .png, for one grid, or in "
+            "/, for a folder of images."
+        )
+    if is_figure and is_folder:
+        raise UserError(
+            f"--fix_groups={fixed} makes one figure: give an --output that "
+            "ends in .png."
+        )
+    if not is_figure:
+        (fixed,) = common_flags.whole_numbers("fix_groups", [fixed])
+    if _TRUNCATION.value is not None and not _TRUNCATION.value > 0:
+        raise UserError(
+            f"--truncation={_TRUNCATION.value:g} must be above 0; for mean "
+            "latents use --temperature=0."
+        )
+    from nvae_tf.sampling.illustrator import Illustrator
+
+    model, _, info = _MODEL.load()
+    counts = _fixed_counts(model.config, fixed)
+    temperature = _DRAW.prepare(model, info)
+    illustrator = Illustrator(model)
+    if is_figure:
+        _write_figure(illustrator, counts, temperature)
+    elif is_folder:
+        _write_folder(illustrator, counts[0], temperature, info)
+    else:
+        _write_grid(illustrator, counts[0], temperature)
+
+
+def _fixed_counts(config, fixed) -> list[int]:
+    """How many upper groups are fixed, for each row of a figure."""
+    if fixed == "groups":
+        return list(range(config.num_groups))
+    if fixed == "scales":
+        if config.num_latent_scales == 1:
+            raise UserError(
+                "--fix_groups=scales compares scales, but this model has one: "
+                "use --fix_groups=groups."
+            )
+        groups = config.groups_top_down
+        return [sum(groups[:s]) for s in range(len(groups))]
+    if fixed > config.num_groups:
+        raise UserError(
+            f"--fix_groups={fixed}, but this model has {config.num_groups} "
+            "latent groups."
+        )
+    return [fixed]
+
+
+def _options() -> dict:
+    return {"pixels": _PIXELS.value, "truncation": _TRUNCATION.value}
+
+
+def _write_figure(illustrator, counts, temperature) -> None:
+    from nvae_tf.sampling import captions, exploration, images
+
+    rows = exploration.levels(
+        illustrator,
+        counts,
+        _NUM.value,
+        temperature,
+        _SEED.value,
+        **_options(),
+    )
+    unit = _FIX_GROUPS.value
+    names = [
+        unit.removesuffix("s") if row == 1 else unit
+        for row in range(len(counts))
+    ]
+    labels = [f"{row} {name} fixed" for row, name in enumerate(names)]
+    images.write_png(_OUTPUT.value, captions.labelled_grid(rows, labels))
+    print(
+        f"{len(counts)} rows, from nothing fixed to {len(counts) - 1} {unit}, "
+        f"in {_OUTPUT.value}"
+    )
+
+
+def _write_grid(illustrator, fix_groups, temperature) -> None:
+    import numpy as np
+
+    from nvae_tf.core.progress import progress
+    from nvae_tf.sampling import images
+
+    batch_size = min(_BATCH_SIZE.value, _NUM.value)
+    batches = progress(
+        illustrator.draw(
+            _NUM.value,
+            temperature,
+            _SEED.value,
+            batch_size,
+            fix_groups=fix_groups,
+            **_options(),
+        ),
+        total=-(-_NUM.value // batch_size),
+        unit="batch",
+        desc="sampling",
+    )
+    drawn = np.concatenate([*batches])
+    grid = images.grid(drawn, _COLUMNS.value, gap=2)
+    images.write_png(_OUTPUT.value, grid)
+    print(f"{len(drawn)} samples in {_OUTPUT.value}")
+
+
+def _write_folder(illustrator, fix_groups, temperature, info) -> None:
+    import functools
+
+    import numpy as np
+
+    from nvae_tf.core.progress import progress
+    from nvae_tf.sampling.sample_folder import write_samples
+
+    options = {"fix_groups": fix_groups, **_options()}
+    if fix_groups:
+        options["first_seed"] = _SEED.value
+
+    def draw(seeds):
+        return illustrator.draw_seeds(
+            seeds,
+            temperature,
+            fix_groups=fix_groups,
+            top_seeds=np.full(len(seeds), _SEED.value),
+            **_options(),
+        )
+
+    count = write_samples(
+        draw,
+        _OUTPUT.value,
+        range(_SEED.value, _SEED.value + _NUM.value),
+        min(_BATCH_SIZE.value, _NUM.value),
+        {
+            "step": info["step"],
+            "ema": _MODEL.ema,
+            "readjust_bn": _DRAW.readjusts,
+            "temperature": np.asarray(temperature).tolist(),
+            **options,
+        },
+        functools.partial(progress, unit="batch", desc="sampling"),
+    )
+    print(
+        f"{count} samples drawn, {_NUM.value - count} were there already, in "
+        f"{_OUTPUT.value}"
+    )

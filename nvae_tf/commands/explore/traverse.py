@@ -1,0 +1,101 @@
+r"""Shows what the channels of a latent group do.
+
+    nvae traverse --workdir=runs/demo --group=0 --output=group0.png
+    nvae traverse --workdir=runs/demo --indices=7 --group=1 \
+        --channels=0,4 --range=4 --steps=11
+
+A row per channel.  Along it the channel moves, everywhere in space at once,
+from below its value to above it, in standard deviations of the prior; the
+middle shows the image itself.  Groups above stay; those below keep their noise
+and follow.  Without --channels, the ones that change the picture most come
+first.  The image is a draw (--seed), or one of the data (--indices, --images),
+encoded.
+"""
+
+from absl import flags
+
+from nvae_tf.commands import flags as common_flags
+from nvae_tf.core.errors import UserError
+
+_MODEL = common_flags.ModelFlags()
+_DRAW = common_flags.DrawFlags(_MODEL)
+_IMAGES = common_flags.ImageFlags(num=1)
+_SEED = common_flags.define_seed("Of the draw, and of binarisation.")
+_GROUP = flags.DEFINE_integer(
+    "group", 0, "Whose channels, top-down from 0.", lower_bound=0
+)
+_CHANNELS = flags.DEFINE_list(
+    "channels", "", "Which channels, from 0; empty: those with most effect."
+)
+_NUM_CHANNELS = flags.DEFINE_integer(
+    "num_channels", 8, "How many, without --channels.", lower_bound=1
+)
+_RANGE = flags.DEFINE_float(
+    "range", 3.0, "How far to go either way, in sigmas.", lower_bound=0.0
+)
+_STEPS = flags.DEFINE_integer("steps", 9, "Images per row.", lower_bound=2)
+_BATCH_SIZE = common_flags.define_batch_size()
+_OUTPUT = common_flags.define_output("traversal.png", "The PNG to write.")
+
+
+def main(argv) -> None:
+    """Loads, moves every channel, writes a row for each."""
+    del argv
+    common_flags.require_suffix(_OUTPUT.value, ".png")
+    import numpy as np
+
+    from nvae_tf.sampling import captions, exploration, images
+    from nvae_tf.sampling.illustrator import Illustrator
+
+    model, config, info = _MODEL.load()
+    channels = _checked_channels(model.config)
+    illustrator = Illustrator(model)
+    if _IMAGES.are_given:
+        _DRAW.require_unused()
+        eps, temperature = _encode(model, config), 1.0
+    else:
+        temperature = _DRAW.prepare(model, info)
+        eps = illustrator.noise([_SEED.value])
+    rows = exploration.shifted(eps, _GROUP.value, _RANGE.value, _STEPS.value)
+    batch_size = min(_BATCH_SIZE.value, len(rows[0]))
+    drawn = exploration.images_of(illustrator, rows, batch_size, temperature)
+    drawn = drawn.reshape(-1, _STEPS.value, *drawn.shape[1:])
+    if not channels:
+        ends = drawn[:, -1].astype(np.float32) - drawn[:, 0]
+        effect = np.abs(ends).reshape(len(drawn), -1).mean(axis=1)
+        order = np.argsort(-effect, kind="stable")
+        channels = order[: _NUM_CHANNELS.value].tolist()
+    labels = [f"channel {channel}" for channel in channels]
+    grid = captions.labelled_grid(drawn[channels], labels)
+    images.write_png(_OUTPUT.value, grid)
+    print(
+        f"{len(channels)} channels of group {_GROUP.value} "
+        f"({', '.join(map(str, channels))}) in {_OUTPUT.value}"
+    )
+
+
+def _checked_channels(config) -> list[int]:
+    if _GROUP.value >= config.num_groups:
+        raise UserError(
+            f"--group={_GROUP.value}, but this model has groups 0 to "
+            f"{config.num_groups - 1}."
+        )
+    channels = common_flags.whole_numbers("channels", _CHANNELS.value)
+    for channel in channels:
+        if channel >= config.num_latent_per_group:
+            raise UserError(
+                f"--channels names {channel}, but a group of this model has "
+                f"channels 0 to {config.num_latent_per_group - 1}."
+            )
+    return channels
+
+
+def _encode(model, config) -> list:
+    """Noise of one image, L arrays `[1, h, w, d]`."""
+    from nvae_tf.datasets import image_input
+    from nvae_tf.sampling.inference import Inference
+
+    source, config = _IMAGES.open(config, num=1)
+    x, indices = image_input.read(source, config, _SEED.value)
+    code = Inference(model)(x, indices, draw=False)
+    return [e.numpy() for e in code.eps]

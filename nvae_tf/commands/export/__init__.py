@@ -1,0 +1,1 @@
+"""`nvae export ...`: what leaves for elsewhere."""

@@ -1,0 +1,56 @@
+"""Writes a trained model as a checkpoint of the authors' PyTorch program.
+
+    nvae export checkpoint --workdir=runs/demo --output=demo.pt
+
+Weights, statistics, the optimiser's moments, the epoch and the arguments their
+program needs; with --ema the averaged weights, and then no moments. PyTorch is
+not needed. docs/checkpoints.md says more.
+"""
+
+import sys
+
+from absl import flags
+
+from nvae_tf.commands import flags as common_flags
+
+_MODEL = common_flags.ModelFlags()
+_OUTPUT = common_flags.define_output("checkpoint.pt", "The file to write.")
+_DATASET = flags.DEFINE_string(
+    "dataset",
+    "",
+    "Their program's name of the data, which decides the likelihood and the "
+    "size of images there; by default what fits the model.",
+)
+
+
+def main(argv) -> None:
+    """Loads, writes, says what the file holds."""
+    del argv
+    common_flags.require_suffix(_OUTPUT.value, ".pt", ".pth")
+    from nvae_tf.authors import reference_export, torch_file
+    from nvae_tf.runs import workdir
+
+    model, config, info = _MODEL.load()
+    dataset = _DATASET.value or reference_export.suitable_dataset(config)
+    size = reference_export.dataset_size(dataset)
+    if size not in (None, config.model.image_size):
+        print(
+            f"warning: images of {dataset!r} have {size} pixels a side in the "
+            f"authors' program, those of this model {config.model.image_size}.",
+            file=sys.stderr,
+        )
+    # The one that was loaded: a run that goes on writes others.
+    checkpoints = workdir.Workdir(_MODEL.workdir).checkpoints()
+    progress = reference_export.progress_of(
+        checkpoints.restore(info["step"]), with_moments=not _MODEL.ema
+    )
+    values = reference_export.checkpoint_values(
+        model, config, dataset, progress
+    )
+    torch_file.write(_OUTPUT.value, values)
+    moments = "with" if values["optimizer"]["state"] else "without"
+    print(
+        f"{len(values['state_dict'])} tensors in {_OUTPUT.value}, as dataset "
+        f"{dataset!r}: epoch {values['epoch']}, step {values['global_step']}, "
+        f"{moments} the optimiser's moments"
+    )

@@ -1,0 +1,358 @@
+"""Flags that several commands have, and what they mean.
+
+Each class defines its flags when it is made, as flags of the module that makes
+it.  Nothing heavy is imported before the flags are used.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from nvae_tf.core.errors import UserError
+
+__all__ = [
+    "DrawFlags",
+    "ImageFlags",
+    "ModelFlags",
+    "SourceFlags",
+    "define_batch_size",
+    "define_output",
+    "define_seed",
+    "numbers",
+    "require_suffix",
+    "whole_numbers",
+]
+
+# `--help` of a command shows its own flags: these are to count as such.
+flags.disclaim_key_flags()
+
+
+class ModelFlags:
+    """`--workdir`, `--checkpoint` and `--ema`: which weights."""
+
+    def __init__(self):
+        """Defines the flags."""
+        self._workdir = flags.DEFINE_string("workdir", "", "Folder of the run.")
+        self._checkpoint = flags.DEFINE_string(
+            "checkpoint",
+            "latest",
+            "Which of its checkpoints: latest, best (by held-out NELBO) or a "
+            "step.",
+        )
+        self._ema = flags.DEFINE_bool(
+            "ema", False, "Use the running average of the weights."
+        )
+
+    @property
+    def workdir(self) -> str:
+        """The run's folder."""
+        return self._workdir.value
+
+    @property
+    def checkpoint(self) -> str:
+        """Which checkpoint: latest, best or a step."""
+        return self._checkpoint.value
+
+    @property
+    def ema(self) -> bool:
+        """Whether the average is wanted."""
+        return self._ema.value
+
+    def load(self):
+        """`(model, config, info)`, see `workdir.load_model`.
+
+        Raises:
+          UserError: if there is no run, or no intact checkpoint.
+        """
+        from nvae_tf.runs import workdir
+
+        return workdir.load_model(
+            self.workdir, ema=self.ema, checkpoint=self._checkpoint.value
+        )
+
+
+class DrawFlags:
+    """`--temperature` and its kin: how to draw from the prior.
+
+    Args:
+      model_flags: whose model is drawn from.
+      default: temperature.
+    """
+
+    def __init__(self, model_flags: ModelFlags, default: str = "0.7"):
+        """Defines the flags."""
+        self._model_flags = model_flags
+        self._temperature = flags.DEFINE_list(
+            "temperature",
+            default,
+            "Multiplies the prior's sigma: one number, or one per latent "
+            "group, top-down, as in 1,0.9,0.8. The paper shows 0.5 to 0.7 for "
+            "colour images and 1 for likelihood.",
+        )
+        self._scale_temperature = flags.DEFINE_list(
+            "scale_temperature",
+            "",
+            "In place of --temperature, one number per scale, coarsest first, "
+            "as in 1.0,0.8,0.6.",
+        )
+        self._readjust = flags.DEFINE_bool(
+            "readjust_bn",
+            False,
+            "First let batch normalisation settle on draws at this "
+            "temperature, as the paper does for colour images. The result is "
+            "kept in the workdir.",
+        )
+
+    @property
+    def readjusts(self) -> bool:
+        """Whether normalisation is re-adjusted."""
+        return self._readjust.value
+
+    def require_unused(self) -> None:
+        """Refuses the flags where nothing is drawn from the prior.
+
+        Raises:
+          UserError: if one of them was given.
+        """
+        for flag in (
+            self._temperature,
+            self._scale_temperature,
+            self._readjust,
+        ):
+            if flag.present:
+                raise UserError(
+                    f"--{flag.name} is for draws from the prior; leave it out "
+                    "where --images, --indices or --split name images."
+                )
+
+    def prepare(self, model, info):
+        """Reads the temperature and re-adjusts the model if asked to.
+
+        Args:
+          model: of `ModelFlags.load`.
+          info: likewise.
+
+        Returns:
+          The temperature: a number, or float32 `[L]`.
+
+        Raises:
+          UserError: if the temperature does not fit the model, or the model
+            does not bear it.
+        """
+        import numpy as np
+
+        from nvae_tf.core.progress import progress
+        from nvae_tf.sampling import readjust
+        from nvae_tf.sampling.temperatures import parse_temperatures
+
+        temperature = parse_temperatures(
+            model.config, self._temperature.value, self._scale_temperature.value
+        )
+        if self.readjusts:
+            readjust.readjust_cached(
+                model,
+                self._model_flags.workdir,
+                readjust.checkpoint_tag(info["step"], self._model_flags.ema),
+                # [L] would be one per image.
+                temperature if np.ndim(temperature) == 0 else temperature[None],
+                progress=functools.partial(progress, desc="re-adjusting"),
+            )
+        return temperature
+
+
+class ImageFlags:
+    """`--split`, `--images`, `--indices`, `--num`: which images.
+
+    Args:
+      num: images where no flag says how many or which; 0 for all.
+      split: default of `--split`.
+    """
+
+    def __init__(self, num: int, split: str = "test"):
+        """Defines the flags."""
+        self._split = flags.DEFINE_enum(
+            "split",
+            split,
+            ["train", "validation", "test"],
+            "Which images of the run's data.",
+        )
+        self._images = flags.DEFINE_list(
+            "images",
+            "",
+            "Your own images in place of the run's: files, folders, or an "
+            ".npy, .npz or IDX file.",
+        )
+        self._resize = flags.DEFINE_enum(
+            "resize",
+            "crop",
+            ["crop", "resize", "celeba"],
+            "How --images get the model's size: cropped to a square and "
+            "scaled, squeezed, or as the paper crops CelebA.",
+        )
+        self._indices = flags.DEFINE_list(
+            "indices", "", "Numbers of the images to take, from 0, as in 3,17."
+        )
+        self._default_num = num
+        self._num = flags.DEFINE_integer(
+            "num",
+            None,
+            "The first so many of them; 0: all, as also where --images or "
+            f"--indices names them. Otherwise {num or 'all'} by default.",
+            lower_bound=0,
+        )
+
+    @property
+    def are_given(self) -> bool:
+        """Whether `--images` or `--indices` names images."""
+        return bool(self._images.value or self._indices.value)
+
+    @property
+    def num(self) -> int:
+        """How many images are wanted; 0 for all."""
+        if self._num.value is not None:
+            return self._num.value
+        return 0 if self.are_given else self._default_num
+
+    def open(self, config, num: int | None = None):
+        """Opens the images.
+
+        Args:
+          config: of the run.
+          num: at most so many, in place of `--num`.
+
+        Returns:
+          `(source, config)`: the images, and the configuration to read them
+          with.
+
+        Raises:
+          UserError: if they cannot be had.
+        """
+        from nvae_tf.datasets import image_input, pipeline
+
+        if self._images.value:
+            config = image_input.fit_own(config, self._resize.value)
+            source = image_input.open_images(config, self._images.value)
+        else:
+            source = pipeline.open_source(config, self._split.value)
+        indices = whole_numbers("indices", self._indices.value)
+        num = (self.num or None) if num is None else num
+        return image_input.select(source, indices, num), config
+
+
+class SourceFlags:
+    """What is exported: the flags of a model, and how it draws."""
+
+    def __init__(self):
+        """Defines the flags."""
+        self._model = ModelFlags()
+        self._temperature = flags.DEFINE_float(
+            "temperature", 0.7, "The model is meant to be sampled at."
+        )
+        self._readjust = flags.DEFINE_bool(
+            "readjust_bn",
+            False,
+            "Re-adjust normalisation to draws at the temperature, for what "
+            "draws from the prior.",
+        )
+        self._readjust_seed = flags.DEFINE_integer(
+            "readjust_seed", 0, "Of these draws."
+        )
+
+    @property
+    def temperature(self) -> float:
+        """What the model is meant to be sampled at."""
+        return self._temperature.value
+
+    def load(self):
+        """The `nvae_tf.export.source.Source` that the flags describe.
+
+        Raises:
+          UserError: see `load_source`.
+        """
+        from nvae_tf.core.progress import progress
+        from nvae_tf.export.source import load_source
+
+        return load_source(
+            self._model.workdir,
+            checkpoint=self._model.checkpoint,
+            ema=self._model.ema,
+            readjust_temperature=(
+                self.temperature if self._readjust.value else None
+            ),
+            readjust_seed=self._readjust_seed.value,
+            progress=functools.partial(progress, desc="re-adjusting"),
+        )
+
+
+def define_seed(what: str):
+    """`--seed`, of `what`."""
+    return flags.DEFINE_integer(
+        "seed", 0, what, lower_bound=0, upper_bound=2**31 - 1
+    )
+
+
+def define_batch_size(default: int = 64):
+    """`--batch_size`, which changes no result but for rounding."""
+    return flags.DEFINE_integer(
+        "batch_size",
+        default,
+        "Images at once; decides memory and speed alone.",
+        lower_bound=1,
+    )
+
+
+def define_output(default: str, what: str):
+    """`--output`."""
+    return flags.DEFINE_string("output", default, what)
+
+
+def require_suffix(path: str, *suffixes: str) -> str:
+    """The suffix of `--output`, in lower case.
+
+    Raises:
+      UserError: if it is none of `suffixes`.
+    """
+    suffix = pathlib.PurePath(path).suffix.lower()
+    if suffix not in suffixes:
+        raise UserError(f"--output={path} must end in {' or '.join(suffixes)}.")
+    return suffix
+
+
+def numbers(name: str, texts: Sequence[str]) -> list[float]:
+    """The value of a list flag.
+
+    Raises:
+      UserError: if something in it is no finite number.
+    """
+    values = []
+    for text in texts:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise UserError(
+                f"--{name} holds {text[:40]!r}, which is no number."
+            )
+        values.append(value)
+    return values
+
+
+def whole_numbers(name: str, texts: Sequence[str]) -> list[int]:
+    """The value of a list flag.
+
+    Raises:
+      UserError: if something in it is no whole number from 0 up.
+    """
+    for text in texts:
+        if not (text.isascii() and text.isdigit() and len(text) < 19):
+            raise UserError(
+                f"--{name} holds {text!r}, which is not a whole number from 0 "
+                "up."
+            )
+    return [int(text) for text in texts]

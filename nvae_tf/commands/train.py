@@ -1,0 +1,71 @@
+r"""Trains an NVAE, or goes on where a run was.
+
+    nvae train --config=mnist_demo --workdir=runs/demo
+    nvae train --config=cifar10:no_flow --workdir=runs/cifar10 \
+        --config.train.batch_size=64 --dry_run
+
+Any value of the configuration can be changed.  The same command, started
+again, goes on where the run in --workdir was.
+
+On several devices of this machine: --num_processes=8, one process for each.
+On several machines, start the command on each of them with TF_CONFIG, or by
+Slurm's srun; the workdir is a folder that all of them see.
+"""
+
+import sys
+
+from absl import flags
+
+from nvae_tf.commands import command_line
+from nvae_tf.distribute import launcher
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Folder of the run: checkpoints, metrics, TensorBoard."
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print what would be trained, and train nothing."
+)
+_STRATEGY = flags.DEFINE_string(
+    "strategy",
+    "auto",
+    "Devices: one_device; mirrored (all GPUs, in one process); multi_worker "
+    "(one device in each of the processes that TF_CONFIG or Slurm describes); "
+    "tpu; auto chooses.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes",
+    1,
+    "Start so many local processes, one device each. The batch size of the "
+    "configuration is that of each of them.",
+    lower_bound=1,
+)
+_PROFILE = flags.DEFINE_integer(
+    "profile",
+    0,
+    "Record so many steps for TensorBoard's profiler, after the first ones.",
+    lower_bound=0,
+)
+command_line.define_config()
+
+
+def main(argv) -> None:
+    """Plans, launches or trains."""
+    del argv
+    config = command_line.config_from_flags()
+    if _DRY_RUN.value:
+        from nvae_tf.training import dry_run
+
+        print(dry_run.describe(config, _NUM_PROCESSES.value))
+        return
+    if _NUM_PROCESSES.value > 1 and not launcher.launched():
+        # As it was started: a script, -m or the console script.
+        command = [sys.executable, *sys.orig_argv[1:]]
+        sys.exit(launcher.launch(_NUM_PROCESSES.value, _WORKDIR.value, command))
+    from nvae_tf.training import trainer
+
+    trainer.train(
+        config,
+        _WORKDIR.value,
+        _STRATEGY.value,
+        profile_steps=_PROFILE.value,
+    )

@@ -1,0 +1,31 @@
+"""Tells what an export is, and whether it works.
+
+    nvae verify models/nvae
+    nvae verify nvae.onnx --workdir=runs/mnist
+
+Runs every signature: outputs must be finite, the same each time, and no row
+may depend on those around it.  With --workdir they are compared with the live
+model.  Exits with status 1 if one fails.
+"""
+
+from absl import flags
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Folder of the run that it was exported from."
+)
+
+POSITIONAL = "EXPORT"
+
+
+def main(argv) -> int:
+    """The command."""
+    from nvae_tf.export import verify
+    from nvae_tf.export.source import load_source
+
+    export = verify.open_export(argv[1])
+    source = None
+    if _WORKDIR.value:
+        source = load_source(_WORKDIR.value, **export.facts["source_options"])
+    results = verify.verify(export, source)
+    print(verify.report(export, results))
+    return int(any(result.problem for result in results))

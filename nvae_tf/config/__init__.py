@@ -1,0 +1,37 @@
+"""What a run is: its configuration, presets and schedules.
+
+The dataclasses are the whole vocabulary; `nvae_tf.config.run` explains every
+key of a run and `nvae_tf.config.model` those of the architecture.
+"""
+
+from nvae_tf.config.model import (
+    ARCHITECTURES,
+    LatentShape,
+    ModelConfig,
+    cell_operations,
+)
+from nvae_tf.config.run import (
+    PRECISIONS,
+    RECOMPUTE,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    TrainConfig,
+    config_from_dict,
+)
+
+__all__ = [
+    "ARCHITECTURES",
+    "PRECISIONS",
+    "RECOMPUTE",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "LatentShape",
+    "ModelConfig",
+    "TrainConfig",
+    "cell_operations",
+    "config_from_dict",
+]

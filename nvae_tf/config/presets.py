@@ -1,0 +1,165 @@
+"""Presets: the files of `configs/`, by name, and what they are written with.
+
+A preset is a Python file with `get_config(variant=None)`, which returns a
+locked `ml_collections.ConfigDict`.  Those that come with the project lie in
+`configs/` of a clone and inside an installed package; they are found by name
+from any folder.  `nvae_tf.config.run` states every key, its meaning and its
+default; nothing is repeated in the presets, so the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import pathlib
+import runpy
+import types
+import typing
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from nvae_tf.config.run import Config, config_from_dict
+from nvae_tf.core.errors import ConfigError
+
+__all__ = ["choose", "create", "find", "load", "names", "read"]
+
+_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+
+
+def folder() -> pathlib.Path:
+    """Where the presets are: inside the package, or beside it in a clone."""
+    inside = _PACKAGE / "configs"
+    return inside if inside.is_dir() else _PACKAGE.parent / "configs"
+
+
+def names() -> list[str]:
+    """The presets that come with the project."""
+    return sorted(path.stem for path in folder().glob("[a-z]*.py"))
+
+
+def find(preset: str) -> str:
+    """The file of a preset, `FILE.py[:VARIANT]`.
+
+    Args:
+      preset: a name with or without a variant, such as "cifar10" or
+        "cifar10:no_flow", or a file, such as "configs/cifar10.py:no_flow".
+
+    Raises:
+      ConfigError: if there is neither such a file nor such a preset.
+    """
+    name, colon, variant = preset.partition(":")
+    if os.path.isfile(name):
+        return preset
+    stem = name.removesuffix(".py").removeprefix("configs/")
+    path = folder() / f"{stem}.py"
+    if pathlib.PurePath(stem).name == stem and path.is_file():
+        return f"{path}{colon}{variant}"
+    known = names()
+    close = difflib.get_close_matches(stem, known, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise ConfigError(
+        f"There is no configuration file and no preset {name!r}.{hint} "
+        f"Presets: {', '.join(known)}."
+    )
+
+
+def read(preset: str) -> ConfigDict:
+    """The locked `ConfigDict` of a preset.
+
+    Args:
+      preset: see `find`.
+
+    Raises:
+      ConfigError: if there is none, or it is not a configuration file.
+    """
+    file, colon, variant = find(preset).partition(":")
+    try:
+        get_config = runpy.run_path(file)["get_config"]
+        values = get_config(variant) if colon else get_config()
+    except ConfigError:
+        raise
+    except Exception as error:
+        # A file of the user's may raise anything.
+        raise ConfigError(
+            f"{file} is not a configuration file: {error!r}."
+        ) from error
+    if not isinstance(values, ConfigDict):
+        raise ConfigError(
+            f"{file} is not a configuration file: its get_config() must "
+            "return an ml_collections.ConfigDict."
+        )
+    return values
+
+
+def load(preset: str, **changes: Any) -> Config:
+    """The configuration of a preset, with changes.
+
+    Args:
+      preset: see `find`.
+      **changes: values by key with double underscores for dots, such as
+        `train__batch_size=8`.
+
+    Raises:
+      ConfigError: if there is no such preset or key, or the result is not a
+        valid configuration.
+    """
+    values = read(preset).to_dict()
+    for key, value in changes.items():
+        *groups, last = key.split("__")
+        group = values
+        for name in groups:
+            group = group.setdefault(name, {})
+        group[last] = value
+    return config_from_dict(values)
+
+
+def create(name: str) -> ConfigDict:
+    """A locked configuration with the default values, to start a preset from.
+
+    Args:
+      name: of the run.
+    """
+    config = _from_dataclass(Config())
+    config.name = name
+    return config.lock()
+
+
+def choose(variant: str | None, *known: str) -> str:
+    """The variant that `--config=NAME:VARIANT` asks for.
+
+    Args:
+      variant: what follows the colon, or None.
+      *known: the variants of the file; the first is its default.
+
+    Raises:
+      ConfigError: if there is no such variant.
+    """
+    if variant is None:
+        return known[0]
+    if variant not in known:
+        raise ConfigError(
+            f"There is no variant {variant!r} of this configuration; choose "
+            f"one of {', '.join(known)}."
+        )
+    return variant
+
+
+def _from_dataclass(value) -> ConfigDict:
+    hints = typing.get_type_hints(type(value))
+    config = ConfigDict()
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(item):
+            item = _from_dataclass(item)
+        elif isinstance(hint, types.UnionType):
+            # None has no type that a flag's text could be converted to: a
+            # placeholder remembers it.
+            (kind,) = set(typing.get_args(hint)) - {type(None)}
+            placeholder = config_dict.placeholder(kind)
+            placeholder.set(item)
+            item = placeholder
+        config[field.name] = item
+    return config

@@ -1,0 +1,378 @@
+"""Configuration: frozen dataclasses that validate, and the shapes they imply.
+
+A run is described by a locked `ml_collections.ConfigDict` (see `configs/`),
+which command-line flags may override.  It is turned once, by
+`config_from_dict`, into the dataclasses below; the rest of the program reads
+only these.  An unknown key, a value of the wrong type or a shape that cannot
+exist is a `ConfigError` that names the key and the way out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from nvae_tf.config.model import ModelConfig, require_at_least, require_choice
+from nvae_tf.core.errors import ConfigError
+
+__all__ = [
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "TrainConfig",
+    "config_from_dict",
+]
+
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+SOURCES = ("mnist_5k", "tfds", "image_folder", "array", "idx", "tfrecord")
+RECOMPUTE = ("none", "bn_swish", "cell")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where images come from and how they are prepared.
+
+    The geometry (size, channels, padding, bits) is the model's.
+
+    Attributes:
+      source: "mnist_5k" (5,000 digits, no download), "tfds", "image_folder",
+        "array" (.npy, .npz), "idx" (MNIST's files) or "tfrecord" (what
+        `nvae data prepare` wrote).
+      path: file or folder of the user's own images.
+      name: dataset name within the source (for TFDS).
+      data_dir: where TFDS keeps its data; empty for its default.
+      bits: bits per channel of the values in arrays, 1 to 16; 0 for all
+        that their dtype has.
+      binarize: draw each pixel from a Bernoulli on every read (MNIST).
+      flip: mirror training images left-right at random.
+      resize: "crop" (shorter side to size, centre crop), "resize" (both sides
+        to size), "random_crop" (shorter side to size, then random in
+        training, centre in evaluation), "celeba" (the paper's fixed crop), or
+        "none".
+      alpha: what to do with transparency: put the image on "white" or
+        "black" ground, "drop" the channel (the colours below may be anything)
+        or "keep" it as the model's fourth channel.
+      convert_colors: turn colour images gray where the model has one
+        channel; otherwise they are an error there.
+      split_by: for folders, "hash" or "folder" (sub-folders train,
+        validation, test).
+      validation_fraction: share held out when the source has no split.
+      skip_corrupt: skip and count unreadable images instead of stopping.
+      num_workers: threads that read and decode ahead of use; 0 reads when a
+        batch is asked for.
+    """
+
+    source: str = "mnist_5k"
+    path: str = ""
+    name: str = ""
+    data_dir: str = ""
+    bits: int = 0
+    binarize: bool = False
+    flip: bool = False
+    resize: str = "none"
+    alpha: str = "drop"
+    convert_colors: bool = False
+    split_by: str = "hash"
+    validation_fraction: float = 0.1
+    skip_corrupt: bool = False
+    num_workers: int = 2
+
+    def __post_init__(self):
+        """Raises ConfigError for values out of range."""
+        require_choice(self, "data", "source", SOURCES)
+        require_choice(
+            self,
+            "data",
+            "resize",
+            ("crop", "resize", "random_crop", "celeba", "none"),
+        )
+        require_choice(
+            self, "data", "alpha", ("drop", "keep", "white", "black")
+        )
+        require_choice(self, "data", "split_by", ("hash", "folder"))
+        require_at_least(self, "data", "num_workers", 0)
+        if not 0 <= self.bits <= 16:
+            raise ConfigError(
+                f"data.bits is {self.bits}; it must be 1 to 16, or 0 for all "
+                "that the images' dtype has."
+            )
+        if not 0 < self.validation_fraction < 1:
+            raise ConfigError(
+                "data.validation_fraction must lie between 0 and 1, not "
+                f"{self.validation_fraction}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation (paper sections 3.4 and 4, appendix A).
+
+    Attributes:
+      epochs: passes over the training data.
+      batch_size: images per replica and pass.
+      accumulate: passes per step, whose gradients are averaged: as a batch
+        this many times as large, but that batch normalisation sees each pass
+        apart.
+      learning_rate: of Adamax, after the warm-up.
+      min_learning_rate: where the cosine ends.
+      warmup_epochs: epochs of linear warm-up.
+      weight_decay: coupled L2 coefficient.
+      kl_anneal_portion: share of all steps over which beta grows.
+      kl_const_portion: share of all steps before it starts growing.
+      kl_const_coeff: beta at the start, and its lower bound.
+      regularization: lambda of the spectral and BN terms at beta = 1.
+      regularization_init: lambda at beta = 0; `None` for no annealing.
+      ema_decay: of the exponential average of the weights per step, which
+        evaluation, sampling and export then offer; 0 keeps none.
+      max_gradient_norm: a step whose gradient is longer is skipped, like one
+        that is not finite; 0 sets no limit.
+      skips_before_rollback: skipped steps in a row after which the run goes
+        back to its last good checkpoint, and on with other data and noise.
+      max_rollbacks: how often, before the run stops with a diagnosis.
+      rollback_learning_rate: what each return multiplies the learning rate by.
+      rollback_regularization: likewise lambda.
+      watchdog_minutes: a run that makes no progress for so long ends, so that
+        its scheduler can start it again; 0 waits for ever.
+      seed: of the initial weights, the noise and the data order.
+      log_every: steps between metric records.
+    """
+
+    epochs: int = 400
+    batch_size: int = 32
+    learning_rate: float = 1e-2
+    min_learning_rate: float = 1e-4
+    warmup_epochs: int = 5
+    weight_decay: float = 3e-4
+    kl_anneal_portion: float = 0.3
+    kl_const_portion: float = 1e-4
+    kl_const_coeff: float = 1e-4
+    regularization: float = 1e-2
+    regularization_init: float | None = None
+    accumulate: int = 1
+    ema_decay: float = 0.0
+    max_gradient_norm: float = 0.0
+    skips_before_rollback: int = 10
+    max_rollbacks: int = 3
+    rollback_learning_rate: float = 1.0
+    rollback_regularization: float = 1.0
+    watchdog_minutes: float = 30.0
+    seed: int = 0
+    log_every: int = 50
+
+    def __post_init__(self):
+        """Raises ConfigError for values out of range."""
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "log_every",
+            "skips_before_rollback",
+        ):
+            require_at_least(self, "train", name, 1)
+        for name in ("warmup_epochs", "max_rollbacks"):
+            require_at_least(self, "train", name, 0)
+        if self.warmup_epochs >= self.epochs and self.epochs > 1:
+            raise ConfigError(
+                f"train.warmup_epochs is {self.warmup_epochs}, but there are "
+                f"only {self.epochs} epochs; lower it with "
+                "--config.train.warmup_epochs."
+            )
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(
+                f"train.seed is {self.seed}; it must be 0 to {2**31 - 1}."
+            )
+        for name, lowest, highest in (
+            ("learning_rate", 0.0, math.inf),
+            ("min_learning_rate", 0.0, self.learning_rate),
+            ("weight_decay", 0.0, math.inf),
+            ("regularization", 0.0, math.inf),
+            ("kl_anneal_portion", 1e-9, 1.0),
+            ("kl_const_portion", 0.0, 1.0),
+            ("kl_const_coeff", 0.0, 1.0),
+            ("ema_decay", 0.0, 1.0),
+            ("max_gradient_norm", 0.0, math.inf),
+            ("rollback_learning_rate", 1e-3, 1.0),
+            ("rollback_regularization", 1.0, 1e3),
+            ("watchdog_minutes", 0.0, math.inf),
+        ):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and lowest <= value <= highest):
+                raise ConfigError(
+                    f"train.{name} is {value}; it must be finite and lie "
+                    f"between {lowest:g} and {highest:g}."
+                )
+        if self.regularization_init is not None and (
+            self.regularization_init <= 0 or self.regularization <= 0
+        ):
+            raise ConfigError(
+                "train.regularization_init anneals lambda on a log scale: it "
+                "and train.regularization must be positive."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured while training.
+
+    Attributes:
+      every_epochs: epochs between evaluations on held-out data.
+      num_importance_samples: K of the importance-weighted estimate.
+      final_importance_samples: K of the evaluation after the last step.
+      batch_size: images per step; 0 takes the training batch size.
+      image_temperatures: temperatures of the sample grids.
+    """
+
+    every_epochs: int = 1
+    num_importance_samples: int = 10
+    final_importance_samples: int = 1000
+    batch_size: int = 0
+    image_temperatures: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0)
+
+    def __post_init__(self):
+        """Raises ConfigError for values out of range."""
+        for name in (
+            "every_epochs",
+            "num_importance_samples",
+            "final_importance_samples",
+        ):
+            require_at_least(self, "evaluation", name, 1)
+        require_at_least(self, "evaluation", "batch_size", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When state is saved, and what is kept.
+
+    Attributes:
+      every_steps: steps between checkpoints; 0 saves once per epoch.
+      keep: how many of the latest stay on disk.
+      keep_every_hours: hours of training between checkpoints that stay for
+        good; 0 for none.
+      keep_best: also keep the one with the lowest held-out NELBO.
+    """
+
+    every_steps: int = 0
+    keep: int = 3
+    keep_every_hours: float = 0.0
+    keep_best: bool = True
+
+    def __post_init__(self):
+        """Raises ConfigError for values out of range."""
+        require_at_least(self, "checkpoint", "every_steps", 0)
+        require_at_least(self, "checkpoint", "keep", 1)
+        require_at_least(self, "checkpoint", "keep_every_hours", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run.
+
+    Attributes:
+      name: short name of the run, for titles and file names.
+      model: the architecture.
+      data: the images.
+      train: the optimisation.
+      evaluation: what is measured on the way.
+      checkpoint: what is saved.
+      precision: "float32", "mixed_float16" or "mixed_bfloat16".
+      recompute: what the backward pass computes again instead of keeping:
+        "none", "bn_swish" (normalised and activated values, as in the paper)
+        or "cell" (all that is inside a residual cell or flow cell).
+      jit_compile: compile the training step with XLA; for GPUs and TPUs.
+    """
+
+    name: str = "nvae"
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = dataclasses.field(
+        default_factory=EvaluationConfig
+    )
+    checkpoint: CheckpointConfig = dataclasses.field(
+        default_factory=CheckpointConfig
+    )
+    precision: str = "float32"
+    recompute: str = "bn_swish"
+    jit_compile: bool = False
+
+    def __post_init__(self):
+        """Raises ConfigError where the parts contradict each other."""
+        require_choice(self, "", "precision", PRECISIONS)
+        require_choice(self, "", "recompute", RECOMPUTE)
+        if self.model.likelihood == "bernoulli" and not self.data.binarize:
+            raise ConfigError(
+                "model.likelihood 'bernoulli' needs binary pixels: set "
+                "data.binarize=True, or choose 'mixture' or 'normal'."
+            )
+        if self.data.binarize and self.model.num_bits != 1:
+            raise ConfigError(
+                "data.binarize=True gives one bit per pixel, but "
+                f"model.num_bits is {self.model.num_bits}; set it to 1."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict; `config_from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """Builds the frozen, validated configuration of a run.
+
+    Args:
+      values: a (nested) mapping, such as a `ConfigDict` or parsed JSON.  Keys
+        left out take their defaults.
+
+    Raises:
+      ConfigError: for an unknown key, a wrong type or impossible values.
+    """
+    return _build(Config, values, "")
+
+
+def _build(cls, values: Mapping[str, Any], prefix: str):
+    if not isinstance(values, Mapping) and not hasattr(values, "items"):
+        raise ConfigError(
+            f"config.{prefix.rstrip('.')} must be a group of keys, not "
+            f"{values!r}."
+        )
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1)
+            hint = f" Did you mean {prefix}{close[0]}?" if close else ""
+            raise ConfigError(
+                f"Unknown config key {prefix}{key}.{hint} Known keys: "
+                f"{', '.join(hints)}."
+            )
+        arguments[key] = _convert(hints[key], value, f"{prefix}{key}")
+    return cls(**arguments)
+
+
+def _convert(kind, value, name: str):
+    """Returns `value` as a `kind`, without guessing."""
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, f"{name}.")
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{name} must be a list, not {value!r}.")
+        element = typing.get_args(kind)[0]
+        return tuple(_convert(element, item, name) for item in value)
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if kind is float and is_integer:
+        return float(value)
+    matches = is_integer if kind is int else isinstance(value, kind)
+    if not matches:
+        raise ConfigError(
+            f"{name} must be of type {kind.__name__}, not {value!r}."
+        )
+    return value

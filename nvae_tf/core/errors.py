@@ -1,0 +1,47 @@
+"""The errors that a user's mistake raises, and exit statuses of commands."""
+
+__all__ = [
+    "INTERRUPTED_STATUS",
+    "RESUME_STATUS",
+    "USER_ERROR_STATUS",
+    "CheckpointError",
+    "ClientError",
+    "ConfigError",
+    "DataError",
+    "ExportError",
+    "UserError",
+]
+
+# A mistake of the user's, told in one sentence.
+USER_ERROR_STATUS = 2
+# EX_TEMPFAIL of <sysexits.h>: start the same command again, it goes on.
+RESUME_STATUS = 75
+# 128 + SIGINT, as shells have it.
+INTERRUPTED_STATUS = 130
+
+
+class UserError(Exception):
+    """A mistake of the user's that one sentence explains.
+
+    Commands print it and exit with `USER_ERROR_STATUS`.
+    """
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, foreign, damaged or does not fit."""
+
+
+class ConfigError(UserError):
+    """A configuration that names an unknown key or cannot exist."""
+
+
+class DataError(UserError):
+    """Images that cannot be had or are not what the model needs."""
+
+
+class ExportError(UserError):
+    """An export that cannot be written, or is not what it should be."""
+
+
+class ClientError(ExportError):
+    """A request that a server refused, or that never reached one."""

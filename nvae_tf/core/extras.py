@@ -1,0 +1,49 @@
+"""Packages of the optional extras, and what to do where one is missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+from nvae_tf.core.errors import DataError, UserError
+
+__all__ = ["how_to_install", "is_installed", "require"]
+
+
+def how_to_install(extra: str) -> str:
+    """The command that installs an extra: nvae_tf is on no package index."""
+    return f'pip install ".[{extra}]" in a clone of nvae_tf'
+
+
+def is_installed(module: str) -> bool:
+    """Whether a package can be imported; it is not."""
+    return importlib.util.find_spec(module) is not None
+
+
+def require(
+    module: str,
+    extra: str,
+    purpose: str,
+    error: type[UserError] = DataError,
+) -> ModuleType:
+    """Imports a package that only some commands need.
+
+    Args:
+      module: what to import.
+      extra: the extra of this package that brings it.
+      purpose: what needs it, the start of the message.
+      error: what is raised.
+
+    Raises:
+      UserError: `error`, if it is not installed; the message names the extra
+        and how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as problem:
+        raise error(
+            f"{purpose} needs the package {module.partition('.')[0]!r} "
+            f"({problem}), which the extra {extra!r} brings: "
+            f"{how_to_install(extra)}."
+        ) from problem

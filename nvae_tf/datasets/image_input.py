@@ -1,0 +1,212 @@
+"""Images to look at, as the model sees them.
+
+They come from a split of the run's data, or are the user's own: image files,
+folders of them, or arrays.  Reading, fitting and quantising is that of
+`nvae_tf.datasets.pipeline`.
+"""
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import typing
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from nvae_tf.config import Config
+from nvae_tf.core.errors import DataError
+from nvae_tf.datasets import pipeline
+from nvae_tf.datasets.folder import FolderSource, find_images
+from nvae_tf.datasets.geometry import FittedSource
+from nvae_tf.datasets.sources import Source, Subset
+
+__all__ = [
+    "ImageBatch",
+    "fit_own",
+    "in_batches",
+    "open_images",
+    "read",
+    "select",
+    "stream",
+]
+
+_ARRAYS = {".npy": "array", ".npz": "array"}
+_IDX_MARK = "-ubyte"
+
+
+class ImageBatch(typing.NamedTuple):
+    """A batch of constant size.
+
+    Attributes:
+      images: float32 `[B, Hp, Wp, C]` in [0, 1]; filled up with zeros.
+      indices: int64 `[B]`, numbers within the source; beyond it for filling.
+      valid: bool `[B]`, which rows are images.
+    """
+
+    images: tf.Tensor
+    indices: np.ndarray
+    valid: np.ndarray
+
+
+def fit_own(config: Config, resize: str = "crop") -> Config:
+    """How to read a user's images for a run with this configuration.
+
+    Args:
+      config: of the run.
+      resize: see `DataConfig`.
+
+    Returns:
+      The configuration with any size allowed, and colours turned gray where
+      the model is gray.
+    """
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            config.data, resize=resize, convert_colors=True
+        ),
+    )
+
+
+def open_images(config: Config, paths: Sequence[str]) -> Source:
+    """Opens a user's images, all of them.
+
+    Args:
+      config: what `fit_own` returned.
+      paths: image files and folders in any mixture, in the order to take
+        them; or one `.npy`, `.npz` or IDX file.
+
+    Raises:
+      DataError: if there are none, or they cannot be read.
+    """
+    found = [pathlib.Path(path).expanduser() for path in paths]
+    for path in found:
+        if not path.exists():
+            raise DataError(f"--images names {path}, which does not exist.")
+    arrays = [path for path in found if _array_kind(path)]
+    if arrays:
+        if len(found) > 1:
+            raise DataError(
+                f"--images names {arrays[0]} and other files: an array must "
+                "be the only one."
+            )
+        return _open_array(config, arrays[0])
+    files = find_images(paths)
+    name = ", ".join(str(path) for path in found)
+    return FittedSource(FolderSource(name, files), config)
+
+
+def select(
+    source: Source, indices: Sequence[int] = (), num: int | None = None
+) -> Source:
+    """Some images of a source.
+
+    Args:
+      source: the images.
+      indices: numbers of those to take, in this order; empty for all.
+      num: the first so many.
+
+    Raises:
+      DataError: if the source has none, or an index is beyond it.
+    """
+    if not len(source):
+        raise DataError(f"{source.name} has no images.")
+    for index in indices:
+        if not 0 <= index < len(source):
+            raise DataError(
+                f"There is no image {index} in {source.name}, which has "
+                f"{len(source)}, counted from 0: choose others with --indices."
+            )
+    chosen = list(indices) or range(len(source))
+    chosen = chosen[: len(source) if num is None else num]
+    return Subset(source.name, source, chosen)
+
+
+def stream(
+    source: Source, config: Config, batch_size: int, seed: int = 0
+) -> Iterator[ImageBatch]:
+    """All images in order, without mirroring.
+
+    Args:
+      source: the images.
+      config: says how the model sees them.
+      batch_size: B.
+      seed: of binarisation.
+
+    Yields:
+      Batches that hold at least one image.
+
+    Raises:
+      DataError: if an image cannot be read.
+    """
+    batches = pipeline.batches(
+        source, config, training=False, batch_size=batch_size, seed=seed
+    )
+    with contextlib.closing(batches):
+        for number, (images, weights) in enumerate(batches):
+            indices = number * batch_size + np.arange(batch_size)
+            valid = weights.numpy() > 0
+            if valid.any():
+                yield ImageBatch(images, indices, valid)
+
+
+def in_batches(
+    function: Callable, images: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """Applies a function to many images in batches of constant size.
+
+    Args:
+      function: `[B, ...]` -> `[B, ...]`, row by row.
+      images: `[N, ...]`.
+      batch_size: B; a last, smaller batch is filled up.
+    """
+    results = []
+    for start in range(0, len(images), batch_size):
+        rows = np.arange(start, start + batch_size)
+        result = function(images[np.minimum(rows, len(images) - 1)])
+        results.append(np.asarray(result)[: len(images) - start])
+    return np.concatenate(results)
+
+
+def read(
+    source: Source, config: Config, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """All images at once.
+
+    Returns:
+      `(images, indices)`: float32 `[N, Hp, Wp, C]` in [0, 1], int64 `[N]`;
+      unreadable images are left out where `data.skip_corrupt` allows it.
+
+    Raises:
+      DataError: if none can be read.
+    """
+    images, indices = [], []
+    for batch in stream(source, config, min(len(source), 64), seed):
+        images.append(batch.images.numpy()[batch.valid])
+        indices.append(batch.indices[batch.valid])
+    if not images:
+        raise DataError(f"No image of {source.name} can be read.")
+    return np.concatenate(images), np.concatenate(indices)
+
+
+def _array_kind(path: pathlib.Path) -> str | None:
+    """`data.source` for a file of many images, None for other paths."""
+    if path.is_dir():
+        return None
+    if _IDX_MARK in path.name:
+        return "idx"
+    return _ARRAYS.get(path.suffix.lower())
+
+
+def _open_array(config: Config, path: pathlib.Path) -> Source:
+    kind = _array_kind(path)
+    data = dataclasses.replace(
+        config.data,
+        source=kind,
+        path=str(path),
+        bits=config.data.bits if config.data.source == kind else 0,
+        # Above what any image's hash can be: all of them are held out.
+        validation_fraction=math.nextafter(1.0, 0.0),
+    )
+    return pipeline.open_source(dataclasses.replace(config, data=data), "test")

@@ -1,0 +1,296 @@
+"""Prepared images: TFRecord shards, each with an index for random access.
+
+A prepared folder holds, for each split, `SPLIT-00000-of-00012.tfrecord`, whose
+records are `tf.train.Example`s with raw pixels, and beside each shard an
+`.index.npz` with the place, length and CRC-32 of every record.
+`dataset.json` is written last: a folder without it is incomplete.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from nvae_tf.config import Config
+from nvae_tf.core.errors import DataError
+from nvae_tf.core.files import replacing, write_bytes
+from nvae_tf.datasets.sources import CorruptImageError, Source
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "Index",
+    "RecordSource",
+    "open_records",
+    "read_json",
+    "read_shard_index",
+    "shard_path",
+    "write_json",
+    "write_shard",
+]
+
+FORMAT = 1
+MANIFEST = "dataset.json"
+# A TFRecord is: length (8 bytes), its checksum (4), data, its checksum (4).
+_BEFORE, _AROUND = 12, 16
+_DTYPES = {"uint8": np.uint8, "uint16": np.uint16}
+
+
+class Index(NamedTuple):
+    """Where the records of a shard are.
+
+    Attributes:
+      offsets: int64 `[N]`, of the data in the file.
+      lengths: int64 `[N]`, of the data.
+      checksums: uint32 `[N]`, CRC-32 of the data.
+      skipped: unreadable images that were left out.
+    """
+
+    offsets: np.ndarray
+    lengths: np.ndarray
+    checksums: np.ndarray
+    skipped: int
+
+    @property
+    def file_size(self) -> int:
+        """Size of the whole shard in bytes."""
+        return int(self.lengths.sum()) + _AROUND * len(self.lengths)
+
+
+class RecordSource(Source):
+    """The images of one split of a prepared folder."""
+
+    def __init__(
+        self, name: str, shards: list[tuple[pathlib.Path, Index]], bits: int
+    ):
+        """Wraps shards and their indices."""
+        super().__init__(name, bits)
+        self._shards = shards
+        counts = [len(index.offsets) for _, index in shards]
+        self._ends = np.cumsum(np.array(counts, np.int64))
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Image `index`: uint8 or uint16 `[H, W, C]`."""
+        path, places, row = self._find(index)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                file.seek(int(places.offsets[row]))
+                data = file.read(int(places.lengths[row]))
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read ({error}); prepare it again with "
+                "nvae data prepare."
+            ) from error
+        if zlib.crc32(data) != places.checksums[row]:
+            raise CorruptImageError(
+                f"{self.describe(index)} is damaged: delete that file and "
+                "run nvae data prepare again, or set "
+                "data.skip_corrupt=True."
+            )
+        feature = tf.train.Example.FromString(data).features.feature
+        dtype = _DTYPES[feature["dtype"].bytes_list.value[0].decode()]
+        pixels = np.frombuffer(feature["image"].bytes_list.value[0], dtype)
+        return pixels.reshape(feature["shape"].int64_list.value)
+
+    def describe(self, index: int) -> str:
+        """The shard's path and the record's number."""
+        path, _, row = self._find(index)
+        return f"record {row} of {path}"
+
+    def _find(self, index: int) -> tuple[pathlib.Path, Index, int]:
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        path, places = self._shards[shard]
+        first = int(self._ends[shard]) - len(places.offsets)
+        return path, places, index - first
+
+
+def open_records(config: Config, split: str) -> RecordSource:
+    """Opens what `nvae data prepare` wrote to `data.path`.
+
+    Raises:
+      DataError: if the folder is missing, incomplete or damaged, or was
+        prepared for another size, other channels or another resize policy.
+    """
+    root = pathlib.Path(config.data.path).expanduser()
+    again = "run nvae data prepare"
+    if not config.data.path or not root.is_dir():
+        raise DataError(
+            f"data.path is {config.data.path!r}, which is not a folder; "
+            f"{again} and name its output with --config.data.path=DIR."
+        )
+    if not (root / MANIFEST).exists():
+        raise DataError(
+            f"There is no {MANIFEST} in {root}: its preparation was "
+            f"interrupted or never begun; {again} with "
+            f"--output={root} (again)."
+        )
+    manifest = read_json(root / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise DataError(
+            f"{root} has format {manifest.get('format')!r}, not {FORMAT}; "
+            f"{again} with another --output."
+        )
+    lacking = [
+        key
+        for key in ("image_size", "image_channels", "resize", "splits")
+        if key not in manifest
+    ]
+    if lacking:
+        raise DataError(
+            f"{root / MANIFEST} lacks {lacking[0]!r}: it is damaged; {again} "
+            "with another --output."
+        )
+    model = config.model
+    for name, wanted in (
+        ("image_size", model.image_size),
+        ("image_channels", model.image_channels),
+    ):
+        if manifest[name] != wanted:
+            raise DataError(
+                f"{root} was prepared for model.{name} {manifest[name]}, not "
+                f"{wanted}; {again} with another --output."
+            )
+    policies = {manifest["resize"]}
+    if manifest["resize"] != "random_crop":
+        policies.add("none")
+    if config.data.resize not in policies:
+        raise DataError(
+            f"{root} was prepared with data.resize {manifest['resize']!r}, "
+            f"not {config.data.resize!r}; set that, or {again} with another "
+            "--output."
+        )
+    name = manifest["splits"][split]
+    count = manifest["num_shards"][name]
+    shards = []
+    for number in range(count):
+        path = shard_path(root, name, number, count)
+        index = read_shard_index(path)
+        if index is None:
+            raise DataError(
+                f"{path} is missing, cut off or without its index; {again} "
+                f"with --output={root}, which writes only what is damaged."
+            )
+        shards.append((path, index))
+    return RecordSource(f"{root} ({name})", shards, manifest["bits"])
+
+
+def shard_path(
+    root: pathlib.Path, split: str, number: int, count: int
+) -> pathlib.Path:
+    """The file of shard `number` of `count`."""
+    return root / f"{split}-{number:05d}-of-{count:05d}.tfrecord"
+
+
+def read_shard_index(path: pathlib.Path) -> Index | None:
+    """The index of a shard, or None if shard or index are not whole."""
+    try:
+        # Opened here, since NumPy leaves a damaged archive open.
+        with (
+            open(_index_path(path), "rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
+            index = Index(
+                arrays["offsets"],
+                arrays["lengths"],
+                arrays["checksums"],
+                int(arrays["skipped"]),
+            )
+        size = path.stat().st_size
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    return index if size == index.file_size else None
+
+
+def write_shard(
+    path: pathlib.Path, images: Iterable[np.ndarray | None]
+) -> Index:
+    """Writes a shard, then its index, each whole or not at all.
+
+    Args:
+      path: the shard's file.
+      images: uint8 or uint16 `[H, W, C]` each; None for a skipped one.
+
+    Returns:
+      The index.
+
+    Raises:
+      DataError: if a file cannot be written.
+    """
+    lengths, checksums, skipped = [], [], 0
+    with replacing(path) as temporary:
+        try:
+            with tf.io.TFRecordWriter(str(temporary)) as writer:
+                for image in images:
+                    if image is None:
+                        skipped += 1
+                        continue
+                    # Deterministic: else the order of the features, and so
+                    # the bytes, would change from process to process.
+                    example = _example(image)
+                    data = example.SerializeToString(deterministic=True)
+                    writer.write(data)
+                    lengths.append(len(data))
+                    checksums.append(zlib.crc32(data))
+        except tf.errors.OpError as error:
+            raise DataError(f"Cannot write {path}: {error.message}.") from error
+    sizes = np.array(lengths, np.int64)
+    offsets = _BEFORE + np.cumsum(sizes + _AROUND) - (sizes + _AROUND)
+    index = Index(offsets, sizes, np.array(checksums, np.uint32), skipped)
+    with replacing(_index_path(path)) as temporary:
+        with open(temporary, "wb") as file:
+            np.savez(file, **index._asdict())
+    return index
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+      DataError: if the file cannot be read or is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}); delete it and run python -m "
+            "nvae_tf.commands.data.prepare again."
+        ) from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not what nvae data prepare writes.")
+    return content
+
+
+def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object, whole or not at all."""
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _index_path(path: pathlib.Path) -> pathlib.Path:
+    return path.with_suffix(".index.npz")
+
+
+def _example(image: np.ndarray) -> tf.train.Example:
+    def of_bytes(value: bytes) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    shape = tf.train.Feature(int64_list=tf.train.Int64List(value=image.shape))
+    return tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                "image": of_bytes(np.ascontiguousarray(image).tobytes()),
+                "shape": shape,
+                "dtype": of_bytes(image.dtype.name.encode()),
+            }
+        )
+    )

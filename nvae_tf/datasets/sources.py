@@ -1,0 +1,125 @@
+"""What a source of images is, and the small pieces that sources share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from nvae_tf.core.errors import DataError
+
+__all__ = [
+    "SPLITS",
+    "ArraySource",
+    "CorruptImageError",
+    "Source",
+    "Subset",
+    "require_split",
+]
+
+SPLITS = ("train", "validation", "test")
+
+
+class CorruptImageError(DataError):
+    """One image that cannot be read; `data.skip_corrupt` passes over it."""
+
+
+class Source:
+    """Images by number, in a fixed order.
+
+    Subclasses give `__len__` and `__getitem__`; reading must be safe from
+    several threads at once.
+
+    Attributes:
+      name: for messages, such as "mnist_5k/train".
+      bits: bits per channel of the values; the dtype is uint8 up to 8 bits
+        and uint16 above.
+      corrupt: numbers of the images that `data.skip_corrupt` has passed over
+        so far.
+    """
+
+    def __init__(self, name: str, bits: int = 8):
+        """Remembers the name and the bits."""
+        self.name = name
+        self.bits = bits
+        self.corrupt: set[int] = set()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Image `index`: uint8 or uint16 `[H, W, C]`.
+
+        Raises:
+          CorruptImageError: if this image cannot be read.
+          DataError: if the source itself cannot be.
+        """
+        raise NotImplementedError
+
+    def read(self, indices: Sequence[int]) -> Sequence[np.ndarray]:
+        """Images `indices`, each `[H, W, C]`; one at a time by default."""
+        return [self[int(index)] for index in indices]
+
+    def describe(self, index: int) -> str:
+        """Where image `index` comes from, for messages."""
+        return f"image {index} of {self.name}"
+
+
+class ArraySource(Source):
+    """Images held in memory or in a memory-mapped file.
+
+    Attributes:
+      images: uint8 or uint16 `[N, H, W, C]`.
+    """
+
+    def __init__(self, name: str, images: np.ndarray, bits: int = 8):
+        """Wraps `images`, which are not copied."""
+        super().__init__(name, bits)
+        self.images = images
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Image `index`, `[H, W, C]`."""
+        return np.asarray(self.images[index])
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """Images `indices` as one array `[B, H, W, C]`."""
+        return self.images[np.asarray(indices, np.int64)]
+
+
+class Subset(Source):
+    """Some images of another source, in a given order."""
+
+    def __init__(self, name: str, source: Source, indices: Iterable[int]):
+        """Keeps `indices` of `source` under a new name."""
+        super().__init__(name, source.bits)
+        self._source = source
+        self._indices = np.asarray(indices, np.int64)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Image `index` of the subset, `[H, W, C]`."""
+        return self._source[int(self._indices[index])]
+
+    def read(self, indices: Sequence[int]) -> Sequence[np.ndarray]:
+        """Images `indices` of the subset."""
+        return self._source.read(self._indices[np.asarray(indices, np.int64)])
+
+    def describe(self, index: int) -> str:
+        """Where image `index` comes from."""
+        return self._source.describe(int(self._indices[index]))
+
+
+def require_split(split: str) -> None:
+    """Raises DataError unless `split` is one of `SPLITS`."""
+    if split not in SPLITS:
+        raise DataError(
+            f"There is no split {split!r}; choose one of {', '.join(SPLITS)}."
+        )

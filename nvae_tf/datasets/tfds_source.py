@@ -1,0 +1,306 @@
+"""Sources from TensorFlow Datasets, with the paper's splits.
+
+Images are read at random through `tfds.data_source`, which needs ArrayRecord
+files: datasets are prepared in that format, and one that already lies on the
+disk in another must be prepared again in another `data.data_dir`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from nvae_tf.config import DataConfig
+from nvae_tf.core import extras
+from nvae_tf.core.errors import DataError
+from nvae_tf.datasets.sources import CorruptImageError, Source
+
+__all__ = ["DATASETS", "Dataset", "StackedSource", "TfdsSource", "open_tfds"]
+
+_LOG = logging.getLogger(__name__)
+STACKED_MNIST_SEED = 2020
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """How a dataset of the paper is read.
+
+    Attributes:
+      builder: name of the TFDS builder.
+      train: TFDS's split for training.
+      validation: TFDS's split for validation.
+      test: TFDS's split for testing.
+      invert: whether ink is dark in the files; the model wants it bright.
+      stacked: whether three gray images make one in colour.
+    """
+
+    builder: str
+    train: str = "train"
+    validation: str = "test"
+    test: str = "test"
+    invert: bool = False
+    stacked: bool = False
+
+
+# By `data.name`.  Sizes (train, held out): MNIST and Fashion-MNIST 60,000 and
+# 10,000; CIFAR-10 50,000 and 10,000; ImageNet 1,281,149 and 49,999; CelebA
+# 162,770, validation 19,867 and test 19,962; CelebA HQ 27,000 and 3,000; FFHQ
+# 63,000 and 7,000; LSUN bedroom 3,033,042 and 300, church 126,227 and 300.
+# OMNIGLOT is TFDS's own split, 19,280 and 13,180 images of 105 pixels: the
+# 28-pixel set with 24,345 and 8,070 images of other papers is another file.
+DATASETS: dict[str, Dataset] = {
+    "mnist": Dataset("mnist"),
+    "fashion_mnist": Dataset("fashion_mnist"),
+    "stacked_mnist": Dataset("mnist", stacked=True),
+    "omniglot": Dataset("omniglot", invert=True),
+    "cifar10": Dataset("cifar10"),
+    "downsampled_imagenet/32x32": Dataset(
+        "downsampled_imagenet/32x32",
+        validation="validation",
+        test="validation",
+    ),
+    "downsampled_imagenet/64x64": Dataset(
+        "downsampled_imagenet/64x64",
+        validation="validation",
+        test="validation",
+    ),
+    "celeb_a": Dataset("celeb_a", validation="validation"),
+    "celeb_a_hq/256": Dataset(
+        "celeb_a_hq/256",
+        train="train[:27000]",
+        validation="train[27000:]",
+        test="train[27000:]",
+    ),
+    "ffhq/256": Dataset("ffhq256"),
+    "lsun/bedroom": Dataset(
+        "lsun/bedroom", validation="validation", test="validation"
+    ),
+    "lsun/church": Dataset(
+        "lsun/church_outdoor", validation="validation", test="validation"
+    ),
+}
+
+
+class TfdsSource(Source):
+    """The feature "image" of a TFDS data source."""
+
+    def __init__(self, name: str, examples, *, invert: bool = False):
+        """Wraps a random-access TFDS data source.
+
+        Args:
+          name: for messages.
+          examples: what `tfds.data_source` returns.
+          invert: whether to exchange black and white.
+
+        Raises:
+          DataError: if the dataset holds no 8- or 16-bit images.
+        """
+        super().__init__(name, bits=8)
+        self._examples = examples
+        self._invert = invert
+        if len(examples):
+            image = np.asarray(self._load(0))
+            if image.dtype == np.uint16:
+                self.bits = 16
+            elif image.dtype != np.uint8:
+                raise DataError(
+                    f"{name} holds {image.dtype} values in its feature "
+                    "'image'; images must be uint8 or uint16."
+                )
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Image `index`, `[H, W, C]`."""
+        image = np.asarray(self._load(index))
+        return ~image if self._invert else image
+
+    def _load(self, index: int) -> np.ndarray:
+        try:
+            return self._examples[index]["image"]
+        except KeyError as error:
+            raise DataError(
+                f"{self.name} has no feature 'image', so it cannot be trained "
+                "on; choose another data.name."
+            ) from error
+        except Exception as error:  # Of TFDS, ArrayRecord or Pillow.
+            raise CorruptImageError(
+                f"{self.describe(index)} cannot be read ({error}): delete the "
+                "dataset's folder to prepare it again, or set "
+                "data.skip_corrupt=True."
+            ) from error
+
+
+class StackedSource(Source):
+    """Three gray images as red, green and blue (stacked MNIST).
+
+    There are as many stacks as images, and each image is used once in every
+    channel; which ones meet follows from a seed.
+    """
+
+    def __init__(self, source: Source, seed: int = STACKED_MNIST_SEED):
+        """Stacks the images `[H, W, 1]` of `source`."""
+        super().__init__(f"stacked {source.name}", source.bits)
+        self._source = source
+        bits = np.random.Philox(key=seed).random_raw(3 * len(source))
+        orders = np.argsort(bits.reshape(3, -1), axis=1, kind="stable")
+        self._members = orders.T
+
+    def __len__(self) -> int:
+        """Number of stacks."""
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Stack `index`, `[H, W, 3]`."""
+        return np.concatenate(
+            [self._source[int(i)] for i in self._members[index]], -1
+        )
+
+    def read(self, indices: Sequence[int]) -> Sequence[np.ndarray]:
+        """Stacks `indices`, each `[H, W, 3]`."""
+        members = self._members[np.asarray(indices, np.int64)]
+        images = self._source.read(members.reshape(-1))
+        return [
+            np.concatenate(images[3 * row : 3 * row + 3], -1)
+            for row in range(len(members))
+        ]
+
+    def describe(self, index: int) -> str:
+        """Where the three images come from."""
+        return ", ".join(
+            self._source.describe(int(i)) for i in self._members[index]
+        )
+
+
+def open_tfds(data: DataConfig, split: str) -> Source:
+    """Opens `data.name`, preparing it in `data.data_dir` if need be.
+
+    Besides the paper's (`DATASETS`), any dataset of TFDS with a feature
+    "image" will do, and any that lies prepared in `data.data_dir`.
+
+    Args:
+      data: `name` and `data_dir` are used.
+      split: "train", "validation" or "test".
+
+    Raises:
+      DataError: if there is no such dataset, a package is missing or the
+        dataset can be neither found nor downloaded; the message says how to
+        place its files by hand.
+    """
+    tfds = extras.require("tensorflow_datasets", "data", "data.source 'tfds'")
+    extras.require("array_record", "data", "data.source 'tfds'")
+    if not data.name:
+        raise DataError(
+            "data.source 'tfds' needs data.name, such as "
+            f"{', '.join(DATASETS)}."
+        )
+    dataset = DATASETS.get(data.name)
+    builder = _builder(tfds, dataset.builder if dataset else data.name, data)
+    _prepare(builder)
+    if dataset is None:
+        dataset = _dataset_of(builder)
+    tfds_split = getattr(dataset, split)
+    try:
+        examples = builder.as_data_source(split=tfds_split)
+    except NotImplementedError as error:
+        raise DataError(
+            f"{data.name} lies in {builder.data_dir} in a format without "
+            "random access; name another data.data_dir, and it is prepared "
+            "there as ArrayRecord."
+        ) from error
+    except Exception as error:  # Of TFDS or ArrayRecord, whatever it is.
+        raise DataError(
+            f"The {tfds_split} split of {data.name} in {builder.data_dir} "
+            f"cannot be opened ({_first_line(error)}); delete that folder to "
+            "prepare it again."
+        ) from error
+    source = TfdsSource(
+        f"{data.name} ({tfds_split})", examples, invert=dataset.invert
+    )
+    return StackedSource(source) if dataset.stacked else source
+
+
+def _builder(tfds, name: str, data: DataConfig):
+    if name == "ffhq256":
+        # Importing the module registers the builder.
+        importlib.import_module("nvae_tf.datasets.ffhq")
+    directory = data.data_dir or None
+    if directory:
+        directory = str(pathlib.Path(directory).expanduser())
+    try:
+        return tfds.builder(name, data_dir=directory)
+    except tfds.core.DatasetNotFoundError as error:
+        raise DataError(
+            f"TFDS knows no dataset {name!r}, nor does data.data_dir "
+            f"{data.data_dir!r} hold one; known are {', '.join(DATASETS)}."
+        ) from error
+    except Exception as error:
+        raise DataError(
+            f"The dataset {name!r} cannot be opened ({_first_line(error)})."
+        ) from error
+
+
+def _prepare(builder) -> None:
+    if builder.info.splits:
+        return
+    _LOG.warning(
+        "Preparing %s in %s; without a network this fails after some minutes.",
+        builder.info.full_name,
+        builder.data_dir,
+    )
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except DataError:
+        raise
+    except Exception as error:  # The network's, TFDS's or a parser's.
+        raise DataError(_by_hand(builder, error)) from error
+
+
+def _by_hand(builder, error: Exception) -> str:
+    """Says how to place a dataset's files without downloading them."""
+    manual = pathlib.Path(builder.data_path.parents[1])
+    if builder.builder_config:
+        manual = manual.parent
+    manual = manual / "downloads" / "manual"
+    text = (
+        f"{builder.info.full_name} can be neither found in "
+        f"{builder.data_dir} nor prepared ({_first_line(error)})."
+    )
+    instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+    if instructions:
+        return (
+            f"{text} It must be downloaded by hand into {manual}: "
+            f"{' '.join(instructions.split())}"
+        )
+    urls = list(builder.url_infos or ())
+    files = f" ({', '.join(urls[:4])})" if urls else ""
+    return (
+        f"{text} Without a network, put the files it downloads{files} into "
+        f"{manual} and start again, or copy the prepared folder from another "
+        f"machine to {builder.data_dir}."
+    )
+
+
+def _dataset_of(builder) -> Dataset:
+    """Splits of a dataset that is not in the table, by their names."""
+    splits = list(builder.info.splits)
+    held_out = [name for name in ("validation", "test") if name in splits]
+    if "train" not in splits or not held_out:
+        raise DataError(
+            f"{builder.info.full_name} has the splits {', '.join(splits)}; "
+            "training needs train and validation or test."
+        )
+    return Dataset(
+        builder.name, "train", validation=held_out[0], test=held_out[-1]
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,180 @@
+"""Which devices a run uses: one, several in a process, several processes.
+
+The cluster is described by what started the processes: `TF_CONFIG` (set by
+Kubernetes operators, and by `nvae_tf.distribute.launcher` for local
+processes), Slurm's variables, or a TPU's name.
+"""
+
+import json
+import logging
+import os
+import typing
+
+import tensorflow as tf
+
+from nvae_tf.core.errors import UserError
+
+__all__ = ["STRATEGIES", "Devices", "open_devices"]
+
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
+_FIRST_PORT = 12321
+
+
+class Devices(typing.NamedTuple):
+    """The replicas of a run, as one of its processes sees them.
+
+    Attributes:
+      strategy: in whose scope variables are made.
+      worker: this process's number; 0 writes checkpoints and metrics.
+      num_workers: how many processes there are.
+    """
+
+    strategy: tf.distribute.Strategy
+    worker: int = 0
+    num_workers: int = 1
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process speaks for all."""
+        return self.worker == 0
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas of all processes."""
+        return self.strategy.num_replicas_in_sync
+
+    @property
+    def local_replicas(self) -> int:
+        """Replicas of this process."""
+        return self.num_replicas // self.num_workers
+
+    def per_replica(self, tensor):
+        """Slices of a tensor's first axis, one for each local replica."""
+        if self.local_replicas == 1:
+            return tensor
+        parts = self.local_parts(tensor)
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group]
+        )
+
+    def local_parts(self, tensor) -> dict[int, typing.Any]:
+        """Slices of a tensor's first axis, by the replica that takes them."""
+        first = self.worker * self.local_replicas
+        parts = tf.split(tensor, self.local_replicas)
+        return dict(enumerate(parts, first))
+
+
+def open_devices(name: str = "one_device") -> Devices:
+    """Sets up the devices of this process, before any other operation.
+
+    Args:
+      name: "one_device"; "mirrored", all GPUs of this process (or its logical
+        CPUs); "multi_worker", one device in each of several processes; "tpu";
+        or "auto", whatever the surroundings ask for.
+
+    Raises:
+      UserError: if there is no such thing here.
+    """
+    if name not in STRATEGIES:
+        raise UserError(
+            f"--strategy={name} must be one of {', '.join(STRATEGIES)}."
+        )
+    if name == "auto":
+        name = _choose()
+    try:
+        if name == "multi_worker":
+            return _multi_worker()
+        if name == "tpu":
+            return _tpu()
+    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+        raise UserError(
+            f"--strategy={name} cannot be set up: {error}"
+        ) from error
+    if name == "mirrored":
+        kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+        devices = [d.name for d in tf.config.list_logical_devices(kind)]
+        return Devices(tf.distribute.MirroredStrategy(devices))
+    return Devices(tf.distribute.get_strategy())
+
+
+def _choose() -> str:
+    if _tf_config_workers() > 1 or _slurm_tasks() > 1:
+        return "multi_worker"
+    if os.environ.get("TPU_NAME"):
+        return "tpu"
+    several = len(tf.config.list_physical_devices("GPU")) > 1
+    return "mirrored" if several else "one_device"
+
+
+def _tf_config_workers() -> int:
+    text = os.environ.get("TF_CONFIG", "")
+    if not text:
+        return 0
+    try:
+        cluster = json.loads(text).get("cluster", {})
+        return sum(len(cluster.get(job, [])) for job in ("chief", "worker"))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"TF_CONFIG in the environment is not a description of a cluster: "
+            f"{error}. Unset or correct it."
+        ) from error
+
+
+def _slurm_tasks() -> int:
+    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"):
+        value = os.environ.get(name, "")
+        if value.isdecimal() and "SLURM_PROCID" in os.environ:
+            return int(value)
+    return 0
+
+
+def _multi_worker() -> Devices:
+    if _tf_config_workers():
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    elif _slurm_tasks():
+        resolver = _slurm()
+    else:
+        raise UserError(
+            "--strategy=multi_worker needs a cluster: TF_CONFIG in the "
+            "environment, or Slurm tasks (srun). For several processes on "
+            "this machine use --num_processes=N."
+        )
+    # It would tell of every single reduction that it builds.
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(
+        cluster_resolver=resolver
+    )
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    is_worker = resolver.task_type == "worker"
+    return Devices(
+        strategy,
+        # The chief of a cluster description comes before its workers.
+        resolver.task_id + int(has_chief and is_worker),
+        resolver.cluster_spec().num_tasks("worker")
+        + (resolver.cluster_spec().num_tasks("chief") if has_chief else 0),
+    )
+
+
+def _slurm():
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver
+    if tf.config.list_physical_devices("GPU"):
+        return resolver(port_base=_FIRST_PORT)
+    # Without GPUs the resolver would divide by none: it is told of as many as
+    # there are tasks, and to leave them alone.
+    per_node = int(
+        os.environ.get("SLURM_NTASKS_PER_NODE", "").partition("(")[0]
+        or _slurm_tasks()
+    )
+    return resolver(
+        port_base=_FIRST_PORT,
+        gpus_per_node=per_node,
+        gpus_per_task=1,
+        auto_set_gpu=False,
+    )
+
+
+def _tpu() -> Devices:
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return Devices(tf.distribute.TPUStrategy(resolver))

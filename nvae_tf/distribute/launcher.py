@@ -1,0 +1,166 @@
+"""Starts the local processes of a run: `train.py --num_processes=N`.
+
+Every process runs the same command, with `TF_CONFIG` telling it who it is.
+The first one's output is the command's; what the others print goes to files.
+No TensorFlow here: the devices are left to the processes.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from nvae_tf.core.errors import RESUME_STATUS, UserError
+
+__all__ = ["launch", "launched"]
+
+_MARK = "NVAE_TF_LAUNCHED"
+_POLL_SECONDS = 0.2
+# What the rest gets to end by itself once a process has failed.
+_GRACE_SECONDS = 10.0
+_TAIL_LINES = 20
+
+
+def launched() -> bool:
+    """Whether this process was started by `launch`."""
+    return _MARK in os.environ
+
+
+def launch(num_processes: int, workdir, command: Sequence[str]) -> int:
+    """Runs a command in several processes and waits for them.
+
+    SIGTERM and SIGINT are passed on.  If a process fails, the others are
+    ended: without it they could only wait.
+
+    Args:
+      num_processes: how many, one device each.
+      workdir: of the run; the processes but the first log to files there.
+      command: of each process.
+
+    Returns:
+      An exit status: 0 if all succeeded; `RESUME_STATUS` if the same command
+      should be started again; else that of the first process that failed.
+
+    Raises:
+      UserError: if the folder for the logs cannot be made.
+    """
+    ports = _free_ports(num_processes)
+    logs = pathlib.Path(workdir) / "logs"
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written to: {error.strerror}."
+        ) from error
+    paths = {i: logs / f"worker_{i}.log" for i in range(1, num_processes)}
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for i in range(num_processes):
+            output = None
+            if i in paths:
+                output = stack.enter_context(open(paths[i], "ab"))
+            process = subprocess.Popen(
+                list(command),
+                env=_environment(i, ports),
+                stdout=output,
+                stderr=output,
+                # A Ctrl-C reaches them through this process alone.
+                start_new_session=True,
+            )
+            processes.append(process)
+        with _forwarding(processes):
+            status = _wait(processes)
+    for i, process in enumerate(processes):
+        _explain(i, process.returncode, paths.get(i))
+    return status
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _environment(index: int, ports: Sequence[int]) -> dict[str, str]:
+    """What process `index` finds around it."""
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    task = {"type": "worker", "index": index}
+    cores = max(1, len(os.sched_getaffinity(0)) // len(ports))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else []
+    return {
+        # Else the processes of a machine without GPUs would share its cores
+        # as if each had them all.
+        "TF_NUM_INTRAOP_THREADS": str(cores),
+        "OMP_NUM_THREADS": str(cores),
+        **os.environ,
+        _MARK: "1",
+        "TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task}),
+        "CUDA_VISIBLE_DEVICES": (
+            gpus[index] if index < len(gpus) else "" if gpus else str(index)
+        ),
+    }
+
+
+@contextlib.contextmanager
+def _forwarding(processes) -> Iterator[None]:
+    def forward(number, _):
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = {n: signal.signal(n, forward) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _wait(processes) -> int:
+    """Until all have ended; the first failure ends the others."""
+    first = None
+    deadline = None
+    while any(process.poll() is None for process in processes):
+        time.sleep(_POLL_SECONDS)
+        codes = [process.poll() for process in processes]
+        failed = [code for code in codes if code not in (None, 0)]
+        if failed and first is None:
+            first = failed[0]
+            # One that saved and stopped was asked to: so were the others.
+            grace = 6 if first == RESUME_STATUS else 1
+            deadline = time.monotonic() + grace * _GRACE_SECONDS
+            if first != RESUME_STATUS:
+                for process in processes:
+                    if process.poll() is None:
+                        process.terminate()
+        if deadline is not None and time.monotonic() > deadline:
+            for process in processes:
+                if process.poll() is None:
+                    process.kill()
+            deadline = None
+    codes = [process.wait() for process in processes]
+    if first is None:
+        first = next((code for code in codes if code), 0)
+    # Killed from outside, by the system's memory keeper for example: what was
+    # saved is good.
+    return RESUME_STATUS if first < 0 else first
+
+
+def _explain(index: int, code: int, log: pathlib.Path | None) -> None:
+    if code in (0, RESUME_STATUS):
+        return
+    how = f"signal {-code}" if code < 0 else f"status {code}"
+    print(f"Process {index} ended with {how}.", file=sys.stderr)
+    if log is not None and code not in (-signal.SIGTERM, -signal.SIGKILL):
+        lines = log.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:]
+        print("\n".join([f"From {log}:", *lines]), file=sys.stderr)

@@ -1,0 +1,1 @@
+"""TFP distributions: latents and pixels."""

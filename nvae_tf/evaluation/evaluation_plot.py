@@ -1,0 +1,78 @@
+"""A picture of what the latent groups hold."""
+
+import importlib.util
+import io
+from typing import Any
+
+from nvae_tf.core.errors import UserError
+from nvae_tf.core.files import write_bytes
+
+__all__ = ["HOW_TO_INSTALL", "can_plot", "plot_groups", "require_matplotlib"]
+
+HOW_TO_INSTALL = "pip install 'nvae_tf[report]'"
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def require_matplotlib() -> None:
+    """Raises UserError if there is no matplotlib."""
+    if not can_plot():
+        raise UserError(
+            "--plot draws with matplotlib, which is not installed: "
+            f"{HOW_TO_INSTALL}, or leave the flag away."
+        )
+
+
+def plot_groups(
+    path, record: dict[str, Any], groups_top_down, channels
+) -> None:
+    """Writes a PNG with the KL and the active latents of every group.
+
+    Args:
+      path: the file.
+      record: of an evaluation, as evaluation.json holds it.
+      groups_top_down: number of groups of each scale, coarsest first.
+      channels: latent channels per group.
+
+    Raises:
+      DataError: if the file cannot be written.
+    """
+    # Not pyplot: no window system, and no state of a caller's, is touched.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
+    kl, active = figure.subplots(2, 1, sharex=True)
+    first = 0
+    for scale, count in enumerate(groups_top_down):
+        groups = range(first, first + count)
+        colour = f"C{scale % 10}"
+        kl.bar(
+            groups,
+            record["kl_per_group"][first : first + count],
+            color=colour,
+            label=f"scale {scale}: {record['kl_per_scale'][scale]:.2f} nats",
+        )
+        active.bar(
+            groups,
+            record["active_latents"][first : first + count],
+            color=colour,
+        )
+        first += count
+    kl.set_ylabel("KL (nats)")
+    kl.legend()
+    active.axhline(channels, color="grey", linewidth=0.8, linestyle="--")
+    active.set_ylabel(f"active latents of {channels}")
+    active.set_xlabel("latent group, top-down")
+    active.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(
+        f"{record['num_images']} images ({record['split']}), step "
+        f"{record['step']}: NELBO {record['nelbo']:.2f} nats, KL "
+        f"{record['kl']:.2f}"
+    )
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_bytes(path, content.getvalue())

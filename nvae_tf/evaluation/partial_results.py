@@ -1,0 +1,101 @@
+"""Half-done evaluations in a workdir, to go on from after an interruption."""
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import pathlib
+import time
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from nvae_tf.core.files import write_bytes
+from nvae_tf.evaluation.importance import Progress
+from nvae_tf.model.nvae import NVAE
+
+__all__ = ["FOLDER", "PartialResult", "weights_digest"]
+
+FOLDER = "partial_evaluations"
+_LOG = logging.getLogger(__name__)
+
+
+class PartialResult:
+    """The progress of one evaluation, in a file of its own.
+
+    The file's name follows from all that the result depends on, so an
+    evaluation with other settings neither uses it nor overwrites it.
+
+    Args:
+      workdir: folder of the run.
+      settings: what the result depends on; plain values, as JSON holds them,
+        "split" and "num_importance_samples" among them.
+      every_seconds: `save_now_and_then` writes no more often.
+    """
+
+    def __init__(
+        self, workdir, settings: dict[str, Any], every_seconds: float = 30.0
+    ):
+        self._settings = json.dumps(settings, sort_keys=True)
+        digest = hashlib.sha256(self._settings.encode()).hexdigest()[:16]
+        name = (
+            f"{settings['split']}_K{settings['num_importance_samples']}"
+            f"_{digest}.npz"
+        )
+        self.path = pathlib.Path(workdir) / FOLDER / name
+        self._every_seconds = every_seconds
+        self._saved = time.monotonic()
+
+    def load(self) -> Progress:
+        """What was saved; the start if nothing was, or it is damaged."""
+        try:
+            with open(self.path, "rb") as file, np.load(file) as stored:
+                arrays = dict(stored)
+            if str(arrays.pop("settings")) == self._settings:
+                return Progress.from_arrays(arrays)
+            reason = "other settings"
+        except FileNotFoundError:
+            return Progress()
+        except (
+            OSError,
+            KeyError,
+            ValueError,
+            EOFError,
+            zipfile.BadZipFile,
+        ) as e:
+            reason = str(e)
+        _LOG.warning("Starting anew: %s is damaged (%s).", self.path, reason)
+        return Progress()
+
+    def save(self, progress: Progress) -> None:
+        """Writes the progress, whole or not at all.
+
+        Raises:
+          DataError: if the file cannot be written.
+        """
+        content = io.BytesIO()
+        np.savez(content, settings=self._settings, **progress.to_arrays())
+        write_bytes(self.path, content.getvalue())
+        self._saved = time.monotonic()
+
+    def save_now_and_then(self, progress: Progress) -> None:
+        """`save`, if that was some time ago."""
+        if time.monotonic() - self._saved >= self._every_seconds:
+            self.save(progress)
+
+    def remove(self) -> None:
+        """Removes the file, once there is a whole result."""
+        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()  # Unless it holds others.
+
+
+def weights_digest(model: NVAE) -> str:
+    """What tells the weights of a model from others, 16 characters."""
+    digest = hashlib.sha256()
+    for name, variable in sorted(model.named_variables().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(variable.numpy()))
+    return digest.hexdigest()[:16]

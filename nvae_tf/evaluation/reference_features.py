@@ -1,0 +1,84 @@
+"""Features of a run's images, kept so that they are taken once."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from nvae_tf.config import Config
+from nvae_tf.core.files import write_bytes
+from nvae_tf.datasets.sources import Source
+from nvae_tf.evaluation.features import FeatureNetwork
+from nvae_tf.evaluation.sample_files import in_batches
+
+__all__ = ["FOLDER", "reference_features"]
+
+FOLDER = "reference_features"
+# Keys of `data` that do not change what an image is.
+_IRRELEVANT = ("binarize", "flip", "num_workers")
+
+
+def reference_features(
+    network: FeatureNetwork,
+    source: Source,
+    config: Config,
+    *,
+    split: str,
+    num: int,
+    batch_size: int,
+    folder,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> np.ndarray:
+    """Features of the first images of a split.
+
+    Args:
+      network: whose features they are.
+      source: the split's images, from `datasets.open_source`.
+      config: of the run.
+      split: its name.
+      num: how many images.
+      batch_size: images at once.
+      folder: where features are kept; a file is used again for the same data
+        settings, split, number and network.
+      progress: wraps the batches.
+
+    Returns:
+      float32 `[N, F]`.
+
+    Raises:
+      DataError: if the images do not fit the network or cannot be read.
+    """
+    data = dataclasses.asdict(config.data)
+    key = {
+        "data": {k: v for k, v in data.items() if k not in _IRRELEVANT},
+        "shape": [config.model.image_size, config.model.image_channels],
+        "available": len(source),
+        "split": split,
+        "num": num,
+        "network": network.fingerprint,
+    }
+    text = json.dumps(key, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = pathlib.Path(folder) / f"{split}_{num}_{digest}.npz"
+    features = _read(path, text)
+    if features is None:
+        batches = in_batches(source, num, batch_size, config)
+        features = network.extract(progress(batches))
+        content = io.BytesIO()
+        np.savez(content, features=features, key=text)
+        write_bytes(path, content.getvalue())
+    return features
+
+
+def _read(path: pathlib.Path, key: str) -> np.ndarray | None:
+    """What is kept; None if there is nothing whole."""
+    try:
+        with open(path, "rb") as file, np.load(file) as stored:
+            return stored["features"] if str(stored["key"]) == key else None
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None

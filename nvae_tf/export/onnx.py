@@ -1,0 +1,131 @@
+"""Writes ONNX files, for everyone without TensorFlow.
+
+    nvae export onnx --workdir=runs/mnist --output=nvae.onnx
+
+Besides the sampler, `nvae.onnx`, there are `nvae_decode.onnx`,
+`nvae_encode.onnx`, `nvae_reconstruct.onnx` and `nvae_score.onnx`, and
+`onnx_sampler.py`, which draws the noise that the graphs take.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+
+from nvae_tf.core.errors import ExportError
+from nvae_tf.core.extras import require
+from nvae_tf.core.files import sync
+from nvae_tf.export import onnx_sampler
+from nvae_tf.export.model_card import describe
+from nvae_tf.export.onnx_convert import MAX_INLINE_BYTES, save
+from nvae_tf.export.onnx_graphs import OnnxGraphs
+from nvae_tf.export.onnx_runner import GRAPHS, OnnxRunner, graph_path
+from nvae_tf.export.parity import Reference
+from nvae_tf.export.runners import check
+from nvae_tf.export.source import Source
+
+__all__ = ["export_onnx"]
+
+DEFAULT_OPSET = 17
+
+
+def export_onnx(
+    source: Source,
+    output: str | os.PathLike,
+    *,
+    graphs: Sequence[str] = GRAPHS,
+    opset: int = DEFAULT_OPSET,
+    fixed_batch: int | None = None,
+    fp16: bool = False,
+    temperature: float = 0.7,
+    overwrite: bool = False,
+    max_inline_bytes: int = MAX_INLINE_BYTES,
+) -> list[pathlib.Path]:
+    """Writes a file per graph, and `onnx_sampler.py` beside them.
+
+    Args:
+      source: what to export.
+      output: the `.onnx` file of the sampler; names the others.
+      graphs: which to write, some of `GRAPHS`.
+      opset: version of ONNX's operators.
+      fixed_batch: rows that the graphs take; None for any number.
+      fp16: run the networks in half precision.
+      temperature: what the model is meant to be sampled at.
+      overwrite: take the place of existing files.
+      max_inline_bytes: larger weights go to files of their own, `.data`.
+
+    Returns:
+      The `.onnx` files, in the order of `graphs`.
+
+    Raises:
+      ExportError: if a package is missing, a file cannot be written, or a
+        graph differs from the live model.
+    """
+    require("onnxruntime", "onnx", "Checking an ONNX export", ExportError)
+    output = pathlib.Path(output)
+    _check_arguments(output, graphs, fixed_batch, overwrite)
+    precision = "float16" if fp16 else "float32"
+    facts = describe(source, temperature, precision)
+    converter = OnnxGraphs(
+        source,
+        opset=opset,
+        fixed_batch=fixed_batch,
+        fp16=fp16,
+        metadata={
+            "nvae_facts": json.dumps(facts),
+        },
+    )
+    reference = Reference(source, range(fixed_batch or 2), temperature)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{output.name}.", suffix=".tmp", dir=output.parent
+        ) as folder:
+            folder = pathlib.Path(folder)
+            for name in graphs:
+                save(
+                    converter.convert(name),
+                    graph_path(folder / output.name, name),
+                    max_inline_bytes,
+                )
+            shutil.copyfile(onnx_sampler.__file__, folder / "onnx_sampler.py")
+            runner = OnnxRunner(folder / output.name, full_check=True)
+            check(runner, reference, precision)
+            del runner
+            _move(folder, output)
+    except OSError as error:
+        raise ExportError(f"Cannot write {output}: {error}.") from error
+    return [graph_path(output, name) for name in graphs]
+
+
+def _check_arguments(output, graphs, fixed_batch, overwrite) -> None:
+    if output.suffix != ".onnx":
+        raise ExportError(f"--output={output} must end in .onnx.")
+    unknown = sorted(set(graphs) - set(GRAPHS))
+    if unknown or not graphs:
+        raise ExportError(
+            f"There is no graph {', '.join(unknown) or 'to write'}; there are "
+            f"{', '.join(GRAPHS)}."
+        )
+    if fixed_batch is not None and fixed_batch < 1:
+        raise ExportError(
+            f"The fixed batch is {fixed_batch}; it must be positive."
+        )
+    for name in graphs:
+        path = graph_path(output, name)
+        if path.exists() and not overwrite:
+            raise ExportError(
+                f"{path} exists already: name another --output, or replace it "
+                "with --overwrite."
+            )
+
+
+def _move(folder: pathlib.Path, output: pathlib.Path) -> None:
+    """Moves files into place, each whole; the sampler's comes last."""
+    files = sorted(folder.iterdir(), key=lambda f: (f.name == output.name, f))
+    for file in files:
+        sync(file)
+    for file in files:
+        os.replace(file, output.with_name(file.name))

@@ -1,0 +1,102 @@
+"""Running ONNX exports; see `nvae_tf.export.runners`."""
+
+import os
+import pathlib
+from typing import Any
+
+from nvae_tf.core.errors import ExportError
+from nvae_tf.core.extras import require
+
+__all__ = ["GRAPHS", "OnnxRunner", "graph_path"]
+
+GRAPHS = ("sample", "decode", "encode", "reconstruct", "score")
+
+_DTYPES = {"float": "float32", "uint8": "uint8"}
+
+
+def graph_path(path: str | os.PathLike, name: str) -> pathlib.Path:
+    """Where a graph is, next to the sampler's file."""
+    path = pathlib.Path(path)
+    if name == "sample":
+        return path
+    return path.with_name(f"{path.stem}_{name}{path.suffix}")
+
+
+class OnnxRunner:
+    """The graphs of an ONNX export, in ONNX Runtime on the CPU.
+
+    Args:
+      path: the sampler's file, whose neighbours are loaded too, or another
+        graph's alone.
+      full_check: also run ONNX's checker with shape inference.
+
+    Raises:
+      ExportError: if a file cannot be loaded, or is not such an export.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, full_check: bool = False):
+        path = pathlib.Path(path)
+        self._sessions: dict[str, Any] = {}
+        self.metadata: dict[str, str] = {}
+        for candidate in (graph_path(path, name) for name in GRAPHS):
+            if candidate.exists():
+                self._load(candidate, full_check)
+        if not self._sessions:
+            raise ExportError(f"There is no ONNX file {path}.")
+        self.names = sorted(self._sessions)
+
+    def _load(self, path: pathlib.Path, full_check: bool) -> None:
+        onnxruntime = require(
+            "onnxruntime", "onnx", "Running an ONNX export", ExportError
+        )
+        try:
+            if full_check:
+                onnx = require(
+                    "onnx", "onnx", "Checking an ONNX export", ExportError
+                )
+                onnx.checker.check_model(str(path), full_check=True)
+            session = onnxruntime.InferenceSession(
+                str(path), providers=["CPUExecutionProvider"]
+            )
+        except ExportError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ExportError(
+                f"{path} is not an ONNX file that loads: {reason}"
+            ) from error
+        metadata = session.get_modelmeta().custom_metadata_map
+        if "nvae_graph" not in metadata:
+            raise ExportError(f"{path} is not an export of nvae_tf.")
+        self._sessions[metadata["nvae_graph"]] = session
+        self.metadata = metadata
+
+    @property
+    def fixed_batch(self) -> int:
+        """Rows that the graphs take; 0 for any number."""
+        return int(self.metadata["nvae_fixed_batch"])
+
+    def inputs(self, name):
+        """See `nvae_tf.export.runners.Runner`."""
+        return _specs(self._sessions[name].get_inputs())
+
+    def outputs(self, name):
+        """See `nvae_tf.export.runners.Runner`."""
+        return _specs(self._sessions[name].get_outputs())
+
+    def run(self, name, inputs):
+        """See `nvae_tf.export.runners.Runner`."""
+        outputs = list(self.outputs(name))
+        feed = {key: inputs[key] for key in self.inputs(name)}
+        values = self._sessions[name].run(outputs, feed)
+        return dict(zip(outputs, values, strict=True))
+
+
+def _specs(values) -> dict[str, tuple]:
+    return {
+        value.name: (
+            _DTYPES[value.type.removeprefix("tensor(").removesuffix(")")],
+            [d if isinstance(d, int) else None for d in value.shape],
+        )
+        for value in values
+    }

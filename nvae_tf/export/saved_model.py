@@ -1,0 +1,80 @@
+"""Writing a SavedModel for TF Serving."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+from nvae_tf.core.errors import ExportError
+from nvae_tf.core.files import new_folder
+from nvae_tf.export.model_card import describe, signature_table, write_card
+from nvae_tf.export.parity import Reference
+from nvae_tf.export.runners import SavedModelRunner, check
+from nvae_tf.export.serving import ServedModel
+from nvae_tf.export.serving_files import (
+    check_model_name,
+    versions,
+    write_serving_files,
+)
+from nvae_tf.export.source import Source
+from nvae_tf.export.warmup import write_warmup
+
+__all__ = ["export_saved_model"]
+
+
+def export_saved_model(
+    source: Source,
+    output: str | os.PathLike,
+    *,
+    version: int | None = None,
+    temperature: float = 0.7,
+    overwrite: bool = False,
+    warmup_batch_sizes: Sequence[int] = (1, 8),
+) -> pathlib.Path:
+    """Writes a version into a Serving folder, whole or not at all.
+
+    Args:
+      source: what to export.
+      output: the folder of the model, with a sub-folder per version.
+      version: positive; None for one more than the latest there (with
+        `overwrite`, the latest).
+      temperature: what the model is meant to be sampled at.
+      overwrite: take the place of an existing version.
+      warmup_batch_sizes: rows of the requests that a server answers before it
+        takes others; empty for none.
+
+    Returns:
+      The version's folder.
+
+    Raises:
+      ExportError: if the version exists, cannot be written, or differs from
+        the live model.
+    """
+    if not temperature >= 0:
+        raise ExportError(
+            f"The temperature is {temperature}; it must not be negative."
+        )
+    if version is None:
+        latest = max(versions(output), default=0)
+        version = max(latest, 1) if overwrite else latest + 1
+    if version < 1:
+        raise ExportError(f"The version is {version}; it must be positive.")
+    output = pathlib.Path(output)
+    name = output.resolve().name
+    check_model_name(name)
+    path = output / str(version)
+    with new_folder(path, overwrite=overwrite) as folder:
+        ServedModel(source).save(str(folder))
+        runner = SavedModelRunner(folder)
+        check(runner, Reference(source, temperature=temperature))
+        facts = describe(source, temperature)
+        if warmup_batch_sizes:
+            write_warmup(
+                folder,
+                runner,
+                warmup_batch_sizes,
+                facts["image_shape"],
+                name,
+            )
+        write_card(folder, facts, signature_table(runner))
+    write_serving_files(output)
+    return path

@@ -1,0 +1,184 @@
+"""Tells what an export is, and whether it works.
+
+    nvae verify models/nvae [--workdir=runs/mnist]
+
+Takes a SavedModel, the folder of a served model (its latest version) or an
+`.onnx` file, and runs every signature: outputs must be finite and a row's must
+not depend on the other rows.  With the workdir that it was exported from, they
+must also agree with the live model.  Exit status: 0, 1 if a check failed, 2 if
+there is nothing to check.
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nvae_tf.core.errors import ExportError, UserError
+from nvae_tf.export.onnx_runner import OnnxRunner
+from nvae_tf.export.parity import Reference, difference, tolerances
+from nvae_tf.export.runners import Runner, SavedModelRunner
+from nvae_tf.export.serving_files import versions
+from nvae_tf.export.source import Source
+from nvae_tf.export.warmup import example_inputs
+
+__all__ = ["Export", "Result", "open_export", "report", "verify"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """An export that has been loaded.
+
+    Attributes:
+      path: of the SavedModel or the sampler's file.
+      runner: runs it.
+      facts: what is known of it; see `nvae_tf.export.model_card.describe`.
+      kind: "SavedModel" or "ONNX".
+      fixed_batch: rows that it takes; 0 for any number.
+    """
+
+    path: pathlib.Path
+    runner: Runner
+    facts: Mapping[str, Any]
+    kind: str
+    fixed_batch: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What came of running a signature.
+
+    Attributes:
+      name: of the signature.
+      rows: of the batch that was timed.
+      milliseconds: per batch, after the first.
+      problem: one sentence; empty if all is well.
+      difference: from the live model, or None.
+    """
+
+    name: str
+    rows: int
+    milliseconds: float
+    problem: str
+    difference: float | None = None
+
+
+def open_export(path) -> Export:
+    """Loads an export.
+
+    Args:
+      path: of a SavedModel, of a served model's folder, or of an ONNX file.
+
+    Raises:
+      ExportError: if it is none of these, or cannot be loaded.
+    """
+    path = pathlib.Path(path)
+    if path.is_file():
+        runner = OnnxRunner(path, full_check=True)
+        facts = json.loads(runner.metadata["nvae_facts"])
+        return Export(path, runner, facts, "ONNX", runner.fixed_batch)
+    if not (path / "saved_model.pb").exists() and versions(path):
+        path = path / str(versions(path)[-1])
+    if not (path / "saved_model.pb").exists():
+        raise ExportError(
+            f"{path} is neither a SavedModel, nor a folder with versions of "
+            "one, nor an ONNX file."
+        )
+    try:
+        facts = json.loads((path / "metadata.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"{path} has no readable metadata.json: it is not an export of "
+            "nvae_tf, or has been damaged."
+        ) from error
+    return Export(path, SavedModelRunner(path), facts, "SavedModel")
+
+
+def verify(export: Export, source: Source | None = None) -> list[Result]:
+    """Runs every signature.
+
+    Args:
+      export: what to check.
+      source: the model that it was made from, to compare with.
+
+    Returns:
+      A result per signature.
+
+    Raises:
+      ExportError: if the export is of another architecture than the source.
+    """
+    reference = None
+    if source is not None:
+        model = source.config.to_dict()["model"]
+        if json.loads(json.dumps(model)) != export.facts["config"]["model"]:
+            raise ExportError(
+                f"{export.path} is not an export of this workdir: their "
+                "architectures differ."
+            )
+        seeds = range(export.fixed_batch or 2)
+        reference = Reference(source, seeds, export.facts["temperature"])
+    return [_verify(export, name, reference) for name in export.runner.names]
+
+
+def _verify(export: Export, name: str, reference: Reference | None) -> Result:
+    tolerance, ties = tolerances(export.facts["precision"])
+    rows = export.fixed_batch or 3
+    run, specs = export.runner.run, export.runner.inputs(name)
+    inputs = example_inputs(specs, rows, export.facts["image_shape"])
+    problem, seconds, distance = "", 0.0, None
+    try:
+        outputs = run(name, inputs)
+        start = time.perf_counter()
+        again = run(name, inputs)
+        seconds = time.perf_counter() - start
+        if not all(map(_is_finite, outputs.values())):
+            problem = "An output is not finite."
+        elif not all(np.array_equal(outputs[k], again[k]) for k in outputs):
+            problem = "The same inputs gave another output."
+        elif not export.fixed_batch:
+            last = run(name, {k: v[-1:] for k, v in inputs.items()})
+            in_batch = {k: v[-1:] for k, v in outputs.items()}
+            if not difference(last, in_batch, ties) <= tolerance:
+                problem = "A row depends on the rows around it."
+        if reference is not None:
+            asked, expected = reference.ask(name)
+            answer = run(name, {key: asked[key] for key in specs})
+            distance = difference(answer, expected, ties)
+            if not distance <= tolerance:
+                problem = f"Differs from the live model ({distance:.1e})."
+    except UserError:
+        raise
+    except Exception as error:
+        # Whatever a runtime raises is the result of this check.
+        problem = f"Failed: {(str(error).strip() or repr(error))[:200]}"
+    return Result(name, rows, 1000 * seconds, problem, distance)
+
+
+def _is_finite(value: np.ndarray) -> bool:
+    return value.dtype.kind != "f" or bool(np.all(np.isfinite(value)))
+
+
+def report(export: Export, results: Sequence[Result]) -> str:
+    """The results as lines a person reads."""
+    facts = export.facts
+    step = "an unknown step" if facts["step"] is None else f"{facts['step']}"
+    lines = [
+        f"{export.path}: {export.kind} of {facts['name']}, step {step}, "
+        f"{facts['precision']}, for temperature {facts['temperature']:g}",
+        f"weights {facts['weights']}; batch normalisation by "
+        f"{facts['batch_norm']}",
+        "",
+        f"{'signature':14}{'rows':>5}{'ms':>9}{'difference':>12}  result",
+    ]
+    for result in results:
+        distance = result.difference
+        shown = "-" if distance is None else f"{distance:.1e}"
+        lines.append(
+            f"{result.name:14}{result.rows:5}{result.milliseconds:9.1f}"
+            f"{shown:>12}  {result.problem or 'ok'}"
+        )
+    return "\n".join(lines)

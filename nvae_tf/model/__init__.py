@@ -1,0 +1,1 @@
+"""The model: pure layers, cells, the hierarchy, and its losses."""

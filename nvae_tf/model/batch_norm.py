@@ -1,0 +1,277 @@
+"""Batch normalisation with its activation, over one replica or many.
+
+The backward pass keeps the input and computes the normalised values again
+from the moments: an activation's output, which is as large as its input, is
+kept only where the operation behind it wants it, and by `normalize_then` not
+even there.
+
+On several replicas the moments are those of the whole batch.  One reduction
+in each direction carries all that the replicas have to tell each other.
+"""
+
+import dataclasses
+import typing
+
+import tensorflow as tf
+
+from nvae_tf.distribute import replicas
+from nvae_tf.model.ops import ACTIVATIONS
+
+__all__ = [
+    "EPSILON",
+    "Moments",
+    "affine",
+    "moments_of_all",
+    "normalize",
+    "normalize_then",
+    "zero_after",
+]
+
+EPSILON = 1e-5
+
+
+class Moments(typing.NamedTuple):
+    """What a batch's values are normalised by.
+
+    Attributes:
+      mean: float32 `[C]`, over batch and space of all replicas.
+      variance: float32 `[C]`, the *unbiased* one: what moving averages take.
+    """
+
+    mean: typing.Any
+    variance: typing.Any
+
+
+def normalize(x, gamma, beta, activation: str, moments: Moments | None = None):
+    """Normalises by the batch's own moments and applies an activation.
+
+    Args:
+      x: `[B, H, W, C]`, any floating dtype.
+      gamma: float32 `[C]`.
+      beta: float32 `[C]`.
+      activation: a key of `ACTIVATIONS`.
+      moments: those of `x`, if an earlier pass found them already.
+
+    Returns:
+      `(y, moments)`: y like x, and its `Moments`, without gradient.
+    """
+
+    @tf.custom_gradient
+    def run(x, gamma, beta):
+        norm = _forward(x, gamma, beta, moments)
+        y = ACTIVATIONS[activation][0](norm.normalized)
+
+        def grad(upstream, *_):
+            if activation != "linear":
+                z = norm.again(zero_after(upstream))
+                upstream = ACTIVATIONS[activation][1](z, upstream)
+            return norm.gradients(upstream)
+
+        return (y, *norm.moments), grad
+
+    y, mean, variance = run(x, gamma, beta)
+    return y, _constant(mean, variance)
+
+
+def normalize_then(
+    function, x, gamma, beta, activation: str, weights, moments=None
+):
+    """`function(normalize(x), weights)`, without keeping what is in between.
+
+    The backward pass computes the input of `function` again.
+
+    Args:
+      function: `(y, weights) -> out`, whose gradient reads its arguments and
+        not its result, such as a convolution.
+      x: `[B, H, W, C]`, any floating dtype.
+      gamma: float32 `[C]`.
+      beta: float32 `[C]`.
+      activation: a key of `ACTIVATIONS`.
+      weights: a tensor.
+      moments: see `normalize`.
+
+    Returns:
+      `(out, moments)`, see `normalize`.
+    """
+    act, act_grad = ACTIVATIONS[activation]
+
+    @tf.custom_gradient
+    def run(x, gamma, beta, weights):
+        norm = _forward(x, gamma, beta, moments)
+        out = function(act(norm.normalized), weights)
+
+        def grad(upstream, *_):
+            z = norm.again(zero_after(upstream))
+            # A copy made ahead of the tape, see `recompute.recomputed`.
+            inputs = [act(z), tf.identity(weights)]
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                # Its gradient is wanted; its value is not, and is pruned.
+                again = function(*inputs)
+            d_y, d_weights = tape.gradient(again, inputs, upstream)
+            return (*norm.gradients(act_grad(z, d_y)), d_weights)
+
+        return (out, *norm.moments), grad
+
+    out, mean, variance = run(x, gamma, beta, weights)
+    return out, _constant(mean, variance)
+
+
+def affine(x, scale, offset):
+    """`x * scale + offset`, computed in float32, in the dtype of `x`.
+
+    Args:
+      x: `[B, H, W, C]`.
+      scale: float32 `[C]`.
+      offset: float32 `[C]`.
+    """
+    return tf.cast(tf.cast(x, tf.float32) * scale + offset, x.dtype)
+
+
+def zero_after(tensor):
+    """A float32 zero that is there once `tensor` is, or NaN if that is NaN.
+
+    What depends on it waits for the backward pass.  Without it a recomputation
+    would start, and take its memory, as soon as its inputs are there; and
+    would be recognised as what the forward pass has computed already, and be
+    replaced by it.  Unlike a control dependency it binds compilers, too.
+    """
+    first = tf.reshape(tensor, [-1])[0]
+    return tf.minimum(tf.abs(tf.cast(first, tf.float32)), 0.0)
+
+
+def moments_of_all(values):
+    """Mean and biased variance of a tensor's columns, over all replicas.
+
+    One reduction of the replicas' own moments, combined by the formula of
+    Chan, Golub & LeVeque (1979), in which nothing cancels, unlike in
+    `E[x^2] - E[x]^2`.
+
+    Args:
+      values: `[N, C]`, the same N on every replica; any floating dtype.
+
+    Returns:
+      `(mean, variance, count)`: float32 `[C]`, `[C]`, and the scalar number of
+      values that they are moments of.
+    """
+    values = tf.cast(values, tf.float32)
+    mean = tf.reduce_mean(values, axis=0)
+    variance = tf.reduce_mean(tf.square(values - mean), axis=0)
+    count = tf.cast(tf.shape(values)[0] * replicas.count(), tf.float32)
+    if replicas.count() > 1:
+        all_of_them = replicas.gather(tf.concat([mean, variance], axis=0))
+        means, variances = tf.split(all_of_them, 2, axis=1)  # [R, C]
+        mean = tf.reduce_mean(means, axis=0)
+        variance = tf.reduce_mean(variances + tf.square(means - mean), axis=0)
+    return mean, variance, count
+
+
+def _constant(mean, variance) -> Moments:
+    return Moments(tf.stop_gradient(mean), tf.stop_gradient(variance))
+
+
+def _forward(x, gamma, beta, moments: Moments | None):
+    if replicas.count() == 1:
+        # Faster than from moments that are known.
+        return _Fused.of(x, gamma, beta)
+    return _Synchronized.of(x, gamma, beta, moments)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fused:
+    """A normalisation by TensorFlow's own operation, on one replica.
+
+    The reserve spaces hold what its gradient wants, which differs between
+    devices: they go there and nowhere else.
+    """
+
+    x: typing.Any
+    gamma: typing.Any
+    beta: typing.Any
+    normalized: typing.Any
+    moments: Moments
+    reserved: list
+
+    @classmethod
+    def of(cls, x, gamma, beta):
+        y, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=gamma,
+            offset=beta,
+            mean=[],
+            variance=[],
+            epsilon=EPSILON,
+            is_training=True,
+        )
+        return cls(x, gamma, beta, y, Moments(mean, variance), reserved)
+
+    def again(self, zero):
+        """The normalised values, from the input and the moments."""
+        mean, variance = self.moments
+        count = tf.cast(tf.size(self.x) // self.x.shape[-1], tf.float32)
+        biased = variance * ((count - 1) / count)
+        scale = self.gamma * tf.math.rsqrt(biased + EPSILON) + zero
+        return affine(self.x, scale, self.beta - mean * scale)
+
+    def gradients(self, upstream):
+        """To x, gamma and beta."""
+        return tf.raw_ops.FusedBatchNormGradV3(
+            y_backprop=upstream,
+            x=self.x,
+            scale=self.gamma,
+            reserve_space_1=self.reserved[0],
+            reserve_space_2=self.reserved[1],
+            reserve_space_3=self.reserved[2],
+            epsilon=EPSILON,
+            is_training=True,
+        )[:3]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Synchronized:
+    """A normalisation by the moments of all replicas."""
+
+    x: typing.Any
+    gamma: typing.Any
+    mean: typing.Any
+    inverse: typing.Any  # 1 / deviation, float32 [C].
+    offset: typing.Any
+    normalized: typing.Any
+    moments: Moments
+    count: typing.Any
+
+    @classmethod
+    def of(cls, x, gamma, beta, moments: Moments | None):
+        values = tf.reshape(x, [-1, x.shape[-1]])
+        if moments is None:
+            mean, variance, count = moments_of_all(values)
+            # A single value has no unbiased variance; 0, as on one replica.
+            unbiased = variance * (count / tf.maximum(count - 1, 1))
+            moments = Moments(mean, unbiased)
+        else:
+            count = tf.cast(tf.shape(values)[0] * replicas.count(), tf.float32)
+            variance = moments.variance * ((count - 1) / count)
+        inverse = tf.math.rsqrt(variance + EPSILON)
+        scale = gamma * inverse
+        offset = beta - moments.mean * scale
+        y = affine(x, scale, offset)
+        return cls(x, gamma, moments.mean, inverse, offset, y, moments, count)
+
+    def again(self, zero):
+        """The normalised values, from the input and the moments."""
+        return affine(self.x, self.gamma * self.inverse + zero, self.offset)
+
+    def gradients(self, upstream):
+        """To x, and this replica's share of those to gamma and beta.
+
+        The loss is taken to be the sum of the replicas'.
+        """
+        dtype, upstream = upstream.dtype, tf.cast(upstream, tf.float32)
+        centred = (tf.cast(self.x, tf.float32) - self.mean) * self.inverse
+        axes = [0, 1, 2]
+        d_beta = tf.reduce_sum(upstream, axes)
+        d_gamma = tf.reduce_sum(upstream * centred, axes)
+        totals = replicas.total(tf.concat([d_beta, d_gamma], axis=0))
+        shift, slope = tf.split(totals / self.count, 2)
+        d_x = self.gamma * self.inverse * (upstream - shift - slope * centred)
+        return tf.cast(d_x, dtype), d_gamma, d_beta

@@ -1,0 +1,375 @@
+"""NVAE: a deep hierarchical variational autoencoder (arXiv 2007.03898)."""
+
+import dataclasses
+import typing
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from nvae_tf.config import ModelConfig
+from nvae_tf.core.errors import DataError
+from nvae_tf.distributions.likelihoods import (
+    num_pixel_parameters,
+    pixel_distribution,
+)
+from nvae_tf.model.decoder import TopDownDecoder
+from nvae_tf.model.encoder import BottomUpEncoder
+from nvae_tf.model.image_decoder import ImageDecoder
+from nvae_tf.model.pure_layer import Mode, PureLayer
+
+__all__ = ["NVAE", "Latents", "NVAEOutput"]
+
+tfd = tfp.distributions
+
+
+class Latents(typing.NamedTuple):
+    """Latent groups and the distributions they were drawn from.
+
+    Attributes:
+      z: list of L tensors `[B, h, w, d]`, top-down.
+      mean: the same shapes; of the posterior before the flow, or the prior.
+      scale: the same shapes, sigma.
+    """
+
+    z: list
+    mean: list
+    scale: list
+
+
+class NVAEOutput(typing.NamedTuple):
+    """What one pass returns; all float32.
+
+    Attributes:
+      logits: `[B, H, W, P]`, the likelihood's parameters.
+      kl_per_group: `[B, L]`, nats, top-down.
+      kl_per_channel: `[B, L, d]`, nats, summed over space.
+      log_q: `[B]`, nats: log q(z|x) at the sample; None if not asked for.
+      log_p: `[B]`, nats: log p(z); None if not asked for.
+      latents: `Latents` if asked for, else None.
+      updates: what `NVAE.apply_updates` stores after a training pass.
+    """
+
+    logits: typing.Any
+    kl_per_group: typing.Any
+    kl_per_channel: typing.Any
+    log_q: typing.Any
+    log_p: typing.Any
+    latents: Latents | None
+    updates: dict
+
+
+class NVAE(PureLayer, keras.Model):
+    """The model: encoder, top-down walk, image head.
+
+    A pass is pure; see `pure_layer`.  After a training pass store its
+    `updates` with `apply_updates`.
+
+    Args:
+      config: the architecture.
+      seed: of the initial weights; None leaves them zero.
+      unroll: build the groups of a scale as copies in the graph instead of a
+        loop; needed where a step has to synchronise replicas.
+      recompute: "none", "bn_swish" or "cell": what the backward pass computes
+        again instead of keeping; see `nvae_tf.model.recompute`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        seed: int | None = 0,
+        unroll: bool = False,
+        *,
+        recompute: str = "bn_swish",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.config = config
+        self.seed = seed
+        self.unroll = unroll
+        self.recompute = recompute
+        self.parts["encoder"] = BottomUpEncoder(
+            config, recompute=recompute, name="encoder"
+        )
+        self.parts["decoder"] = TopDownDecoder(
+            config, recompute=recompute, name="decoder"
+        )
+        self.parts["image"] = ImageDecoder(
+            config,
+            num_pixel_parameters(
+                config.likelihood, config.image_channels, config.num_mixtures
+            ),
+            recompute=recompute,
+            name="image",
+        )
+        channels = config.num_channels_dec * 2**config.num_preprocess_blocks
+        self.parts["encoder"].build((None, None, None, config.image_channels))
+        self.parts["decoder"].build(())
+        self.parts["image"].build((None, None, None, channels))
+        self.built = True
+        if seed is not None:
+            self.initialize(seed)
+
+    def get_config(self):
+        """Constructor arguments, for serialisation."""
+        return {
+            **super().get_config(),
+            "config": dataclasses.asdict(self.config),
+            "seed": self.seed,
+            "unroll": self.unroll,
+            "recompute": self.recompute,
+        }
+
+    def build(self, input_shape=None):
+        """Nothing left to do: the constructor knows all shapes."""
+        del input_shape
+
+    def likelihood(self, logits) -> tfd.Distribution:
+        """The distribution over images that the parameters stand for.
+
+        Args:
+          logits: `[B, H, W, P]`.
+
+        Returns:
+          A distribution of event shape `[H, W, C]` over images in [0, 1]; its
+          `log_prob` leaves out the padding.
+        """
+        c = self.config
+        return pixel_distribution(
+            c.likelihood, logits, c.image_channels, c.num_bits, c.padding
+        )
+
+    def call(
+        self,
+        x,
+        eps=None,
+        seed=None,
+        training=False,
+        params=None,
+        mode=None,
+        with_densities=True,
+        with_latents=False,
+    ) -> NVAEOutput:
+        """Encodes and decodes images.
+
+        Args:
+          x: `[B, H, W, C]` in [0, 1], padded where the data is.
+          eps: L tensors `[B, h, w, d]`, top-down: the noise of every draw.
+          seed: int32 `[2]`, from which noise is drawn where `eps` is None.
+          training: whether to normalise by the batch's moments.
+          params: what `read_params(mode)` returned, to use instead of the
+            variables.
+          mode: see `Mode`; by default it follows from `training`.
+          with_densities: whether to compute `log_q` and `log_p`.
+          with_latents: whether to return the latents.
+
+        Returns:
+          An `NVAEOutput`.
+
+        Raises:
+          DataError: if x is not such a batch of images.
+          ValueError: if `eps` does not fit the latent shapes.
+        """
+        if mode is None:
+            mode = Mode.TRAINING if training else Mode.INFERENCE
+        x = self._check_images(x)
+        params = self.read_params(mode) if params is None else params
+        noise = self._noise(eps, seed, tf.shape(x)[0])
+        x = tf.cast(x, self.compute_dtype)
+        top, features, encoder_updates = self.parts["encoder"](
+            x, params["encoder"], mode=mode, unroll=self.unroll
+        )
+        h, results, decoder_updates = self.parts["decoder"](
+            noise,
+            top,
+            features,
+            params=params["decoder"],
+            mode=mode,
+            dtype=x.dtype,
+            unroll=self.unroll,
+            with_densities=with_densities,
+            with_latents=with_latents,
+        )
+        logits, image_updates = self.parts["image"](
+            h, params["image"], mode=mode
+        )
+        kl = tf.transpose(tf.concat(results["kl"], 0), [1, 0, 2])  # [B, L, d]
+        return NVAEOutput(
+            logits=logits,
+            kl_per_group=tf.reduce_sum(kl, axis=-1),
+            kl_per_channel=kl,
+            log_q=_sum_groups(results.get("log_q")),
+            log_p=_sum_groups(results.get("log_p")),
+            latents=_latents(results) if with_latents else None,
+            updates={
+                "encoder": encoder_updates,
+                "decoder": decoder_updates,
+                "image": image_updates,
+            },
+        )
+
+    def decode(
+        self,
+        eps=None,
+        seed=None,
+        temperature=None,
+        batch_size=None,
+        latents=None,
+        params=None,
+        mode=Mode.INFERENCE,
+        with_latents=False,
+    ) -> NVAEOutput:
+        """Decodes draws from the prior, or given latents.
+
+        Args:
+          eps: L tensors `[B, h, w, d]`, top-down.
+          seed: int32 `[2]`; with `batch_size`, where `eps` is None.
+          temperature: None for 1, a scalar, `[B]`, or `[B, L]` (B may be 1):
+            multiplies the prior's sigma in every group.
+          batch_size: number of images, with `seed`.
+          latents: L tensors `[B, h, w, d]`, in place of draws.
+          params: see `call`.
+          mode: see `Mode`.
+          with_latents: whether to return the latents.
+
+        Returns:
+          An `NVAEOutput` without KL and densities.
+        """
+        params = self.read_params(mode) if params is None else params
+        noise = None
+        if latents is None:
+            noise = self._noise(eps, seed, batch_size)
+        else:
+            latents = self._by_scale(latents, "latents")
+        h, results, decoder_updates = self.parts["decoder"](
+            noise,
+            temperature=self._temperature(temperature),
+            latents=latents,
+            params=params["decoder"],
+            mode=mode,
+            dtype=tf.as_dtype(self.compute_dtype),
+            unroll=self.unroll,
+            with_latents=with_latents,
+        )
+        logits, image_updates = self.parts["image"](
+            h, params["image"], mode=mode
+        )
+        return NVAEOutput(
+            logits=logits,
+            kl_per_group=None,
+            kl_per_channel=None,
+            log_q=None,
+            log_p=None,
+            latents=_latents(results) if with_latents else None,
+            updates={"decoder": decoder_updates, "image": image_updates},
+        )
+
+    def sample_logits(
+        self, eps=None, temperature=1.0, *, seed=None, batch_size=None
+    ):
+        """Likelihood parameters of draws from the prior, `[B, H, W, P]`.
+
+        See `decode` for the arguments.
+        """
+        return self.decode(eps, seed, temperature, batch_size).logits
+
+    def _check_images(self, x):
+        c = self.config
+        expected = (c.padded_size, c.padded_size, c.image_channels)
+        x = tf.convert_to_tensor(x)
+        if not x.dtype.is_floating:
+            raise DataError(
+                f"The images have dtype {x.dtype.name}; NVAE takes floating "
+                "values in [0, 1]. Divide by the largest value first."
+            )
+        if x.shape.rank != 4 or tuple(x.shape[1:]) != expected:
+            raise DataError(
+                f"The images have shape {tuple(x.shape)}; this model takes "
+                f"[B, {', '.join(map(str, expected))}]"
+                + (f", padded by {c.padding}." if c.padding else ".")
+            )
+        if tf.executing_eagerly() and x.shape[0]:
+            low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
+            if not (low >= 0 and high <= 1):
+                raise DataError(
+                    f"The images range from {low:g} to {high:g}; NVAE takes "
+                    "values in [0, 1]."
+                )
+        return x
+
+    def _noise(self, eps, seed, batch_size):
+        """Standard Normal noise per scale, `[G, B, h, w, d]`."""
+        if eps is not None:
+            return self._by_scale(eps, "eps")
+        if seed is None or batch_size is None:
+            raise ValueError(
+                "Without `eps`, a `seed` is needed (and, to sample, a "
+                "`batch_size`): noise is never drawn from hidden state."
+            )
+        c = self.config
+        return [
+            tf.random.stateless_normal(
+                [groups, batch_size, size, size, c.num_latent_per_group],
+                tf.random.experimental.stateless_fold_in(seed, s, alg="philox"),
+                # Named, so that all devices and compilers draw the same.
+                alg="philox",
+            )
+            for s, (groups, size) in enumerate(
+                zip(c.groups_top_down, c.scale_sizes, strict=True)
+            )
+        ]
+
+    def _by_scale(self, tensors: Sequence, name: str) -> list:
+        """L tensors `[B, h, w, d]` -> per scale `[G, B, h, w, d]`."""
+        c = self.config
+        if len(tensors) != c.num_groups:
+            raise ValueError(
+                f"`{name}` has {len(tensors)} tensors; this model has "
+                f"{c.num_groups} latent groups."
+            )
+        tensors = [tf.cast(t, tf.float32) for t in tensors]
+        for i, (t, shape) in enumerate(
+            zip(tensors, c.latent_shapes, strict=True)
+        ):
+            if tuple(t.shape[1:]) != tuple(shape):
+                raise ValueError(
+                    f"`{name}[{i}]` has shape {tuple(t.shape)}; group {i} "
+                    f"takes [B, {', '.join(map(str, shape))}]."
+                )
+        stacked, start = [], 0
+        for groups in c.groups_top_down:
+            stacked.append(tf.stack(tensors[start : start + groups]))
+            start += groups
+        return stacked
+
+    def _temperature(self, temperature):
+        """Per group, `[L, B or 1]`."""
+        if temperature is None:
+            return None
+        t = tf.cast(temperature, tf.float32)
+        groups = self.config.num_groups
+        if t.shape.rank < 2:
+            return tf.tile(tf.reshape(t, [1, -1]), [groups, 1])
+        if t.shape.rank != 2 or t.shape[1] != groups:
+            raise ValueError(
+                f"`temperature` has shape {tuple(t.shape)}; it must be a "
+                f"number, [B] or [B, {groups}]."
+            )
+        return tf.transpose(t)
+
+
+def _sum_groups(per_scale):
+    """Lists of `[G, B]` -> `[B]`."""
+    if per_scale is None:
+        return None
+    return tf.reduce_sum(tf.concat(per_scale, axis=0), axis=0)
+
+
+def _latents(results) -> Latents:
+    return Latents(
+        *[
+            [z for stack in results[name] for z in tf.unstack(stack)]
+            for name in Latents._fields
+        ]
+    )

@@ -1,0 +1,289 @@
+"""What a report says of a run's records and configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nvae_tf.config import Config
+from nvae_tf.report import plots as report_plots
+from nvae_tf.report.page import Figure, Row, Section, Table, figure
+from nvae_tf.report.records import History, leaves
+
+__all__ = [
+    "configuration",
+    "evaluations",
+    "events",
+    "facts",
+    "latents",
+    "training",
+]
+
+# Values of evaluations that become columns, with their headings.
+_COLUMNS = {
+    "nelbo": "NELBO, nats",
+    "nll": "-log p(x), nats",
+    "num_importance_samples": "K",
+    "bits_per_dim": "NELBO, bits/dim",
+    "nll_bits_per_dim": "-log p(x), bits/dim",
+    "reconstruction_nll": "reconstruction, nats",
+    "kl": "KL, nats",
+    "num_images": "images",
+    "nelbo_standard_error": "NELBO, standard error",
+    "nll_standard_error": "-log p(x), standard error",
+}
+_MOST_EVENTS = 200
+
+
+def facts(
+    config: Config, history: History, evaluation: Mapping[str, Any] = {}
+) -> list[tuple[str, str]]:
+    """The numbers to put first: the latest evaluation and the model's size.
+
+    Args:
+      config: of the run.
+      history: of the run.
+      evaluation: of evaluation.json; counts unless training went on since and
+        evaluated again.
+    """
+    model = config.model
+    found = []
+    last = history.evaluations[-1] if history.evaluations else None
+    step = evaluation.get("step") or 0
+    if "nelbo" in evaluation and (last is None or step >= last["step"]):
+        last = evaluation
+    if last is not None:
+        found += [
+            (_COLUMNS[name], shown(last[name]))
+            for name in ("nelbo", "bits_per_dim", "nll")
+            if last.get(name) is not None
+        ]
+        if last.get("step") is not None:
+            found.append(("held out, at step", shown(last["step"])))
+    elif history.train and history.train[-1].get("nelbo") is not None:
+        found.append(
+            ("NELBO of the last batch, nats", shown(history.train[-1]["nelbo"]))
+        )
+    groups = " + ".join(map(str, model.groups_top_down))
+    return [
+        *found,
+        ("latent groups, coarse to fine", groups),
+        (
+            "image",
+            f"{model.image_size} x {model.image_size} x "
+            f"{model.image_channels}, {model.num_bits} "
+            f"bit{'s' if model.num_bits > 1 else ''}",
+        ),
+        ("likelihood", model.likelihood),
+        ("precision", config.precision),
+    ]
+
+
+def training(config: Config, history: History) -> Section:
+    """Curves over the steps."""
+    figures = []
+
+    def add(caption, names, points=(), label="nats"):
+        curves = _present(history, names, "train")
+        marks = _present(history, points, "evaluations")
+        if curves or marks:
+            plot = report_plots.lines(curves, marks, label)
+            figures.append(figure(plot, caption))
+
+    add(
+        "Negative evidence lower bound",
+        {"nelbo": "training batches"},
+        {"nelbo": "held out", "nll": "held out, -log p(x)"},
+    )
+    add(
+        "Its two parts on training batches",
+        {"reconstruction_nll": "reconstruction", "kl": "KL"},
+    )
+    add(
+        "Coefficients",
+        {
+            "beta": "beta (KL)",
+            "regularization": "lambda",
+            "learning_rate": "learning rate",
+        },
+        label="",
+    )
+    add(
+        "Gradient norm and regularised norms",
+        {
+            "gradient_norm": "gradient",
+            "spectral": "sum of singular values",
+            "batch_norm": "sum of max |gamma|",
+        },
+        label="",
+    )
+    if _ever(history, "skipped"):
+        add("Skipped steps so far", {"skipped": "skipped"}, label="steps")
+    if config.precision == "mixed_float16":
+        add("Loss scale", {"loss_scale": "loss scale"}, label="")
+    text = "" if figures else "No record of training yet."
+    return Section("Training", text, tuple(figures))
+
+
+def latents(config: Config, history: History) -> Section:
+    """KL and active latents of every group."""
+    scales = config.model.groups_top_down
+    figures: list[Figure] = []
+    channels = config.model.num_latent_per_group
+    for name, caption, label, largest in (
+        (
+            "kl_per_group",
+            "KL per latent group on training batches"
+            + ("; white lines part the scales" if len(scales) > 1 else ""),
+            "nats",
+            None,
+        ),
+        (
+            "active_latents",
+            "Active latents per group on training batches: channels whose KL "
+            f"exceeds 0.1 nats, of {channels}",
+            "channels",
+            channels,
+        ),
+    ):
+        series = history.series(name)
+        if series is not None and series.values.ndim == 2:
+            plot = report_plots.heatmap(series, scales, label, largest)
+            figures.append(figure(plot, caption))
+    if history.evaluations:
+        last = history.evaluations[-1]
+        for name, caption, label in (
+            ("kl_per_group", "KL per latent group", "nats"),
+            ("active_latents", "Active latents per group", "channels"),
+        ):
+            values = last.get(name)
+            if values and len(values) == sum(scales):
+                plot = report_plots.group_bars(values, scales, label)
+                where = f"{caption}, held out, at step {last['step']:,}"
+                figures.append(figure(plot, where))
+    return Section("Latent groups", "", tuple(figures))
+
+
+def evaluations(
+    history: History, results: Mapping[str, dict[str, Any]]
+) -> Section:
+    """Numbers on images: of evaluations during training, and of commands.
+
+    Args:
+      history: of the run.
+      results: what commands measured, by the names of their files.
+    """
+    tables = []
+    columns = [
+        name
+        for name in _COLUMNS
+        if any(r.get(name) is not None for r in history.evaluations)
+    ]
+    if columns:
+        rows = [
+            Row(tuple(shown(r.get(name)) for name in ("step", *columns)))
+            for r in reversed(history.evaluations)
+        ]
+        header = ("step", *(_COLUMNS[name] for name in columns))
+        tables.append(
+            Table(
+                header,
+                tuple(rows),
+                f"All {len(rows)} evaluations" if len(rows) > 10 else "",
+            )
+        )
+    for file, result in results.items():
+        rows = [
+            Row((_COLUMNS.get(name, name), shown(value)))
+            for name, value in leaves(result)
+            if not isinstance(value, list)
+        ]
+        if rows:
+            tables.append(Table((file, "value"), tuple(rows), wraps=True))
+    text = "" if tables else "Not evaluated yet."
+    return Section("Evaluation", text, (), tuple(tables))
+
+
+def events(history: History) -> Section:
+    """What happened besides steps: rollbacks, changes, skipped steps."""
+    rows = [
+        Row((shown(r["step"]), str(r.get("kind", "")), _details(r)))
+        for r in history.events[-_MOST_EVENTS:]
+    ]
+    skipped = _ever(history, "skipped")
+    text = (
+        f"{skipped:,} steps were skipped because their gradient was not "
+        "finite or too long."
+        if skipped
+        else "No step was skipped."
+        if history.train
+        else ""
+    )
+    if not rows:
+        return Section("Events", text)
+    table = Table(("step", "event", "details"), tuple(rows), wraps=True)
+    return Section("Events", text, (), (table,))
+
+
+def configuration(config: Config) -> Section:
+    """Every key; those that are not the default stand out."""
+    defaults = dict(leaves(Config().to_dict()))
+    rows = tuple(
+        Row((key, shown(value)), value != defaults[key])
+        for key, value in leaves(config.to_dict())
+    )
+    changed = tuple(row for row in rows if row.is_changed)
+    header = ("key", "value")
+    return Section(
+        "Configuration",
+        "Keys that differ from the defaults; then all.",
+        (),
+        (
+            Table(header, tuple(Row(r.cells) for r in changed), wraps=True),
+            Table(header, rows, f"All {len(rows)} keys", wraps=True),
+        ),
+    )
+
+
+def shown(value: Any) -> str:
+    """A value as people read it."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(shown(item) for item in value)
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:,.4g}" if abs(value) < 10 else f"{value:,.2f}"
+    return f"{int(value):,}"
+
+
+def _details(record: dict[str, Any]) -> str:
+    """All else that an event's record holds, as text."""
+    parts = []
+    for key, value in record.items():
+        if key in ("step", "kind"):
+            continue
+        if isinstance(value, list) and all(isinstance(v, str) for v in value):
+            parts.append(f"{key}: {'; '.join(value)}")
+        elif isinstance(value, dict):
+            parts.append(f"{key}: {json.dumps(value)}")
+        else:
+            parts.append(f"{key}: {shown(value)}")
+    return ", ".join(parts)
+
+
+def _present(history: History, names, kind: str) -> dict:
+    """Series by their legends, of those names that were recorded."""
+    names = dict.fromkeys(names) if not isinstance(names, dict) else names
+    found = {
+        legend: history.series(name, kind) for name, legend in names.items()
+    }
+    return {k: s for k, s in found.items() if s is not None}
+
+
+def _ever(history: History, name: str) -> int:
+    """The latest count of something, 0 if it is not recorded."""
+    values: Sequence = [r[name] for r in history.train if r.get(name)]
+    return int(values[-1]) if values else 0

@@ -1,0 +1,175 @@
+"""One checkpoint: a folder with all that was saved.
+
+::
+
+    tensors.safetensors   all arrays
+    state.json            plain state, and checksums
+
+The arrays can be read without TensorFlow, by any program that reads
+safetensors.
+
+`state.json` also tells what decides how long the checkpoint stays (see
+`nvae_tf.runs.retention`), so that a store that is opened again goes on as
+before.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from nvae_tf.core.errors import CheckpointError
+from nvae_tf.core.files import sync
+from nvae_tf.runs.retention import Note
+
+__all__ = [
+    "Checkpoint",
+    "DamagedCheckpointError",
+    "read",
+    "read_note",
+    "replace_state",
+    "write",
+]
+
+_TENSORS = "tensors.safetensors"
+_STATE = "state.json"
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint whose content is not what was written."""
+
+
+class Checkpoint(NamedTuple):
+    """What was saved.
+
+    Attributes:
+      step: optimiser steps taken.
+      tensors: arrays by name.
+      state: plain values, as JSON holds them.
+    """
+
+    step: int
+    tensors: Mapping[str, np.ndarray]
+    state: Mapping[str, Any]
+
+
+def write(folder: pathlib.Path, checkpoint: Checkpoint, note: Note) -> None:
+    """Writes a checkpoint into an empty folder.
+
+    Args:
+      folder: that exists.
+      checkpoint: what to save.
+      note: what decides how long it stays.
+
+    Raises:
+      OSError: if it cannot be written.
+      SafetensorError: likewise.
+    """
+    step, tensors, state = checkpoint
+    path = folder / _TENSORS
+    safetensors.numpy.save_file(
+        {k: np.asarray(v, order="C") for k, v in tensors.items()}, path
+    )
+    sync(path)
+    _write_state(folder, step, _checksum(path), state, note)
+    sync(folder)
+
+
+def replace_state(
+    folder: pathlib.Path, step: int, state: Mapping[str, Any], note: Note
+) -> None:
+    """Replaces all of a checkpoint but its arrays, whole or not at all.
+
+    Args:
+      folder: of the checkpoint.
+      step: of the checkpoint.
+      state: what takes the place of the old state.
+      note: what decides how long it stays.
+
+    Raises:
+      OSError: if it cannot be written; the old state stays.
+    """
+    content = json.loads((folder / _STATE).read_bytes())
+    _write_state(folder, step, content["sha256"], state, note)
+
+
+def read(folder: pathlib.Path, step: int) -> Checkpoint:
+    """Reads and verifies the checkpoint in a folder.
+
+    Args:
+      folder: of the checkpoint.
+      step: that it must be of.
+
+    Raises:
+      DamagedCheckpointError: if it is missing, or not what was written.
+      CheckpointError: if the disk does not give it.
+    """
+    try:
+        content = json.loads((folder / _STATE).read_bytes())
+        if (
+            content["step"] != step
+            or content["state_sha256"] != _state_checksum(content["state"])
+            or content["sha256"] != _checksum(folder / _TENSORS)
+        ):
+            raise DamagedCheckpointError(
+                f"The checkpoint {folder} is damaged: a checksum is wrong."
+            )
+        tensors = safetensors.numpy.load_file(folder / _TENSORS)
+        return Checkpoint(step, tensors, content["state"])
+    except (
+        FileNotFoundError,
+        ValueError,
+        KeyError,
+        TypeError,
+        safetensors.SafetensorError,
+    ) as error:
+        raise DamagedCheckpointError(
+            f"The checkpoint {folder} is damaged: {error}."
+        ) from error
+    except OSError as error:
+        # The disk's or the network's fault: nothing is said about the
+        # checkpoint, so it is not put aside.
+        raise CheckpointError(
+            f"The checkpoint {folder} cannot be read: {error}."
+        ) from error
+
+
+def read_note(folder: pathlib.Path) -> Note:
+    """The note in a checkpoint; the default if it has none to read."""
+    try:
+        content = json.loads((folder / _STATE).read_bytes())
+        return Note(**content["retention"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Note()
+
+
+def _write_state(folder, step: int, checksum: str, state, note: Note) -> None:
+    """Writes state.json whole or not at all."""
+    content = {
+        "step": step,
+        "sha256": checksum,
+        "state_sha256": _state_checksum(state),
+        "retention": dataclasses.asdict(note),
+        "state": dict(state),
+    }
+    aside = folder / f"{_STATE}.writing"
+    aside.write_bytes(json.dumps(content, indent=1).encode())
+    sync(aside)
+    os.replace(aside, folder / _STATE)
+
+
+def _state_checksum(state) -> str:
+    text = json.dumps(state, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checksum(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

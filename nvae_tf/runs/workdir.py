@@ -1,0 +1,288 @@
+"""The folder of one run: its configuration, checkpoints and results.
+
+::
+
+    config.json        the whole configuration
+    checkpoints/       see `nvae_tf.runs.checkpointing`
+    metrics.jsonl      one record per line
+    tensorboard/       scalars and images
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nvae_tf.config import Config, config_from_dict
+from nvae_tf.core.errors import CheckpointError, ConfigError, UserError
+from nvae_tf.core.files import write_bytes
+from nvae_tf.model.averaging import WeightAverage
+from nvae_tf.model.nvae import NVAE
+from nvae_tf.runs.checkpointing import Checkpoint, CheckpointStore
+
+__all__ = ["Workdir", "assign_tensors", "load_model", "read_tensors"]
+
+
+class Workdir:
+    """Paths and files of a run.
+
+    Args:
+      path: the folder.
+    """
+
+    def __init__(self, path):
+        if not str(path):
+            raise UserError("Name a folder with --workdir=DIR.")
+        self.path = pathlib.Path(path)
+        self.config_path = self.path / "config.json"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.tensorboard_path = self.path / "tensorboard"
+
+    def checkpoints(self, keep: int = 3) -> CheckpointStore:
+        """The run's checkpoints."""
+        return CheckpointStore(self.path / "checkpoints", keep)
+
+    def read_config(self) -> Config:
+        """The configuration that the run was started with.
+
+        Raises:
+          UserError: if this is not the workdir of a run.
+        """
+        if not self.path.is_dir():
+            raise UserError(
+                f"There is no workdir {self.path}; train.py makes one."
+            )
+        try:
+            return config_from_dict(json.loads(self.config_path.read_bytes()))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{self.path} holds no config.json: it is not the workdir of "
+                "a run. Give the folder that train.py was given."
+            ) from error
+        except ValueError as error:
+            raise UserError(
+                f"{self.config_path} is not JSON: {error}. Restore it from a "
+                "backup, or start a new workdir."
+            ) from error
+        except ConfigError as error:
+            raise ConfigError(f"{self.config_path}: {error}") from error
+
+    def check_config(self, config: Config) -> list[str]:
+        """Compares with the configuration that the run was started with.
+
+        What decides the model, its data and the order of the data cannot
+        change within a run; schedules, evaluation and paths can.
+
+        Returns:
+          The keys that changed, each with its old and new value.
+
+        Raises:
+          UserError: if a key changed that cannot.
+        """
+        if not self.config_path.exists() or not self.checkpoints().steps():
+            return []
+        old, new = (c.to_dict() for c in (self.read_config(), config))
+        changed = dict(_differences(old, new))
+        fixed = [k for k in sorted(changed) if not _may_change(k)]
+        if fixed:
+            raise UserError(
+                f"{self.path} belongs to a run with another configuration; it "
+                f"differs in {', '.join(f'{k} {changed[k]}' for k in fixed)}. "
+                "Choose another --workdir, or the same configuration."
+            )
+        return [f"{k} {changed[k]}" for k in sorted(changed)]
+
+    def write_config(self, config: Config) -> None:
+        """Writes config.json."""
+        text = json.dumps(config.to_dict(), indent=2) + "\n"
+        write_bytes(self.config_path, text.encode())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the workdir for one training process.
+
+        Raises:
+          UserError: if another process trains here.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / ".lock", "w")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(
+                f"--workdir={self.path} cannot be written to: "
+                f"{error.strerror}. Choose another folder."
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    f"Another process is training in {self.path}. Stop it, "
+                    "or choose another --workdir."
+                ) from error
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+
+_CHANGEABLE = (
+    "name",
+    "train.",
+    "evaluation.",
+    "checkpoint.",
+    "data.path",
+    "data.data_dir",
+    "data.num_workers",
+    "data.skip_corrupt",
+    "recompute",
+    "jit_compile",
+)
+_FIXED = (
+    "train.seed",
+    "train.batch_size",
+    "train.accumulate",
+    "train.ema_decay",
+)
+
+
+def _may_change(key: str) -> bool:
+    return key.startswith(_CHANGEABLE) and key not in _FIXED
+
+
+def _differences(
+    old: dict, new: dict, prefix: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Yields (key, description) of what differs."""
+    for key in old.keys() | new.keys():
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key}", f"({a!r} there, {b!r} now)"
+
+
+def read_tensors(variables: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Values of variables, by the names that checkpoints use."""
+    return {name: np.asarray(v) for name, v in variables.items()}
+
+
+def assign_tensors(
+    variables: dict[str, Any], checkpoint: Checkpoint, source
+) -> None:
+    """Sets variables to what a checkpoint holds under the same names.
+
+    Raises:
+      CheckpointError: if it lacks one, has it in another shape, or holds a
+        variable of the model that is not asked for.
+    """
+    unknown = sorted(
+        k
+        for k in checkpoint.tensors.keys() - variables.keys()
+        if k.startswith("model/")
+    )
+    if unknown:
+        raise CheckpointError(
+            f"The checkpoint of step {checkpoint.step} in {source} holds "
+            f"{unknown[0]!r}, which the model lacks: it belongs to another "
+            "configuration or version."
+        )
+    for name, variable in variables.items():
+        value = checkpoint.tensors.get(name)
+        if value is None or value.shape != tuple(variable.shape):
+            found = "nothing" if value is None else f"shape {value.shape}"
+            raise CheckpointError(
+                f"The checkpoint of step {checkpoint.step} in {source} has "
+                f"{found} under {name!r}, where shape "
+                f"{tuple(variable.shape)} is needed: it belongs to another "
+                "configuration or version."
+            )
+        variable.assign(value)
+
+
+def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
+    """A checkpoint by its step, or "latest" or "best".
+
+    Raises:
+      UserError: if there is none such, or it is damaged.
+    """
+    store = workdir.checkpoints()
+    if which == "latest":
+        checkpoint = store.restore_latest()
+        if checkpoint is None:
+            raise CheckpointError(
+                f"{workdir.path} holds no checkpoint yet; train.py writes the "
+                "first one when it starts."
+            )
+        return checkpoint
+    if which == "best":
+        checkpoint = store.restore_best()
+        if checkpoint is None:
+            raise CheckpointError(
+                f"No checkpoint in {workdir.path} has been evaluated yet; "
+                "train.py evaluates every evaluation.every_epochs epochs."
+            )
+        return checkpoint
+    steps = store.steps()
+    if not which.isdecimal() or int(which) not in steps:
+        raise CheckpointError(
+            f"--checkpoint={which} must be latest, best or one of the steps "
+            f"in {workdir.path}: {', '.join(map(str, steps)) or 'none yet'}."
+        )
+    return store.restore(int(which))
+
+
+def load_model(
+    path, *, ema: bool = False, checkpoint: str = "latest"
+) -> tuple[NVAE, Config, dict[str, Any]]:
+    """The model of a run.
+
+    Args:
+      path: the workdir.
+      ema: take the exponential average of the weights and of the statistics
+        of batch normalisation.
+      checkpoint: "latest", "best" (by held-out NELBO) or a step.
+
+    Returns:
+      The model, the run's configuration, and what is known of the checkpoint:
+      "step" and, where it was evaluated, "nelbo" (nats) and "bits_per_dim".
+
+    Raises:
+      UserError: if there is no run, no intact checkpoint, or no average.
+    """
+    workdir = Workdir(path)
+    config = workdir.read_config()
+    found = _read_checkpoint(workdir, checkpoint)
+    saved = found.state.get("model")
+    if saved is not None and saved != dataclasses.asdict(config.model):
+        raise CheckpointError(
+            f"The checkpoint of step {found.step} in {path} is of another "
+            "configuration than config.json beside it: restore that file."
+        )
+    model = NVAE(config.model, seed=config.train.seed, dtype=config.precision)
+    assign_tensors(model.named_variables("model/"), found, path)
+    evaluation = dict(found.state.get("evaluation") or {})
+    averaged = evaluation.pop("average", None)
+    if evaluation.pop("step", found.step) != found.step:
+        # Of an earlier state of the model.
+        evaluation, averaged = {}, None
+    if ema:
+        if not config.train.ema_decay:
+            raise UserError(
+                f"The run in {path} keeps no averaged weights: "
+                "train.ema_decay is 0. Leave --ema away."
+            )
+        average = WeightAverage(model, config.train.ema_decay)
+        assign_tensors(
+            {**model.named_variables("model/"), **average.named_variables()},
+            found,
+            path,
+        )
+        average.assign_to_model()
+        evaluation = averaged or {}
+    return model, config, {"step": found.step, **evaluation}

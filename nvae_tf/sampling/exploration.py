@@ -1,0 +1,184 @@
+"""Ways through the space of latents: levels, interpolations, traversals.
+
+All go in noise space, see `nvae_tf.sampling.inference`: noise is a list of L
+arrays `[N, h, w, d]`, top-down, one row per image.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from nvae_tf.sampling.illustrator import Illustrator
+
+__all__ = [
+    "PATHS",
+    "images_of",
+    "interpolated",
+    "levels",
+    "shifted",
+    "top_groups_only",
+]
+
+PATHS = ("spherical", "linear")
+
+
+def images_of(
+    illustrator: Illustrator,
+    eps: Sequence[np.ndarray],
+    batch_size: int,
+    temperature=1.0,
+) -> np.ndarray:
+    """Mean images of noise, however many rows it has.
+
+    Args:
+      illustrator: of the model.
+      eps: L arrays `[N, h, w, d]`.
+      batch_size: images at once.
+      temperature: see `Illustrator.from_noise`.
+
+    Returns:
+      uint8 `[N, H, W, C]`.
+    """
+    number = len(eps[0])
+    images = []
+    for start in range(0, number, batch_size):
+        # The last batch is filled up: one graph serves all.
+        rows = np.minimum(np.arange(start, start + batch_size), number - 1)
+        drawn = illustrator.from_noise([e[rows] for e in eps], temperature)
+        images.append(drawn[: number - start])
+    return np.concatenate(images)
+
+
+def levels(
+    illustrator: Illustrator,
+    fixed: Sequence[int],
+    num: int,
+    temperature,
+    seed: int,
+    **options,
+) -> np.ndarray:
+    """What each level of the hierarchy decides.
+
+    Args:
+      illustrator: of the model.
+      fixed: for each row, how many upper groups it fixes.
+      num: images per row.
+      temperature: see `Illustrator.draw`.
+      seed: of the first image, whose upper groups are the fixed ones; column i
+        has the seed `seed + i`, so all rows have the same lower groups.
+      **options: `pixels` and `truncation` of `Illustrator.draw_seeds`.
+
+    Returns:
+      uint8 `[len(fixed), num, H, W, C]`; column 0 is one image throughout.
+    """
+    seeds = seed + np.arange(num)
+    return np.stack(
+        [
+            illustrator.draw_seeds(
+                seeds,
+                temperature,
+                fix_groups=count,
+                top_seeds=np.full(num, seed),
+                **options,
+            )
+            for count in fixed
+        ]
+    )
+
+
+def top_groups_only(
+    eps: Sequence[np.ndarray],
+    count: int,
+    noise: Sequence[np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """Keeps the noise of the upper groups.
+
+    Args:
+      eps: L arrays `[N, h, w, d]`.
+      count: groups to keep.
+      noise: the same shapes, for the other groups; None for zero, the mean of
+        the prior given what is above.
+
+    Returns:
+      L arrays.
+    """
+    lower = [np.zeros_like(e) for e in eps] if noise is None else noise
+    return [*eps[:count], *lower[count:]]
+
+
+def interpolated(
+    eps: Sequence[np.ndarray], steps: int, path: str = "spherical"
+) -> list[np.ndarray]:
+    """Noise on the way from each row to the next.
+
+    Args:
+      eps: L arrays `[K, h, w, d]` of K >= 2 stations.
+      steps: frames from one station to the next, both counted.
+      path: "spherical" turns each group's noise along a great circle while its
+        length changes evenly, so that frames on the way are as typical of the
+        prior as the stations; "linear" goes straight, through noise that is
+        too short.
+
+    Returns:
+      L arrays `[(K - 1) * steps, h, w, d]`; stations are there unchanged.
+    """
+    ways = {"spherical": _great_circle, "linear": _straight}
+    between = ways[path]
+    return [
+        np.stack(
+            [
+                between(start, end, t)
+                for start, end in itertools.pairwise(e)
+                for t in np.linspace(0.0, 1.0, steps)
+            ]
+        ).astype(np.float32)
+        for e in (np.asarray(e, np.float64) for e in eps)
+    ]
+
+
+def shifted(
+    eps: Sequence[np.ndarray], group: int, distance: float, steps: int
+) -> list[np.ndarray]:
+    """Moves each channel of a group through a range, everywhere in space.
+
+    Args:
+      eps: L arrays `[1, h, w, d]` of one image.
+      group: whose channels move.
+      distance: what is added goes from `-distance` to `distance`, in standard
+        deviations of the prior.
+      steps: places in this range; an odd number includes the image itself.
+
+    Returns:
+      L arrays `[d * steps, h, w, d]`, channel by channel.
+    """
+    channels = eps[group].shape[-1]
+    rows = [np.repeat(e, channels * steps, axis=0) for e in eps]
+    offsets = np.linspace(-distance, distance, steps)
+    for channel in range(channels):
+        for step, offset in enumerate(offsets):
+            rows[group][channel * steps + step, ..., channel] += offset
+    return rows
+
+
+def _straight(start, end, t):
+    # Exact at both ends.
+    return (1.0 - t) * start + t * end
+
+
+def _great_circle(start, end, t):
+    lengths = np.linalg.norm(start), np.linalg.norm(end)
+    if not min(lengths):
+        return _straight(start, end, t)
+    directions = start / lengths[0], end / lengths[1]
+    cosine = np.clip(np.sum(directions[0] * directions[1]), -1.0, 1.0)
+    angle = np.arccos(cosine)
+    if np.sin(angle) < 1e-6:
+        return _straight(start, end, t)
+    if t in (0.0, 1.0):
+        return (start, end)[int(t)]
+    direction = (
+        np.sin((1.0 - t) * angle) * directions[0]
+        + np.sin(t * angle) * directions[1]
+    ) / np.sin(angle)
+    return _straight(*lengths, t) * direction

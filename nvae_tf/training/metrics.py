@@ -1,0 +1,100 @@
+"""Where the numbers of a run go: metrics.jsonl and TensorBoard."""
+
+import contextlib
+import json
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from nvae_tf.core.errors import UserError
+from nvae_tf.runs.workdir import Workdir
+
+__all__ = ["MetricsWriter"]
+
+
+class MetricsWriter:
+    """Writes records; a resumed run goes on where its checkpoint was.
+
+    Args:
+      workdir: of the run.
+      offset: bytes of metrics.jsonl to keep: what came later belongs to steps
+        that will be taken again.
+    """
+
+    def __init__(self, workdir: Workdir, offset: int = 0):
+        path = pathlib.Path(workdir.metrics_path)
+        path.touch()
+        os.truncate(path, min(offset, path.stat().st_size))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._board = tf.summary.create_file_writer(
+            str(workdir.tensorboard_path)
+        )
+
+    def offset(self) -> int:
+        """Bytes written so far; a checkpoint keeps it."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def rewind(self, offset: int) -> None:
+        """Drops what came after `offset`: those steps are taken again."""
+        self._file.flush()
+        os.truncate(self._file.name, offset)
+        self._file.seek(0, os.SEEK_END)
+
+    def scalars(self, step: int, kind: str, values: dict) -> None:
+        """Writes one record.
+
+        Args:
+          step: optimiser steps taken.
+          kind: "train" or "evaluation": groups the scalars.
+          values: numbers, or 1-D arrays, which become one scalar per entry in
+            TensorBoard.
+        """
+        record = {"step": step, "kind": kind}
+        with self._board.as_default(step=step):
+            for name, value in values.items():
+                array = np.asarray(value, np.float64)
+                record[name] = _as_json(array)
+                if array.ndim == 0:
+                    tf.summary.scalar(f"{kind}/{name}", array)
+                    continue
+                for i, entry in enumerate(array):
+                    tf.summary.scalar(f"{kind}_{name}/{i:02d}", entry)
+        self._write(record)
+
+    def event(self, step: int, kind: str, **values) -> None:
+        """Writes a record of anything JSON holds, to the file alone."""
+        self._write({"step": step, "kind": kind, **values})
+
+    def _write(self, record: dict) -> None:
+        try:
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"Cannot write {self._file.name}: {error}. The last "
+                "checkpoint is intact; make room and start the same command "
+                "again."
+            ) from error
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Writes a picture, uint8 `[H, W, C]`, to TensorBoard."""
+        with self._board.as_default(step=step):
+            tf.summary.image(name, picture[None])
+        self._board.flush()
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        # Every record was flushed, and a failure reported, when it came.
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._board.close()
+
+
+def _as_json(array: np.ndarray):
+    """Numbers as JSON has them: null in place of infinite and NaN."""
+    values = np.where(np.isfinite(array), array.astype(object), None)
+    return values.tolist()

@@ -1,0 +1,129 @@
+"""How a process finds out which devices train with it."""
+
+import json
+import types
+
+import pytest
+import tensorflow as tf
+
+from nvae_tf.core.errors import UserError
+from nvae_tf.distribute import devices
+
+_SURROUNDINGS = (
+    "TF_CONFIG",
+    "TPU_NAME",
+    "SLURM_PROCID",
+    "SLURM_NTASKS",
+    "SLURM_STEP_NUM_TASKS",
+)
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Nothing around the tests decides how they run."""
+    for name in _SURROUNDINGS:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def described(monkeypatch):
+    """The cluster resolvers that a strategy was made of; none is set up."""
+    found = []
+
+    def strategy(cluster_resolver):
+        found.append(cluster_resolver)
+        jobs = cluster_resolver.cluster_spec().as_dict()
+        count = sum(map(len, jobs.values()))
+        return types.SimpleNamespace(num_replicas_in_sync=count)
+
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", strategy)
+    return found
+
+
+def _tf_config(monkeypatch, cluster, task_type, index):
+    text = json.dumps(
+        {"cluster": cluster, "task": {"type": task_type, "index": index}}
+    )
+    monkeypatch.setenv("TF_CONFIG", text)
+
+
+def test_process_alone_uses_one_device():
+    found = devices.open_devices("auto")
+    assert found.num_replicas == found.local_replicas == found.num_workers == 1
+    assert found.is_chief
+
+
+@pytest.mark.parametrize("name", ["auto", "multi_worker"])
+def test_workers_of_tf_config_are_counted(monkeypatch, described, name):
+    workers = ["a:1", "b:1", "c:1"]
+    _tf_config(monkeypatch, {"worker": workers}, "worker", 2)
+    found = devices.open_devices(name)
+    assert described[0].cluster_spec().as_dict() == {"worker": workers}
+    assert (found.worker, found.num_workers) == (2, 3)
+    assert not found.is_chief
+
+
+@pytest.mark.parametrize(
+    ("task_type", "index", "worker"),
+    [("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)],
+)
+def test_chief_of_tf_config_comes_before_its_workers(
+    monkeypatch, described, task_type, index, worker
+):
+    cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+    _tf_config(monkeypatch, cluster, task_type, index)
+    found = devices.open_devices("auto")
+    assert described
+    assert (found.worker, found.num_workers) == (worker, 3)
+    assert found.is_chief == (worker == 0)
+
+
+def test_tasks_of_slurm_find_each_other(monkeypatch, described):
+    for name, value in {
+        "SLURM_PROCID": "3",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_NODELIST": "node[7-8]",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+        "SLURM_NTASKS_PER_NODE": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    found = devices.open_devices("auto")
+    (resolver,) = described
+    assert (found.worker, found.num_workers) == (3, 4)
+    assert resolver.cluster_spec().as_dict() == {
+        "worker": ["node7:12321", "node7:12322", "node8:12321", "node8:12322"]
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"cluster": []}', '{"cluster": {"worker": 3}}']
+)
+def test_tf_config_that_describes_nothing_is_refused(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UserError, match="TF_CONFIG in the environment"):
+        devices.open_devices("auto")
+
+
+def test_several_workers_need_a_cluster():
+    with pytest.raises(UserError, match="--num_processes=N"):
+        devices.open_devices("multi_worker")
+
+
+def test_missing_tpu_is_said_to_be_missing():
+    with pytest.raises(UserError, match="--strategy=tpu cannot be set up"):
+        devices.open_devices("tpu")
+
+
+def test_unknown_strategy_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match="mirrored, multi_worker"):
+        devices.open_devices("horovod")
+
+
+def test_parts_of_a_batch_are_told_by_the_replicas_that_take_them():
+    strategy = types.SimpleNamespace(num_replicas_in_sync=4)
+    second = devices.Devices(strategy, worker=1, num_workers=2)
+    parts = second.local_parts(tf.range(6))
+    assert {k: v.numpy().tolist() for k, v in parts.items()} == {
+        2: [0, 1, 2],
+        3: [3, 4, 5],
+    }

@@ -1,0 +1,368 @@
+"""SavedModels: what is written, and that it does what the live model does."""
+
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from nvae_tf.config import Config
+from nvae_tf.core.errors import ExportError
+from nvae_tf.distributions.likelihoods import pixel_distribution
+from nvae_tf.export import parity, saved_model
+from nvae_tf.export.parity import Reference, difference
+from nvae_tf.export.runners import SavedModelRunner
+from nvae_tf.export.saved_model import export_saved_model
+from nvae_tf.export.serving import ServedModel
+from nvae_tf.export.source import Source
+from nvae_tf.export.warmup import read_warmup
+from tests.support.export_cases import CHECKPOINTS, MODELS, REFERENCE, source
+from tests.support.model_cases import random_model, small
+
+SIGNATURES = {
+    "sample",
+    "sample_float",
+    "sample_png",
+    "decode",
+    "decode_noise",
+    "interpolate",
+    "encode",
+    "encode_png",
+    "reconstruct",
+    "score",
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The folder of a case's export, written when first asked for."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def get(name: str) -> pathlib.Path:
+        path = folder / name
+        if not path.exists():
+            export_saved_model(source(name), path, version=3)
+        return path / "3"
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def tiny(exported):
+    return SavedModelRunner(exported("tiny"))
+
+
+def _draw(runner, seeds, temperature, name="sample_float"):
+    return runner.run(
+        name,
+        {
+            "seed": np.asarray(seeds),
+            "temperature": np.asarray(temperature, np.float32),
+        },
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_signature_agrees_with_the_live_model(exported, name):
+    # Seeds and a temperature that the export did not check itself with.
+    reference = Reference(source(name), (11, 12, 13), temperature=0.9)
+    runner = SavedModelRunner(exported(name))
+    assert set(runner.names) == SIGNATURES
+    for signature in runner.names:
+        inputs, expected = reference.ask(signature)
+        taken = {k: inputs[k] for k in runner.inputs(signature)}
+        outputs = runner.run(signature, taken)
+        assert difference(outputs, expected, 1e-3) < 1e-4, signature
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_samples_agree_with_the_authors_program(exported, name):
+    stored = np.load(REFERENCE / f"{name}.npz")
+    config = source(name).config.model
+
+    def nhwc(key):
+        return stored[key].transpose(0, 2, 3, 1)
+
+    eps = {f"eps_{i}": nhwc(f"eps/{i:02d}") for i in range(config.num_groups)}
+    runner = SavedModelRunner(exported(name))
+    given = {**eps, "temperature": np.full(2, 0.7)}
+    actual = runner.run("decode_noise", given)["mean"]
+    inside = slice(config.padding, config.padding + config.image_size)
+    expected = pixel_distribution(
+        config.likelihood,
+        nhwc("sample/logits_t0.7")[:, inside, inside],
+        config.image_channels,
+        config.num_bits,
+    ).mean()
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_inputs_and_outputs_have_the_batch_first(tiny):
+    for name in tiny.names:
+        for specs in (tiny.inputs(name), tiny.outputs(name)):
+            for key, (_, shape) in specs.items():
+                if key == "temperature":
+                    assert shape is None
+                else:
+                    assert shape[0] is None, (name, key)
+                    assert None not in shape[1:], (name, key)
+
+
+def test_default_signature_is_sample(exported):
+    signatures = tf.saved_model.load(str(exported("tiny"))).signatures
+    given = {
+        "seed": tf.constant([4], tf.int64),
+        "temperature": tf.constant([0.7]),
+    }
+    np.testing.assert_array_equal(
+        signatures["serving_default"](**given)["images"],
+        signatures["sample"](**given)["images"],
+    )
+
+
+def test_row_is_the_same_in_any_order_and_batch(tiny):
+    seeds, temperature = np.arange(16), np.linspace(0, 1, 16)
+    images = _draw(tiny, seeds, temperature, "sample")["images"]
+    order = np.random.default_rng(0).permutation(16)
+    shuffled = _draw(tiny, seeds[order], temperature[order], "sample")
+    np.testing.assert_array_equal(shuffled["images"], images[order])
+    for rows in (slice(3, 4), slice(5, 8)):
+        part = _draw(tiny, seeds[rows], temperature[rows], "sample")["images"]
+        assert np.abs(part.astype(int) - images[rows]).max() <= 1
+
+
+def test_seeds_draw_different_images(tiny):
+    images = _draw(tiny, [1, 2, -1, 2**40], [1.0] * 4)["images"]
+    assert len(np.unique(images.reshape(4, -1), axis=0)) == 4
+
+
+def test_temperature_per_group_is_that_of_all_groups_when_equal(tiny):
+    groups = source("tiny").config.model.num_groups
+    one = _draw(tiny, [1, 2], [0.5, 0.8])
+    each = _draw(tiny, [1, 2], np.repeat([[0.5], [0.8]], groups, axis=1))
+    np.testing.assert_array_equal(one["images"], each["images"])
+    first_only = np.ones([2, groups])
+    first_only[:, 0] = 0.1
+    other = _draw(tiny, [1, 2], first_only)["mean"]
+    assert not np.allclose(other, _draw(tiny, [1, 2], [1, 1])["mean"])
+
+
+def test_interpolation_ends_at_its_draws(tiny):
+    ends = tiny.run(
+        "interpolate",
+        {
+            "seed_a": np.array([5, 5]),
+            "seed_b": np.array([6, 6]),
+            "t": np.array([0.0, 1.0]),
+            "temperature": np.array([0.7, 0.7]),
+        },
+    )["mean"]
+    draws = _draw(tiny, [5, 6], [0.7, 0.7])["mean"]
+    np.testing.assert_allclose(ends, draws, atol=1e-5)
+
+
+def test_decoding_what_was_encoded_reconstructs(tiny):
+    images = _draw(tiny, [1, 2], [1.0, 1.0], "sample")["images"]
+    encoded = tiny.run("encode", {"images": images})
+    latents = {k: v for k, v in encoded.items() if k.startswith("z_")}
+    decoded = tiny.run("decode", latents)["mean"]
+    # The sample in `encode` is that of seed 0.
+    given = {"images": images, "seed": np.zeros(2, np.int64)}
+    np.testing.assert_allclose(
+        decoded, tiny.run("reconstruct", given)["mean"], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("temperature", "message"),
+    [
+        ([0.7], r"must have shape \[B\] or \[B, "),
+        ([[0.7, 0.7]] * 2, r"must have shape \[B\] or \[B, "),
+        ([-1.0, 0.7], "finite and not negative"),
+        ([np.nan, 0.7], "finite and not negative"),
+    ],
+)
+def test_wrong_temperature_is_an_invalid_argument(tiny, temperature, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        _draw(tiny, [1, 2], temperature)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"no image", "[Ii]mage"), (None, "must be 8 x 8 pixels")],
+)
+def test_wrong_png_is_an_invalid_argument(tiny, content, message):
+    if content is None:
+        content = tf.io.encode_png(np.zeros([4, 8, 3], np.uint8)).numpy()
+    png = np.array([content], object)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        tiny.run("encode_png", {"png_bytes": png})
+
+
+def test_warmup_requests_run(exported, tiny):
+    requests = read_warmup(exported("tiny"))
+    names = [name for name, _ in requests]
+    assert sorted(names) == sorted([*SIGNATURES] * 2)
+    rows = set()
+    for name, inputs in requests:
+        outputs = tiny.run(name, inputs)
+        rows |= {len(value) for value in outputs.values()}
+    assert rows == {1, 8}
+
+
+def test_metadata_and_card_describe_the_export(exported):
+    folder = exported("tiny")
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert metadata["step"] == 7
+    assert metadata["temperature"] == 0.7
+    dimensions = 8 * 8 * 3
+    assert metadata["bits_per_dim"] == pytest.approx(
+        123.4 / np.log(2) / dimensions
+    )
+    assert set(metadata["signatures"]) == SIGNATURES
+    card = (folder / "README.md").read_text()
+    for word in ("123.40 nats", "bias", "Licence", "0.7", "moving averages"):
+        assert word in card
+
+
+def test_serving_files_name_the_model(exported):
+    folder = exported("tiny").parent
+    config = text_format.Parse(
+        (folder / "models.config").read_text(),
+        model_server_config_pb2.ModelServerConfig(),
+    )
+    (model,) = config.model_config_list.config
+    assert (model.name, model.base_path) == ("tiny", "/models/tiny")
+    compose = (folder / "docker-compose.yml").read_text()
+    for path in re.findall(r"=/models/tiny/(\S+)", compose):
+        assert (folder / path).is_file()
+    batching = (folder / "batching_parameters.txt").read_text()
+    assert re.search(r"^max_batch_size \{ value: \d+ \}$", batching, re.M)
+
+
+def test_versions_count_up_and_adapted_files_stay(tmp_path):
+    output = tmp_path / "nvae"
+    (output / "12").mkdir(parents=True)
+    (output / "models.config").write_text("mine")
+    path = export_saved_model(
+        source("plain_vae"), output, warmup_batch_sizes=()
+    )
+    assert path == output / "13"
+    assert (output / "models.config").read_text() == "mine"
+    assert not (path / "assets.extra").exists()
+
+
+def test_existing_version_is_refused_or_replaced_whole(tmp_path):
+    output = tmp_path / "nvae"
+    (output / "3").mkdir(parents=True)
+    (output / "3" / "precious").touch()
+    with pytest.raises(ExportError, match="exists already"):
+        export_saved_model(source("plain_vae"), output, version=3)
+    assert [p.name for p in (output / "3").iterdir()] == ["precious"]
+    export_saved_model(source("plain_vae"), output, version=3, overwrite=True)
+    assert not (output / "3" / "precious").exists()
+    assert (output / "3" / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_failed_export_leaves_everything_as_it_was(
+    tmp_path, monkeypatch, overwrite
+):
+    output = tmp_path / "nvae"
+    if overwrite:
+        (output / "1").mkdir(parents=True)
+        (output / "1" / "precious").touch()
+
+    def fail(*_):
+        raise ExportError("differs")
+
+    monkeypatch.setattr(saved_model, "check", fail)
+    with pytest.raises(ExportError, match="differs"):
+        export_saved_model(source("plain_vae"), output, overwrite=overwrite)
+    left = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")]
+    expected = ["nvae", "nvae/1", "nvae/1/precious"] if overwrite else ["nvae"]
+    assert sorted(left) == expected
+
+
+def test_export_that_differs_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(parity, "_levels", lambda x: np.uint8(x < 0.5))
+    with pytest.raises(ExportError, match="differs from the live model"):
+        export_saved_model(source("plain_vae"), tmp_path / "nvae")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 0}, "must be positive"),
+        ({"temperature": -1.0}, "must not be negative"),
+        ({"temperature": float("nan")}, "must not be negative"),
+        ({"output": "a b"}, "letters"),
+    ],
+)
+def test_wrong_arguments_are_refused(tmp_path, changes, message):
+    output = tmp_path / changes.pop("output", "nvae")
+    with pytest.raises(ExportError, match=message):
+        export_saved_model(source("plain_vae"), output, **changes)
+    assert not output.exists()
+
+
+def test_given_parameters_are_what_is_exported(tmp_path):
+    base = source("plain_vae")
+    params = tf.nest.map_structure(lambda t: 0.5 * t, base.model.read_params())
+    halved = Source(base.model, base.config, params=params)
+    path = export_saved_model(halved, tmp_path / "nvae", warmup_batch_sizes=())
+    runner = SavedModelRunner(path)
+    inputs, expected = Reference(halved).ask("decode")
+    mean = runner.run("decode", inputs)["mean"]
+    np.testing.assert_allclose(mean, expected["mean"], atol=1e-5)
+    other = Reference(base).ask("decode")[1]["mean"]
+    assert not np.allclose(mean, other, atol=1e-2)
+
+
+def test_half_precision_model_is_exported_in_float32(tmp_path):
+    config = source("plain_vae").config
+    model = random_model(MODELS["plain_vae"], dtype="mixed_bfloat16")
+    path = export_saved_model(Source(model, config), tmp_path / "nvae")
+    inputs, expected = Reference(source("plain_vae")).ask("decode")
+    mean = SavedModelRunner(path).run("decode", inputs)["mean"]
+    np.testing.assert_allclose(mean, expected["mean"], atol=1e-5)
+
+
+def test_large_weights_become_variables_that_compute_the_same(tmp_path):
+    base = source("plain_vae")
+    served = ServedModel(base, max_constant_bytes=0)
+    served.save(str(tmp_path / "1"))
+    constant = ServedModel(base)
+    assert served.module.weights
+    assert not constant.module.weights
+    inputs, expected = Reference(base).ask("sample_float")
+    outputs = _draw(
+        SavedModelRunner(tmp_path / "1"), inputs["seed"], inputs["temperature"]
+    )
+    assert difference(outputs, expected, 0) < 1e-5
+
+
+def test_graph_has_no_trace_of_weight_normalisation():
+    base = source("plain_vae")
+    graph = ServedModel(base).signatures["sample"].graph
+    functions = graph.as_graph_def().library.function
+    kinds = {n.op for f in functions for n in f.node_def}
+    assert "Conv2D" in kinds
+    assert not kinds & {"FusedBatchNormV3", "Rsqrt", "Norm"}
+
+
+def test_images_that_png_does_not_know_have_no_png_signatures():
+    config = small(
+        num_latent_scales=1,
+        num_groups_per_scale=1,
+        image_channels=2,
+        likelihood="normal",
+        num_bits=8,
+    )
+    base = Source(random_model(config), Config(model=config))
+    names = set(ServedModel(base).signatures) - {"serving_default"}
+    assert names == SIGNATURES - {"sample_png", "encode_png"}

@@ -1,0 +1,146 @@
+"""Recomputing changes what is kept, and not what comes out."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.support import model_cases
+
+_CONFIG = model_cases.small(
+    num_flow_pairs=1, num_latent_scales=1, num_groups_per_scale=3
+)
+_BATCH = 3
+# Outputs of batch normalisation that are not images.
+_NOT_IMAGES = {"batch_mean", "batch_variance", "reserve_space_3"}
+
+
+@functools.cache
+def _pass(recompute, dtype="float32", compiled=True, **changes):
+    """Output, moments and gradients of a training pass."""
+    config = model_cases.small(**changes) if changes else _CONFIG
+    model = model_cases.random_model(config, recompute=recompute, dtype=dtype)
+    variables = [v.value for v in model.trainable_variables]
+
+    def run(x, eps):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            output = model(x, eps=eps, training=True)
+            nll = -model.likelihood(output.logits).log_prob(x)
+            loss = tf.reduce_mean(nll + tf.reduce_sum(output.kl_per_group, 1))
+        gradients = tape.gradient(loss, variables)
+        flat = tf.concat([tf.reshape(g, [-1]) for g in gradients], axis=0)
+        return output.logits, output.updates, flat
+
+    if compiled:
+        run = tf.function(run, autograph=False)
+    x = tf.constant(model_cases.images(config, _BATCH))
+    eps = [tf.constant(e) for e in model_cases.noise(config, _BATCH)]
+    logits, updates, gradients = run(x, eps)
+    return logits, updates, np.asarray(gradients, np.float64)
+
+
+def _assert_same(actual, expected, tolerance):
+    logits, updates, gradient = expected
+    np.testing.assert_allclose(actual[0], logits, rtol=1e-5, atol=1e-5)
+    tf.nest.assert_same_structure(actual[1], updates)
+    for moments, same in zip(
+        tf.nest.flatten(actual[1]), tf.nest.flatten(updates), strict=True
+    ):
+        np.testing.assert_allclose(moments, same, rtol=1e-5, atol=1e-6)
+    error = np.linalg.norm(actual[2] - gradient)
+    assert 0 < np.linalg.norm(gradient) < np.inf
+    assert error <= tolerance * np.linalg.norm(gradient)
+
+
+@pytest.mark.parametrize("recompute", ["bn_swish", "cell"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-5), ("mixed_float16", 2e-2)]
+)
+def test_loops_give_the_same_gradients(recompute, dtype, tolerance):
+    _assert_same(_pass(recompute, dtype), _pass("none", dtype), tolerance)
+
+
+@pytest.mark.parametrize("recompute", ["bn_swish", "cell"])
+def test_unrolled_groups_give_the_same_gradients(recompute):
+    _assert_same(
+        _pass(recompute, compiled=False), _pass("none", compiled=False), 1e-5
+    )
+
+
+@pytest.mark.parametrize("architecture", ["res_bnelu", "res_elu", "mbconv_den"])
+@pytest.mark.parametrize("recompute", ["bn_swish", "cell"])
+def test_other_cells_give_the_same_gradients(recompute, architecture):
+    changes = {
+        "architecture": architecture,
+        "num_channels_enc": 8,
+        "num_channels_dec": 8,
+    }
+    _assert_same(
+        _pass(recompute, compiled=False, **changes),
+        _pass("none", compiled=False, **changes),
+        1e-5,
+    )
+
+
+def _accumulated(recompute):
+    """Values that one step of the model's loops keeps for the backward pass."""
+    config = model_cases.small(
+        num_latent_scales=1, num_groups_per_scale=3, num_cells_dec=2
+    )
+    model = model_cases.random_model(config, recompute=recompute)
+    variables = [v.value for v in model.trainable_variables]
+    size = config.padded_size
+
+    @tf.function(autograph=False)
+    def run(x, eps):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            output = model(x, eps=eps, training=True, with_densities=False)
+            loss = tf.reduce_sum(output.logits) + tf.reduce_sum(
+                output.kl_per_group
+            )
+        return tape.gradient(loss, variables)
+
+    graph = run.get_concrete_function(
+        tf.TensorSpec([_BATCH, size, size, 1]),
+        [tf.TensorSpec([_BATCH, *s]) for s in config.latent_shapes],
+    ).graph
+    return sum(
+        map(_pushed, graph.as_graph_def(add_shapes=True).library.function)
+    )
+
+
+def _pushed(function):
+    """Values of the batch's tensors that a loop's body keeps for its gradient.
+
+    TensorFlow calls the lists that it adds to a loop for them accumulators.
+    """
+    shapes = {
+        argument.name: function.arg_attr[i].attr["_output_shapes"].list.shape
+        for i, argument in enumerate(function.signature.input_arg)
+    }
+    for node in function.node_def:
+        shapes[node.name] = node.attr["_output_shapes"].list.shape
+    total = 0
+    for node in function.node_def:
+        if node.op != "TensorListPushBack":
+            continue
+        if node.input[0].endswith("_accumulator"):
+            # The name of an argument, or "node:output:index".
+            name, *output = node.input[1].split(":")
+            if set(output) & _NOT_IMAGES:
+                continue
+            shape = tf.TensorShape(shapes[name][0])
+            if shape.rank == 4 and shape[0] == _BATCH:
+                total += shape.num_elements()
+    return total
+
+
+def test_loops_accumulate_less():
+    everything = _accumulated("none")
+    without_norms = _accumulated("bn_swish")
+    entries = _accumulated("cell")
+    assert 0 < entries < 0.25 * everything
+    assert entries < without_norms < 0.85 * everything

@@ -1,0 +1,41 @@
+"""The training step's loss and gradient compile with XLA to the same."""
+
+import numpy as np
+import tensorflow as tf
+
+from configs import tiny
+from nvae_tf.config import config_from_dict
+from nvae_tf.config.schedules import Coefficients
+from nvae_tf.model.regularizers import SpectralRegularizer
+from nvae_tf.training.optimizer import Adamax
+from nvae_tf.training.train_step import TrainStep
+from tests.support import model_cases
+
+
+def test_compiled_gradients_are_those_of_the_graph():
+    """Of the configuration that has every kind of layer but dilated ones."""
+    config = config_from_dict(tiny.get_config()).model
+    model = model_cases.random_model(config)
+    step = TrainStep(
+        model, Adamax(model.trainable_variables), SpectralRegularizer(model)
+    )
+    x = tf.constant(model_cases.images(config, 3))
+    eps = [tf.constant(e) for e in model_cases.noise(config, 3)]
+    coefficients = Coefficients(*map(tf.constant, (0.4, 1e-2, 1e-2)))
+
+    def run(x, eps):
+        output, terms, gradient, vectors = step.gradients(
+            x, coefficients, eps=eps
+        )
+        return output.logits, output.updates, terms, vectors, gradient
+
+    plain = tf.function(run, autograph=False)(x, eps)
+    compiled = tf.function(run, autograph=False, jit_compile=True)(x, eps)
+    tf.nest.assert_same_structure(plain, compiled)
+    for expected, actual in zip(
+        tf.nest.flatten(plain), tf.nest.flatten(compiled), strict=True
+    ):
+        size = max(np.abs(expected).max(), 1.0)
+        np.testing.assert_allclose(
+            actual, expected, rtol=1e-3, atol=1e-4 * size
+        )

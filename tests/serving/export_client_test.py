@@ -1,0 +1,342 @@
+"""The client, against servers with TF Serving's protocols."""
+
+import concurrent.futures
+import csv
+import os
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from nvae_tf.core.errors import ClientError
+from nvae_tf.export.parity import Reference
+from nvae_tf.export.runners import SavedModelRunner
+from nvae_tf.export.saved_model import export_saved_model
+from nvae_tf.serving import client as client_module
+from nvae_tf.serving.client import Client, read_image
+from nvae_tf.serving.grpc_predictor import GrpcPredictor
+from nvae_tf.serving.rest_predictor import RestPredictor
+from nvae_tf.serving.retry import RetryableError, with_retries
+from tests.support.export_cases import source
+from tests.support.export_servers import Backend, serve_grpc, serve_rest
+
+AWAY = tf.errors.UnavailableError
+BUSY = tf.errors.ResourceExhaustedError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "nvae"
+    return export_saved_model(source("tiny"), path, warmup_batch_sizes=())
+
+
+@pytest.fixture(scope="module")
+def runner(folder):
+    return SavedModelRunner(folder)
+
+
+@pytest.fixture(scope="module")
+def shared_backend(folder):
+    return Backend(folder)
+
+
+@pytest.fixture(scope="module")
+def servers(shared_backend):
+    with (
+        serve_grpc(shared_backend) as target,
+        serve_rest(shared_backend) as url,
+    ):
+        yield {"grpc": target, "rest": url}
+
+
+@pytest.fixture
+def backend(shared_backend):
+    yield shared_backend
+    shared_backend.failures.clear()
+    shared_backend.delay = 0.0
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def predictor(request, servers):
+    kind = {"grpc": GrpcPredictor, "rest": RestPredictor}[request.param]
+    made = kind(servers[request.param], timeout=30)
+    yield made
+    made.close()
+
+
+def _expected_draw(runner, seeds, temperature=0.7):
+    given = {"seed": np.array(seeds), "temperature": [temperature] * len(seeds)}
+    return runner.run("sample", given)["images"]
+
+
+def test_metadata_describes_every_signature(predictor, runner):
+    signatures = predictor.signatures()
+    assert set(signatures) - {"serving_default"} == set(runner.names)
+    for name in runner.names:
+        assert signatures[name]["inputs"] == runner.inputs(name)
+        assert signatures[name]["outputs"] == runner.outputs(name)
+
+
+def test_every_signature_answers_as_in_this_process(predictor, runner):
+    reference = Reference(source("tiny"))
+    for name in runner.names:
+        inputs, _ = reference.ask(name)
+        given = {key: inputs[key] for key in runner.inputs(name)}
+        actual = predictor.predict(name, given)
+        for key, value in runner.run(name, given).items():
+            assert actual[key].dtype == value.dtype
+            np.testing.assert_array_equal(actual[key], value, err_msg=key)
+
+
+def test_client_splits_requests_and_keeps_their_order(predictor, runner):
+    client = Client(predictor, batch_size=3)
+    assert client.image_shape == (8, 8, 3)
+    images = client.sample(range(10), 0.7)
+    np.testing.assert_array_equal(images, _expected_draw(runner, range(10)))
+    per_group = client.sample([1, 2], [0.7] * client.num_groups)
+    np.testing.assert_array_equal(per_group, images[1:3])
+    scores = client.score(images, np.arange(10))
+    given = {"images": images, "seed": np.arange(10)}
+    expected = runner.run("score", given)
+    for name, value in expected.items():
+        np.testing.assert_allclose(scores[name], value, rtol=1e-5)
+    np.testing.assert_array_equal(
+        client.reconstruct(images, np.arange(10)),
+        runner.run("reconstruct", given)["images"],
+    )
+
+
+def test_temperature_of_another_length_is_refused(predictor):
+    with pytest.raises(ClientError, match="one per latent group"):
+        Client(predictor).sample([1], [0.5, 0.7])
+
+
+@pytest.mark.parametrize("failure", [AWAY, BUSY])
+def test_busy_server_is_asked_again(predictor, backend, runner, failure):
+    client = Client(predictor)
+    backend.failures += [failure, failure]
+    np.testing.assert_array_equal(
+        client.sample([3]), _expected_draw(runner, [3])
+    )
+    assert not backend.failures
+
+
+def test_server_that_stays_busy_is_given_up(servers, backend):
+    backend.failures += [AWAY] * 9
+    predictor = GrpcPredictor(servers["grpc"], retries=2)
+    with pytest.raises(ClientError, match="told to fail"):
+        predictor.signatures()
+    predictor.close()
+    assert len(backend.failures) == 6
+
+
+@pytest.mark.parametrize("kind", [GrpcPredictor, RestPredictor])
+def test_slow_server_is_given_up_in_time(servers, backend, kind):
+    address = servers["grpc" if kind is GrpcPredictor else "rest"]
+    backend.delay = 2.0
+    predictor = kind(address, timeout=0.5)
+    start = time.monotonic()
+    with pytest.raises(ClientError, match=r"within 0\.5 s"):
+        predictor.signatures()
+    predictor.close()
+    assert time.monotonic() - start < 1.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "address"),
+    [(GrpcPredictor, "127.0.0.1:1"), (RestPredictor, "http://127.0.0.1:1")],
+)
+def test_absent_server_is_named(kind, address):
+    predictor = kind(address, timeout=2, retries=1)
+    with pytest.raises(ClientError, match=f"No server answers at {address}"):
+        predictor.signatures()
+    predictor.close()
+
+
+def test_unknown_model_is_named(servers):
+    for kind, key in ((GrpcPredictor, "grpc"), (RestPredictor, "rest")):
+        predictor = kind(servers[key], "nave")
+        with pytest.raises(ClientError, match="nave"):
+            predictor.signatures()
+        predictor.close()
+
+
+def test_wrong_request_is_explained_and_the_server_stays_up(
+    predictor, runner, backend
+):
+    for name, inputs, message in (
+        (
+            "sample",
+            {"seed": np.array([1]), "temperature": np.float32([-1])},
+            "not negative",
+        ),
+        (
+            "sample",
+            {"seed": np.array([1, 2]), "temperature": np.float32([1])},
+            "must have shape",
+        ),
+        (
+            "encode_png",
+            {"png_bytes": np.array([b"no image"], object)},
+            "[Ii]mage",
+        ),
+        ("sampel", {"seed": np.array([1])}, "sampel"),
+    ):
+        with pytest.raises(ClientError, match=message) as caught:
+            predictor.predict(name, inputs)
+        assert not isinstance(caught.value, RetryableError)
+    np.testing.assert_array_equal(
+        Client(predictor).sample([3]), _expected_draw(runner, [3])
+    )
+
+
+def test_wrong_request_has_the_status_of_an_invalid_argument(servers):
+    predictor = GrpcPredictor(servers["grpc"])
+    png = {"png_bytes": np.array([b"no image"], object)}
+    with pytest.raises(ClientError, match="INVALID_ARGUMENT"):
+        predictor.predict("encode_png", png)
+    predictor.close()
+
+
+def test_clients_of_a_batching_server_get_their_own_images(folder, runner):
+    backend = Backend(folder, window=0.02)
+    num_clients, num_requests = 8, 4
+    seeds = np.arange(num_clients * num_requests * 2).reshape(
+        num_clients, num_requests, 2
+    )
+    with serve_grpc(backend) as target:
+
+        def work(requests):
+            predictor = GrpcPredictor(target)
+            client = Client(predictor)
+            drawn = [client.sample(pair, 0.7) for pair in requests]
+            predictor.close()
+            return drawn
+
+        with concurrent.futures.ThreadPoolExecutor(num_clients) as pool:
+            drawn = np.array(list(pool.map(work, seeds)))
+    assert max(backend.merged) > 1
+    expected = _expected_draw(runner, seeds.ravel()).reshape(drawn.shape)
+    assert np.mean(np.abs(drawn.astype(int) - expected) > 1) < 1e-3
+    # Those of any other client would not do.
+    assert np.mean(np.abs(drawn[::-1].astype(int) - expected) > 1) > 0.5
+
+
+def _command(servers, kind, *arguments):
+    flag = {"grpc": "--target", "rest": "--rest"}[kind]
+    return client_module.main([f"{flag}={servers[kind]}", *arguments])
+
+
+@pytest.mark.parametrize("kind", ["grpc", "rest"])
+def test_commands_sample_reconstruct_and_score(
+    servers, runner, tmp_path, capsys, kind
+):
+    folder = tmp_path / "drawn"
+    assert not _command(
+        servers, kind, "sample", "--num=3", "--seed=5", f"--output={folder}"
+    )
+    names = [f"seed_{seed}.png" for seed in (5, 6, 7)]
+    assert sorted(p.name for p in folder.iterdir()) == names
+    images = np.stack([read_image(folder / n, (8, 8, 3)) for n in names])
+    np.testing.assert_array_equal(images, _expected_draw(runner, [5, 6, 7]))
+
+    grid = tmp_path / "grid.png"
+    assert not _command(servers, kind, "sample", "--num=4", f"--output={grid}")
+    with Image.open(grid) as image:
+        assert image.size == (18, 18)
+
+    pairs = tmp_path / "pairs"
+    assert not _command(
+        servers, kind, "reconstruct", str(folder), f"--output={pairs}"
+    )
+    assert sorted(p.name for p in pairs.iterdir()) == names
+
+    table = tmp_path / "scores.csv"
+    assert not _command(
+        servers, kind, "score", str(folder), f"--output={table}"
+    )
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = runner.run(
+        "score", {"images": images, "seed": np.zeros(3, np.int64)}
+    )
+    np.testing.assert_allclose(
+        [float(row["nelbo"]) for row in rows], expected["nelbo"], rtol=1e-4
+    )
+    assert "mean of 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", "--num=0"], "--num must be positive"),
+        (["score", "absent.png"], "There is no file absent.png"),
+        (["score", "empty"], "no images in empty"),
+        (["score", "bad.png"], "bad.png is not a readable image"),
+        (["score", "large.png"], "--resize"),
+        (["sample", "--temperature=-1", "--num=1"], "not negative"),
+    ],
+)
+def test_commands_explain_mistakes(
+    servers, tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    Image.new("L", (9, 7)).save(tmp_path / "large.png")
+    assert _command(servers, "grpc", *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_images_are_converted_and_scaled_on_demand(tmp_path):
+    Image.new("RGBA", (9, 7), (255, 0, 0, 255)).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png", (8, 8, 3), resize=True)
+    assert image.shape == (8, 8, 3)
+    assert tuple(image[4, 4]) == (255, 0, 0)
+    assert read_image(tmp_path / "a.png", (7, 9, 1)).shape == (7, 9, 1)
+
+
+def test_retries_end_with_the_time():
+    calls = []
+
+    def attempt(seconds):
+        calls.append(seconds)
+        raise RetryableError("busy")
+
+    start = time.monotonic()
+    with pytest.raises(RetryableError, match="busy"):
+        with_retries(attempt, timeout=0.2, retries=100, pause=0.05)
+    assert time.monotonic() - start < 0.3
+    assert len(calls) > 1
+    assert calls == sorted(calls, reverse=True)
+
+
+def test_other_errors_are_not_retried():
+    calls = []
+
+    def attempt(seconds):
+        calls.append(seconds)
+        raise ClientError("no")
+
+    with pytest.raises(ClientError, match="no"):
+        with_retries(attempt, timeout=1, retries=5)
+    assert len(calls) == 1
+
+
+@pytest.mark.skipif(
+    "TF_SERVING_TARGET" not in os.environ, reason="needs a server"
+)
+def test_real_server_serves_the_same_rows_in_any_batch():
+    model = os.environ.get("TF_SERVING_MODEL", "nvae")
+    predictor = GrpcPredictor(os.environ["TF_SERVING_TARGET"], model)
+    client = Client(predictor, batch_size=4)
+    images = client.sample(range(6), 0.7)
+    alone = client.sample([5], 0.7)
+    scores = client.score(images, np.arange(6))
+    predictor.close()
+    assert np.mean(np.abs(images[5:].astype(int) - alone) > 1) < 1e-3
+    assert np.all(np.isfinite(scores["nelbo"]))
