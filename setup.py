@@ -1,8 +1,7 @@
-"""What pyproject.toml cannot say: the presets of `configs/` go into the
-package.
+"""What pyproject.toml cannot say: the presets go into the package.
 
-They lie at the top level of the repository, where people look for them, and
-inside the one package that a wheel installs.
+They lie in `configs/` at the top level of the repository, where people look
+for them, and inside the one package that a wheel installs.
 """
 
 from setuptools import find_packages, setup

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -62,21 +61,26 @@ def config_from_flags(name: str = "config") -> Config:
     return config_from_dict(_loaded(values, name, sys.argv))
 
 
-def run(command: types.ModuleType) -> NoReturn:
-    """Runs the command of a module, with the arguments in `sys.argv`.
+def run(
+    main: Callable[[Sequence[str]], Any],
+    description: str | None = None,
+    positional: str | None = None,
+) -> NoReturn:
+    """Runs a command with the arguments in `sys.argv`.
 
     A `UserError`, a wrong flag or an unknown config key is printed to stderr
     as one line, and the process exits with status 2.
 
     Args:
-      command: its flags are defined; `main(argv)` takes the command line
-        without the flags, and may return an exit status.  A `POSITIONAL`
-        names an argument that is no flag, and is passed on.
+      main: takes the command line without its flags, and may return an exit
+        status.
+      description: what `--help` says above the flags; by default the
+        docstring of the program.
+      positional: name of an argument that is no flag.
     """
     if any(argument in _HELP for argument in sys.argv[1:]):
-        print(_help(command))
+        print(_help(description or sys.modules["__main__"].__doc__ or ""))
         sys.exit(0)
-    positional = getattr(command, "POSITIONAL", None)
 
     def guarded(argv: Sequence[str]):
         try:
@@ -89,7 +93,7 @@ def run(command: types.ModuleType) -> NoReturn:
                 raise ConfigError(
                     f"Name a {positional}: {argv[0]} {positional}."
                 )
-            return command.main(argv)
+            return main(argv)
         except UserError as error:
             _fail(error)
         except KeyboardInterrupt:
@@ -100,9 +104,9 @@ def run(command: types.ModuleType) -> NoReturn:
     app.run(guarded, flags_parser=_parse)
 
 
-def _help(command: types.ModuleType) -> str:
+def _help(description: str) -> str:
     """The command's description and its flags, a screen of text."""
-    lines = [(command.__doc__ or "").strip(), "", "Flags:"]
+    lines = [description.strip(), "", "Flags:"]
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if not (module.startswith("nvae_tf") or module == "__main__"):
             continue
@@ -120,7 +124,8 @@ def _describe(flag: flags.Flag) -> list[str]:
     values = getattr(flag.parser, "enum_values", None)
     text = flag.help or ""
     if values:
-        text = f"{'|'.join(values)}: {text}"
+        # absl puts them before the text, in angle brackets.
+        text = text.replace(f"<{'|'.join(values)}>:", f"{'|'.join(values)}:")
     body = textwrap.wrap(text, _WIDTH - _INDENT) or [""]
     if len(head) >= _INDENT - 1:
         return [head, *(" " * _INDENT + line for line in body)]

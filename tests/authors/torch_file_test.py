@@ -20,7 +20,7 @@ import pytest
 from nvae_tf.authors import torch_file
 from nvae_tf.core.errors import CheckpointError
 
-_SAMPLES = Path(__file__).parent / "data" / "torch_file"
+_SAMPLES = Path(__file__).parents[1] / "data" / "torch_file"
 _NAMES = ("zip.pt", "zip_protocol4.pt", "stream.pt")
 
 _TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"

@@ -31,7 +31,7 @@ from nvae_tf.commands import profile as profile_summary
 from nvae_tf.core.errors import UserError
 from nvae_tf.model.nvae import NVAE
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)

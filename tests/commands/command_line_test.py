@@ -4,7 +4,8 @@ import sys
 import pytest
 
 COMMAND = """
-from nvae_tf import command_line, errors
+from nvae_tf.commands import command_line
+from nvae_tf.core import errors
 
 def main(_):
     config = command_line.config_from_flags()

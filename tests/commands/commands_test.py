@@ -13,7 +13,7 @@ from PIL import Image
 from nvae_tf.training import trainer
 from tests.support.run_helpers import make_config, write_images
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def _run(*arguments, status=0):
@@ -50,7 +50,9 @@ def workdir(tmp_path_factory):
 def test_evaluate_prints_and_writes_the_same_numbers(workdir):
     printed = _run(
         "-m",
-        "nvae_tf.commands.eval.likelihood",
+        "nvae_tf",
+        "eval",
+        "likelihood",
         f"--workdir={workdir}",
         "--num_importance_samples=4",
         "--split=validation",
@@ -73,7 +75,8 @@ def test_sample_writes_a_grid_that_its_seed_decides(workdir, tmp_path):
         path = tmp_path / f"{name}.png"
         _run(
             "-m",
-            "nvae_tf.commands.explore.sample",
+            "nvae_tf",
+            "sample",
             f"--workdir={workdir}",
             "--num=5",
             f"--seed={seed}",
@@ -92,7 +95,8 @@ def test_reconstruct_shows_originals_beside_reconstructions(workdir, tmp_path):
     path = tmp_path / "r.png"
     _run(
         "-m",
-        "nvae_tf.commands.explore.reconstruct",
+        "nvae_tf",
+        "reconstruct",
         f"--workdir={workdir}",
         "--split=train",
         "--num=6",
@@ -106,10 +110,12 @@ def test_reconstruct_shows_originals_beside_reconstructions(workdir, tmp_path):
     assert {0, 255} <= set(values[counts > 100])
 
 
-@pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct"])
+@pytest.mark.parametrize(
+    "command", ["eval likelihood", "sample", "reconstruct"]
+)
 def test_workdir_without_a_run_is_named(command, tmp_path):
     message = _refuse(
-        "-m", f"nvae_tf.{command}", f"--workdir={tmp_path / 'nothing'}"
+        "-m", "nvae_tf", *command.split(), f"--workdir={tmp_path / 'nothing'}"
     )
     assert "nothing" in message
     assert "train.py" in message
@@ -117,9 +123,7 @@ def test_workdir_without_a_run_is_named(command, tmp_path):
 
 def test_workdir_without_a_checkpoint_is_named(workdir, tmp_path):
     shutil.copy(workdir / "config.json", tmp_path)
-    message = _refuse(
-        "-m", "nvae_tf.commands.explore.sample", f"--workdir={tmp_path}"
-    )
+    message = _refuse("-m", "nvae_tf", "sample", f"--workdir={tmp_path}")
     assert "no checkpoint" in message
 
 
@@ -128,9 +132,7 @@ def test_truncated_checkpoint_is_named(workdir, tmp_path):
     shutil.copytree(workdir, copy)
     for tensors in copy.glob("checkpoints/*/tensors.safetensors"):
         tensors.write_bytes(tensors.read_bytes()[:1000])
-    message = _refuse(
-        "-m", "nvae_tf.commands.explore.sample", f"--workdir={copy}"
-    )
+    message = _refuse("-m", "nvae_tf", "sample", f"--workdir={copy}")
     assert "damaged" in message
 
 
@@ -140,9 +142,7 @@ def test_checkpoint_of_another_configuration_is_named(workdir, tmp_path):
     config = json.loads((copy / "config.json").read_text())
     config["model"]["num_latent_per_group"] = 3
     (copy / "config.json").write_text(json.dumps(config))
-    message = _refuse(
-        "-m", "nvae_tf.commands.explore.sample", f"--workdir={copy}"
-    )
+    message = _refuse("-m", "nvae_tf", "sample", f"--workdir={copy}")
     assert "another configuration" in message
     assert "config.json" in message
 
@@ -176,9 +176,9 @@ def test_train_without_a_workdir_says_what_to_give():
     ("program", "words"),
     [
         (["train.py"], ["--workdir", "--config", "goes on where"]),
-        (["-m", "nvae_tf.commands.eval.likelihood"], ["importance", "--split"]),
+        (["-m", "nvae_tf", "eval", "likelihood"], ["importance", "--split"]),
         (
-            ["-m", "nvae_tf.commands.explore.sample"],
+            ["-m", "nvae_tf", "sample"],
             ["temperature", "--output"],
         ),
     ],

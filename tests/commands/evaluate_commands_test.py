@@ -51,7 +51,7 @@ def features(tmp_path_factory):
 
 def _evaluate(workdir, *arguments):
     run(
-        "evaluate",
+        "eval likelihood",
         f"--workdir={workdir}",
         "--num_importance_samples=3",
         "--batch_size=8",
@@ -117,7 +117,7 @@ def test_missing_matplotlib_is_named_where_a_picture_is_wanted(
 
 def _compare(workdir, features, *arguments):
     run(
-        "evaluate_samples",
+        "eval samples",
         f"--workdir={workdir}",
         f"--features={features}",
         "--temperature=1",
@@ -187,7 +187,7 @@ def test_trained_features_tell_classes_apart(tmp_path, capsys):
     data, output = tmp_path / "data.npz", tmp_path / "f.keras"
     np.savez(data, x_train=images, y_train=labels)
     options = [f"--data={data}", "--num_features=7", "--epochs=12"]
-    run("train_features", f"--output={output}", *options)
+    run("eval features", f"--output={output}", *options)
     assert "7 features; 100.0% of 60" in capsys.readouterr().out
     found = load_features(str(output)).extract([images[..., None]])
     assert found.shape == (600, 7)
@@ -211,6 +211,6 @@ def test_labelled_images_that_are_none_are_named(tmp_path, arrays, message):
     else:
         np.savez(path, **arrays)
     with pytest.raises(DataError, match=message):
-        run("train_features", f"--data={path}", f"--output={path}.keras")
+        run("eval features", f"--data={path}", f"--output={path}.keras")
     with pytest.raises(ConfigError, match=r"must end in \.keras"):
-        run("train_features", f"--data={path}", "--output=f.h5")
+        run("eval features", f"--data={path}", "--output=f.h5")

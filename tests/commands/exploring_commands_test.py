@@ -360,14 +360,15 @@ def test_help_teaches_and_is_quick(command):
             "-X",
             "importtime",
             "-m",
-            f"nvae_tf.{command}",
+            "nvae_tf",
+            command,
             "--help",
         ],
         capture_output=True,
         text=True,
         check=False,
     )
-    for word in (f"python -m nvae_tf.{command}", "--workdir", "--output"):
+    for word in (f"nvae {command}", "--workdir", "--output"):
         assert word in result.stdout
     assert " tensorflow" not in result.stderr
 

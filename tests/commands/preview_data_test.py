@@ -9,7 +9,7 @@ from PIL import Image
 from nvae_tf.commands.data.preview import preview
 from tests.support.data_helpers import binary_model, make_config
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = """
 import ml_collections
 from nvae_tf.config import Config
@@ -50,9 +50,9 @@ def test_preview_is_the_batch_that_the_model_sees(path):
     assert held_out.num_images + shown.num_images == 50
 
 
-def run(module, *arguments):
+def run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", "nvae_tf", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -64,14 +64,16 @@ def test_commands_prepare_and_preview(tmp_path, path):
     config = tmp_path / "config.py"
     config.write_text(CONFIG.replace("PATH", repr(path)))
     prepared = run(
-        "nvae_tf.commands.data.prepare",
+        "data",
+        "prepare",
         f"--config={config}",
         f"--output={tmp_path}/out",
     )
     assert prepared.returncode == 0, prepared.stderr
     assert "train: " in prepared.stdout
     result = run(
-        "nvae_tf.commands.data.preview",
+        "data",
+        "preview",
         f"--config={config}",
         "--config.data.source=tfrecord",
         f"--config.data.path={tmp_path}/out",
@@ -88,7 +90,8 @@ def test_mistakes_end_a_command_with_status_2(tmp_path, path):
     config = tmp_path / "config.py"
     config.write_text(CONFIG.replace("PATH", repr(path)))
     result = run(
-        "nvae_tf.commands.data.preview",
+        "data",
+        "preview",
         f"--config={config}",
         f"--config.data.path={tmp_path}/none.npy",
         f"--output={tmp_path}/grid.png",

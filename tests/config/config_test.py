@@ -214,7 +214,7 @@ def test_adaptive_groups_halve_towards_coarser_scales(case, groups):
 
 
 def test_groups_agree_with_the_authors():
-    reference = pathlib.Path(__file__).parent / "data" / "reference"
+    reference = pathlib.Path(__file__).parents[1] / "data" / "reference"
     with np.load(reference / "likelihoods.npz") as golden:
         cases = [key for key in golden.files if key.startswith("groups/")]
         assert cases

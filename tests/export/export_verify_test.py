@@ -1,6 +1,7 @@
 """`nvae_tf.export.verify`, and the exporting commands as they are typed."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from nvae_tf.export.saved_model import export_saved_model
 from nvae_tf.export.source import Source
 from nvae_tf.export.verify import open_export
 from tests.support.export_cases import source, write_run
+from tests.support.in_process import run as nvae
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["nvae", "nvae/1", "nvae.onnx", "fixed.onnx"])
 def test_sound_exports_pass(folder, run, capsys, name):
-    assert verify.main([str(folder / name), f"--workdir={run}"]) == 0
+    assert nvae("verify", str(folder / name), f"--workdir={run}") == 0
     report = capsys.readouterr().out
     assert "plain_vae, step 7, float32, for temperature 0.7" in report
     rows = report.splitlines()[4:]
@@ -47,7 +49,7 @@ def test_sound_exports_pass(folder, run, capsys, name):
 
 
 def test_live_model_is_optional(folder, capsys):
-    assert verify.main([str(folder / "nvae")]) == 0
+    assert nvae("verify", str(folder / "nvae")) == 0
     assert " - " in capsys.readouterr().out
 
 
@@ -93,7 +95,7 @@ def _raise(value):
 def test_faults_are_reported(folder, monkeypatch, capsys, tamper, problem):
     runner = _Faulty(SavedModelRunner(folder / "nvae" / "1"), tamper)
     monkeypatch.setattr(verify, "SavedModelRunner", lambda path: runner)
-    assert verify.main([str(folder / "nvae")]) == 1
+    assert nvae("verify", str(folder / "nvae")) == 1
     assert problem in capsys.readouterr().out
 
 
@@ -113,14 +115,14 @@ def test_what_is_no_export_is_refused(tmp_path, capsys):
         "damaged": "not a SavedModel that loads",
         "a.onnx": "not an ONNX file that loads",
     }.items():
-        assert verify.main([str(tmp_path / name)]) == 2
-        assert message in capsys.readouterr().err
+        with pytest.raises(ExportError, match=re.escape(message)):
+            nvae("verify", str(tmp_path / name))
 
 
-def _command(module, *arguments):
-    root = pathlib.Path(__file__).parents[1]
+def _command(words, *arguments):
+    root = pathlib.Path(__file__).parents[2]
     return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        [sys.executable, "-m", "nvae_tf", *words.split(), *map(str, arguments)],
         cwd=root,
         capture_output=True,
         text=True,
@@ -130,25 +132,25 @@ def _command(module, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("module", "output"),
+    ("words", "output"),
     [
-        ("nvae_tf.export.saved_model", "models/nvae"),
-        ("nvae_tf.export.onnx", "nvae.onnx"),
+        ("export savedmodel", "models/nvae"),
+        ("export onnx", "nvae.onnx"),
     ],
 )
-def test_commands_export_a_run(run, tmp_path, capsys, module, output):
+def test_commands_export_a_run(run, tmp_path, capsys, words, output):
     output = tmp_path / output
     arguments = (f"--workdir={run}", f"--output={output}")
-    done = _command(module, *arguments, "--temperature=0.5")
+    done = _command(words, *arguments, "--temperature=0.5")
     assert done.returncode == 0, done.stderr
     assert "agrees with the live model" in done.stdout
-    assert verify.main([str(output), f"--workdir={run}"]) == 0
+    assert nvae("verify", str(output), f"--workdir={run}") == 0
     assert "step 9, float32, for temperature 0.5" in capsys.readouterr().out
 
 
 def test_command_without_a_run_is_one_sentence(tmp_path):
     done = _command(
-        "nvae_tf.export.saved_model",
+        "export savedmodel",
         f"--workdir={tmp_path / 'absent'}",
         f"--output={tmp_path / 'nvae'}",
     )

@@ -11,7 +11,7 @@ from nvae_tf.export.source import Source
 from nvae_tf.runs.workdir import Workdir, read_tensors
 from tests.support.model_cases import CONFIGS, random_model, small
 
-REFERENCE = pathlib.Path(__file__).parent / "data" / "reference"
+REFERENCE = pathlib.Path(__file__).parents[1] / "data" / "reference"
 
 _PLAIN = {
     "num_latent_scales": 1,

@@ -21,7 +21,7 @@ from nvae_tf.model.regularizers import SpectralRegularizer
 from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.train_step import TrainStep
 
-HERE = pathlib.Path(__file__).parent / "data" / "reference"
+HERE = pathlib.Path(__file__).parents[1] / "data" / "reference"
 FOLDER = pathlib.Path(os.environ.get("NVAE_GOLDEN_DIR") or HERE)
 
 # What the two training steps of every file were taken with.

@@ -19,7 +19,7 @@ from nvae_tf.runs.workdir import Workdir
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["nvae_tf.training.trainer"])
-_PROGRAM = pathlib.Path(__file__).parents[1] / "train.py"
+_PROGRAM = pathlib.Path(__file__).parents[2] / "train.py"
 _CONFIG = """\
 import json
 from ml_collections import ConfigDict

@@ -17,7 +17,7 @@ from nvae_tf.datasets.tfds_source import DATASETS
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.training import dry_run, run_plan
 
-ROOT = pathlib.Path(dry_run.__file__).parents[1]
+ROOT = pathlib.Path(dry_run.__file__).parents[2]
 GIGABYTE = 10**9
 
 

