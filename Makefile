@@ -31,6 +31,7 @@ test: setup ## Run the test suite.
 lint: setup ## Check style and formatting.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo
 
 format: setup ## Format the code and fix what can be fixed safely.
 	$(BIN)/ruff check --fix-only --quiet

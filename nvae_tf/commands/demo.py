@@ -1,10 +1,12 @@
 """The main job from end to end, on real digits that need no download.
 
-    nvae demo --workdir=runs/demo
+    nvae demo
+    nvae demo --workdir=runs/quick --demo_config=tiny
 
-Trains `configs/mnist_demo.py`, evaluates, draws, reconstructs, writes the
-report, exports to SavedModel and ONNX and samples from the ONNX file, each with
-the command that one would type.
+Trains the preset `mnist_demo` (minutes on two CPU cores), evaluates, draws,
+reconstructs, writes the report, exports to SavedModel and ONNX and samples from
+the ONNX file, each with the command that one would type.  Started again, it
+goes on where it was.
 """
 
 import json
@@ -16,58 +18,40 @@ import sys
 
 from absl import flags
 
+from nvae_tf.core import extras
 from nvae_tf.core.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the run.")
-_CONFIG = flags.DEFINE_string(
-    "demo_config", "configs/mnist_demo.py", "What to train."
-)
+_CONFIG = flags.DEFINE_string("demo_config", "mnist_demo", "What to train.")
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_EXTRAS = {
+    "report": ("jinja2", "matplotlib"),
+    "onnx": ("onnx", "onnxruntime", "tf2onnx"),
+    "serving": ("grpc", "tensorflow_serving"),
+}
 
 
 def main(argv) -> None:
     """Runs the commands, then says where everything is."""
     del argv
-    workdir = pathlib.Path(_WORKDIR.value).resolve()
+    _require_extras()
+    workdir = pathlib.Path(_WORKDIR.value)
     samples, reconstructions, onnx_samples = (
         workdir / f"{name}.png"
         for name in ("samples", "reconstructions", "onnx_samples")
     )
     saved_model, onnx = workdir / "saved_model", workdir / "nvae.onnx"
     run = f"--workdir={workdir}"
-    _run("train.py", f"--config={_CONFIG.value}", run)
+    _nvae("train", f"--config={_CONFIG.value}", run)
+    _nvae("eval likelihood", run, "--num_importance_samples=20")
+    _nvae("sample", run, "--num=64", f"--output={samples}")
+    _nvae("reconstruct", run, f"--output={reconstructions}")
+    _nvae("report", run)
+    _nvae("export savedmodel", run, f"--output={saved_model}", "--overwrite")
+    _nvae("export onnx", run, f"--output={onnx}", "--overwrite")
     _run(
-        "-m",
-        "nvae_tf.commands.eval.likelihood",
-        run,
-        "--num_importance_samples=20",
-    )
-    _run(
-        "-m",
-        "nvae_tf.commands.explore.sample",
-        run,
-        "--num=64",
-        f"--output={samples}",
-    )
-    _run(
-        "-m",
-        "nvae_tf.commands.explore.reconstruct",
-        run,
-        f"--output={reconstructions}",
-    )
-    _run("-m", "nvae_tf.commands.report", run)
-    _run(
-        "-m",
-        "nvae_tf.export.saved_model",
-        run,
-        f"--output={saved_model}",
-        "--overwrite",
-    )
-    _run("-m", "nvae_tf.export.onnx", run, f"--output={onnx}", "--overwrite")
-    _run(
-        "-m",
-        "nvae_tf.export.onnx_sampler",
+        "python",
+        str(workdir / "nvae_sampler.py"),
         str(onnx),
         "--num=64",
         f"--output={onnx_samples}",
@@ -91,10 +75,31 @@ def main(argv) -> None:
         print(f"{title + ':':20s}{os.path.relpath(path)}")
 
 
-def _run(*arguments: str) -> None:
-    command = [sys.executable, *arguments]
-    print(f"\n$ python {shlex.join(arguments)}", flush=True)
-    status = subprocess.run(command, cwd=_ROOT, check=False).returncode
+def _require_extras() -> None:
+    """Names all extras that are missing, before minutes of training."""
+    missing = [
+        extra
+        for extra, packages in _EXTRAS.items()
+        if not all(map(extras.is_installed, packages))
+    ]
+    if missing:
+        raise UserError(
+            f"The demo also writes a report and exports, which needs the "
+            f"extras {', '.join(missing)}: "
+            f"{extras.how_to_install(','.join(missing))}."
+        )
+
+
+def _nvae(words: str, *arguments: str) -> None:
+    _run("nvae", *words.split(), *arguments)
+
+
+def _run(program: str, *arguments: str) -> None:
+    """Runs a command as it is shown, with this interpreter."""
+    print(f"\n$ {program} {shlex.join(arguments)}", flush=True)
+    module = ["-m", "nvae_tf"] if program == "nvae" else []
+    command = [sys.executable, *module, *arguments]
+    status = subprocess.run(command, check=False).returncode
     if status:
         raise UserError(
             f"The command above failed with status {status}. Once the cause "

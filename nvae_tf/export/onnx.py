@@ -4,13 +4,12 @@
 
 Besides the sampler, `nvae.onnx`, there are `nvae_decode.onnx`,
 `nvae_encode.onnx`, `nvae_reconstruct.onnx` and `nvae_score.onnx`, and
-`onnx_sampler.py`, which draws the noise that the graphs take.
+`nvae_sampler.py`, which draws the noise that the graphs take.
 """
 
 import json
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Sequence
 
@@ -29,6 +28,8 @@ from nvae_tf.export.source import Source
 __all__ = ["export_onnx"]
 
 DEFAULT_OPSET = 17
+# The program that draws with an export, beside it.
+SAMPLER = "nvae_sampler.py"
 
 
 def export_onnx(
@@ -43,7 +44,7 @@ def export_onnx(
     overwrite: bool = False,
     max_inline_bytes: int = MAX_INLINE_BYTES,
 ) -> list[pathlib.Path]:
-    """Writes a file per graph, and `onnx_sampler.py` beside them.
+    """Writes a file per graph, and `nvae_sampler.py` beside them.
 
     Args:
       source: what to export.
@@ -90,7 +91,7 @@ def export_onnx(
                     graph_path(folder / output.name, name),
                     max_inline_bytes,
                 )
-            shutil.copyfile(onnx_sampler.__file__, folder / "onnx_sampler.py")
+            (folder / SAMPLER).write_bytes(_sampler_program())
             runner = OnnxRunner(folder / output.name, full_check=True)
             check(runner, reference, precision)
             del runner
@@ -113,13 +114,26 @@ def _check_arguments(output, graphs, fixed_batch, overwrite) -> None:
         raise ExportError(
             f"The fixed batch is {fixed_batch}; it must be positive."
         )
-    for name in graphs:
-        path = graph_path(output, name)
+    for path in (
+        *(graph_path(output, name) for name in graphs),
+        output.with_name(SAMPLER),
+    ):
+        if path.name == SAMPLER and _is_ours(path):
+            continue
         if path.exists() and not overwrite:
             raise ExportError(
                 f"{path} exists already: name another --output, or replace it "
                 "with --overwrite."
             )
+
+
+def _is_ours(path: pathlib.Path) -> bool:
+    """Whether a sampler beside the export is the one that is to be written."""
+    return path.is_file() and path.read_bytes() == _sampler_program()
+
+
+def _sampler_program() -> bytes:
+    return pathlib.Path(onnx_sampler.__file__).read_bytes()
 
 
 def _move(folder: pathlib.Path, output: pathlib.Path) -> None:
