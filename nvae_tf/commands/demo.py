@@ -51,7 +51,7 @@ def main(argv) -> None:
     _nvae("export onnx", run, f"--output={onnx}", "--overwrite")
     _run(
         "python",
-        str(workdir / "nvae_sampler.py"),
+        str(workdir / "onnx_sampler.py"),
         str(onnx),
         "--num=64",
         f"--output={onnx_samples}",

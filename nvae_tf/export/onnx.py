@@ -4,7 +4,7 @@
 
 Besides the sampler, `nvae.onnx`, there are `nvae_decode.onnx`,
 `nvae_encode.onnx`, `nvae_reconstruct.onnx` and `nvae_score.onnx`, and
-`nvae_sampler.py`, which draws the noise that the graphs take.
+`onnx_sampler.py`, which draws the noise that the graphs take.
 """
 
 import json
@@ -29,7 +29,7 @@ __all__ = ["export_onnx"]
 
 DEFAULT_OPSET = 17
 # The program that draws with an export, beside it.
-SAMPLER = "nvae_sampler.py"
+SAMPLER = "onnx_sampler.py"
 
 
 def export_onnx(
@@ -44,7 +44,7 @@ def export_onnx(
     overwrite: bool = False,
     max_inline_bytes: int = MAX_INLINE_BYTES,
 ) -> list[pathlib.Path]:
-    """Writes a file per graph, and `nvae_sampler.py` beside them.
+    """Writes a file per graph, and `onnx_sampler.py` beside them.
 
     Args:
       source: what to export.

@@ -1,6 +1,6 @@
 """Draws images with an exported `nvae.onnx`, without TensorFlow.
 
-    python nvae_sampler.py nvae.onnx --num=64 --seed=0 --output=grid.png
+    python onnx_sampler.py nvae.onnx --num=64 --seed=0 --output=grid.png
 
 A single file that needs NumPy and ONNX Runtime, and Pillow to write PNG.  As a
 module:

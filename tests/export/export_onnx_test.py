@@ -202,7 +202,7 @@ def _copied_module(path):
 
 def test_copied_sampler_is_a_module_of_its_own(exported):
     path = exported("tiny")
-    module = _copied_module(path.with_name("nvae_sampler.py"))
+    module = _copied_module(path.with_name("onnx_sampler.py"))
     np.testing.assert_array_equal(
         module.Sampler(path).sample([3], 0.7),
         Sampler(path).sample([3], 0.7),
@@ -219,7 +219,7 @@ def test_copied_sampler_needs_no_tensorflow(exported, tmp_path):
         "del sys.argv[0]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
-    copy = path.with_name("nvae_sampler.py")
+    copy = path.with_name("onnx_sampler.py")
     done = subprocess.run(
         [sys.executable, program, copy, path, "--num=5", "--output=grid.png"],
         cwd=tmp_path,
@@ -249,7 +249,7 @@ def test_sampler_command_writes_a_grid(exported, tmp_path, capsys):
         (["absent.onnx"], "There is no file absent.onnx"),
         (["nvae.onnx", "--num=0"], "must be positive"),
         (["nvae_decode.onnx"], "is not an exported NVAE sampler"),
-        (["nvae_sampler.py"], "is not an ONNX file that loads"),
+        (["onnx_sampler.py"], "is not an ONNX file that loads"),
     ],
 )
 def test_sampler_command_explains_mistakes(

@@ -1,7 +1,7 @@
 """Writes ONNX files, for everyone without TensorFlow.
 
     nvae export onnx --workdir=runs/mnist --output=nvae.onnx
-    python nvae_sampler.py nvae.onnx --num=64 --output=grid.png
+    python onnx_sampler.py nvae.onnx --num=64 --output=grid.png
 
 The sampler beside the export needs NumPy, ONNX Runtime and Pillow alone.
 """
