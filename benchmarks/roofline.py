@@ -105,11 +105,10 @@ def measure(name: str, started: float = 0.0) -> dict:
       UserError: if the profile holds no operation of a CPU.
     """
     del started
-    from nvae_tf.commands import runtime
-    from nvae_tf.distribute.cores import share_cores
+    from nvae_tf.distribute.cores import share_cores, share_heaps
 
     case = cases.case(name)
-    runtime.prepare()
+    share_heaps()
     import tensorflow as tf
 
     from benchmarks import machine

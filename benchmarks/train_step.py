@@ -19,7 +19,7 @@ from absl import flags
 
 from benchmarks import cases, results, step_flags
 from benchmarks.processes import measured, peak_gigabytes
-from nvae_tf.commands import runtime
+from nvae_tf.distribute.cores import share_cores, share_heaps
 
 __all__ = [
     "PHASES",
@@ -124,7 +124,7 @@ def measure(
       changes: of the case's model.
     """
     case = cases.case(name, batch_size, **(changes or {}))
-    runtime.prepare()
+    share_heaps()
     began = time.time()
     import tensorflow as tf
 
@@ -132,7 +132,7 @@ def measure(
     from benchmarks import flops, machine
     from nvae_tf.training import train_step  # noqa: F401, imported for its time.
 
-    runtime.share_cores(case.model.convolution_work(case.batch_size))
+    share_cores(case.model.convolution_work(case.batch_size))
     imported_gb = peak_gigabytes()
     marks = [started, time.time()]
     step = build_step(case, precision, recompute)

@@ -10,17 +10,19 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from nvae_tf.core.errors import ClientError
+from nvae_tf.core.errors import ClientError, UserError
+from nvae_tf.datasets import image_input
+from nvae_tf.datasets.folder import decode_image
 from nvae_tf.export.parity import Reference
 from nvae_tf.export.runners import SavedModelRunner
 from nvae_tf.export.saved_model import export_saved_model
-from nvae_tf.serving import client as client_module
-from nvae_tf.serving.client import Client, read_image
+from nvae_tf.serving.client import Client
 from nvae_tf.serving.grpc_predictor import GrpcPredictor
 from nvae_tf.serving.rest_predictor import RestPredictor
 from nvae_tf.serving.retry import RetryableError, with_retries
 from tests.support.export_cases import source
 from tests.support.export_servers import Backend, serve_grpc, serve_rest
+from tests.support.in_process import run as nvae
 
 AWAY = tf.errors.UnavailableError
 BUSY = tf.errors.ResourceExhaustedError
@@ -224,9 +226,9 @@ def test_clients_of_a_batching_server_get_their_own_images(folder, runner):
     assert np.mean(np.abs(drawn[::-1].astype(int) - expected) > 1) > 0.5
 
 
-def _command(servers, kind, *arguments):
+def _command(servers, kind, name, *arguments):
     flag = {"grpc": "--target", "rest": "--rest"}[kind]
-    return client_module.main([f"{flag}={servers[kind]}", *arguments])
+    nvae(f"client {name}", f"{flag}={servers[kind]}", *arguments)
 
 
 @pytest.mark.parametrize("kind", ["grpc", "rest"])
@@ -234,29 +236,31 @@ def test_commands_sample_reconstruct_and_score(
     servers, runner, tmp_path, capsys, kind
 ):
     folder = tmp_path / "drawn"
-    assert not _command(
-        servers, kind, "sample", "--num=3", "--seed=5", f"--output={folder}"
+    _command(
+        servers, kind, "sample", "--num=3", "--seed=5", f"--output={folder}/"
     )
     names = [f"seed_{seed}.png" for seed in (5, 6, 7)]
     assert sorted(p.name for p in folder.iterdir()) == names
-    images = np.stack([read_image(folder / n, (8, 8, 3)) for n in names])
+    images = np.stack([decode_image(folder / n) for n in names])
     np.testing.assert_array_equal(images, _expected_draw(runner, [5, 6, 7]))
 
     grid = tmp_path / "grid.png"
-    assert not _command(servers, kind, "sample", "--num=4", f"--output={grid}")
+    _command(servers, kind, "sample", "--num=4", f"--output={grid}")
     with Image.open(grid) as image:
         assert image.size == (18, 18)
 
     pairs = tmp_path / "pairs"
-    assert not _command(
-        servers, kind, "reconstruct", str(folder), f"--output={pairs}"
+    _command(
+        servers,
+        kind,
+        "reconstruct",
+        f"--images={folder}",
+        f"--output={pairs}/",
     )
     assert sorted(p.name for p in pairs.iterdir()) == names
 
     table = tmp_path / "scores.csv"
-    assert not _command(
-        servers, kind, "score", str(folder), f"--output={table}"
-    )
+    _command(servers, kind, "score", f"--images={folder}", f"--output={table}")
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
     expected = runner.run(
@@ -271,33 +275,43 @@ def test_commands_sample_reconstruct_and_score(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sample", "--num=0"], "--num must be positive"),
-        (["score", "absent.png"], "There is no file absent.png"),
-        (["score", "empty"], "no images in empty"),
-        (["score", "bad.png"], "bad.png is not a readable image"),
-        (["score", "large.png"], "--resize"),
+        (["score", "--images=absent.png"], "absent.png, which does not exist"),
+        (["score", "--images=empty"], "no images in empty"),
+        (["score", "--images=bad.png"], "bad.png cannot be read as an image"),
+        (["score", "--images=large.png", "--resize=none"], "resize"),
+        (["score"], "--images"),
         (["sample", "--temperature=-1", "--num=1"], "not negative"),
+        (["sample", "--temperature=cold"], "--temperature holds 'cold'"),
     ],
 )
 def test_commands_explain_mistakes(
-    servers, tmp_path, monkeypatch, capsys, arguments, message
+    servers, tmp_path, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.png").write_bytes(b"no image")
     Image.new("L", (9, 7)).save(tmp_path / "large.png")
-    assert _command(servers, "grpc", *arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
+    with pytest.raises(UserError, match=message):
+        _command(servers, "grpc", *arguments)
 
 
-def test_images_are_converted_and_scaled_on_demand(tmp_path):
-    Image.new("RGBA", (9, 7), (255, 0, 0, 255)).save(tmp_path / "a.png")
-    image = read_image(tmp_path / "a.png", (8, 8, 3), resize=True)
-    assert image.shape == (8, 8, 3)
-    assert tuple(image[4, 4]) == (255, 0, 0)
-    assert read_image(tmp_path / "a.png", (7, 9, 1)).shape == (7, 9, 1)
+def test_photos_are_scored_as_they_are_encoded_elsewhere(
+    servers, runner, tmp_path, capsys
+):
+    # Lying on its side by EXIF, transparent, and no square.
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 14, 4), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path, exif=exif)
+    config = image_input.fit_own(source("tiny").config)
+    photo = image_input.open_images(config, [str(path)])[0]
+    expected = runner.run(
+        "score", {"images": photo[None], "seed": np.zeros(1, np.int64)}
+    )
+    _command(servers, "grpc", "score", f"--images={path}")
+    printed = float(capsys.readouterr().out.splitlines()[1].split()[0])
+    assert printed == pytest.approx(expected["nelbo"][0], abs=0.01)
 
 
 def test_retries_end_with_the_time():
