@@ -1,5 +1,6 @@
 """What `python -m nvae_tf.NAME` was called before there was `nvae`."""
 
+import itertools
 import sys
 
 from nvae_tf.core.errors import USER_ERROR_STATUS
@@ -40,7 +41,7 @@ def explain(arguments: list[str]) -> None:
     Args:
       arguments: `sys.orig_argv`.
     """
-    for option, module in zip(arguments, arguments[1:], strict=False):
+    for option, module in itertools.pairwise(arguments):
         package, _, name = module.partition(".")
         if option == "-m" and package == "nvae_tf" and name in _COMMANDS:
             print(

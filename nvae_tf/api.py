@@ -1,0 +1,1 @@
+"""The functions of `import nvae_tf`."""
