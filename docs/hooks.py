@@ -24,7 +24,7 @@ PAGES = {
 }
 _SOURCES = {page: source for source, page in PAGES.items()}
 # [text](target#anchor); not to elsewhere, nor within the page.
-_LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
+_LINK = re.compile(r"\[([^][]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files, config):
@@ -37,19 +37,20 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Points links at the site's pages instead of the repository's files."""
+    """Points links at the site's pages instead of the repository's files.
+
+    Of a link to a file that is no page, the text stays.  MkDocs tells of links
+    to what does not exist.
+    """
     here = page.file.src_uri
     folder = posixpath.dirname(_SOURCES.get(here, f"docs/{here}"))
 
     def redirect(match):
-        target = posixpath.normpath(posixpath.join(folder, match[1]))
-        if target in PAGES:
-            target = PAGES[target]
-        elif target.startswith("docs/"):
-            target = target.removeprefix("docs/")
-        else:
-            # MkDocs says that there is no such page.
-            return match[1]
-        return get_relative_url(target, here)
+        text, link, anchor = match[1], match[2], match[3] or ""
+        path = posixpath.normpath(posixpath.join(folder, link))
+        if path in PAGES or path.startswith("docs/"):
+            target = PAGES.get(path, path.removeprefix("docs/"))
+            return f"[{text}]({get_relative_url(target, here)}{anchor})"
+        return text if (ROOT / path).exists() else match[0]
 
     return _LINK.sub(redirect, markdown)

@@ -431,7 +431,7 @@ def filled(step, roofs, tmp_path_factory):
     store.add("input_pipeline", "MNIST, x", {"images_per_second": 1e6})
     document = folder / "performance.md"
     content = report.blocks(store, document)
-    text = (_ROOT / "docs" / "performance.md").read_text("utf-8")
+    text = (_ROOT / "docs" / "developers" / "performance.md").read_text("utf-8")
     return folder, content, report.fill(text, content)
 
 
