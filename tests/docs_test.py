@@ -156,6 +156,11 @@ def test_python_in_documents_names_what_the_package_has(document):
                 assert getattr(nvae_tf, name) is not None
 
 
+def test_every_public_name_is_on_the_page_of_the_api():
+    text = _read(pathlib.Path("docs/api/index.md"))
+    assert set(nvae_tf.__all__) <= set(re.findall(r"\w+", text))
+
+
 @each_document
 def test_targets_of_make_and_extras_exist(document):
     text = _read(document)
