@@ -15,6 +15,7 @@ import pytest
 from absl import flags
 
 import nvae_tf
+from nvae_tf._moved import explain
 from nvae_tf.commands.main import COMMANDS
 from nvae_tf.config import Config, presets
 
@@ -154,6 +155,17 @@ def test_python_in_documents_names_what_the_package_has(document):
                 names = [node.attr]
             for name in names:
                 assert getattr(nvae_tf, name) is not None
+
+
+def test_names_of_before_say_what_replaced_them(capsys):
+    text = _read(pathlib.Path("CHANGELOG.md"))
+    names = re.findall(r"python -m (nvae_tf\.[a-z_]+)", text)
+    assert names
+    for name in names:
+        with pytest.raises(SystemExit):
+            explain(["python", "-m", name])
+        words = re.search(r" is nvae ([a-z ]+) now", capsys.readouterr().err)
+        assert words[1] in _MODULES
 
 
 def test_every_public_name_is_on_the_page_of_the_api():
