@@ -1,6 +1,5 @@
 """NVAE: a deep hierarchical variational autoencoder (arXiv 2007.03898)."""
 
-import dataclasses
 import typing
 from collections.abc import Sequence
 
@@ -110,16 +109,6 @@ class NVAE(PureLayer, keras.Model):
         self.built = True
         if seed is not None:
             self.initialize(seed)
-
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {
-            **super().get_config(),
-            "config": dataclasses.asdict(self.config),
-            "seed": self.seed,
-            "unroll": self.unroll,
-            "recompute": self.recompute,
-        }
 
     def build(self, input_shape=None):
         """Nothing left to do: the constructor knows all shapes."""
