@@ -15,6 +15,8 @@ import typing
 
 import numpy as np
 
+from nvae_tf.evaluation.neighbours import squared_distances
+
 __all__ = [
     "KernelDistance",
     "PrecisionRecall",
@@ -193,7 +195,12 @@ class _Points:
         """Yields (first row, squared distances `[chunk, M]`)."""
         for start in range(0, len(self._points), self._chunk):
             rows = slice(start, start + self._chunk)
-            products = self._points[rows] @ other._points.T
-            distances = other._squares - 2.0 * products
-            distances += self._squares[rows, None]
-            yield start, np.maximum(distances, 0.0, out=distances)
+            yield (
+                start,
+                squared_distances(
+                    self._points[rows],
+                    other._points,
+                    self._squares[rows],
+                    other._squares,
+                ),
+            )
