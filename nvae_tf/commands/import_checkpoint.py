@@ -3,7 +3,7 @@ r"""Makes a workdir from a checkpoint of the authors' PyTorch program.
     nvae import --checkpoint=ckpt.pt --workdir=runs/ffhq
 
 Weights, statistics, the optimiser's moments and the epoch are taken over, so
-that train.py can go on and every other command works. A checkpoint does not
+that nvae train can go on and every other command works. A checkpoint does not
 know where the images are: say so with --data_source, --data_path, --data_dir
 and --data_resize, or give --config=FILE.py with any --config.KEY=VALUE; its
 architecture must be the checkpoint's, everything else of it counts. PyTorch is
@@ -71,8 +71,7 @@ def main(argv) -> None:
     )
     print(f"\n{summary}\nWritten to {folder.path}. To go on training:")
     print(
-        f"  python train.py --config=configs/workdir.py:{folder.path} "
-        f"--workdir={folder.path}"
+        f"  nvae train --config=workdir:{folder.path} --workdir={folder.path}"
     )
 
 

@@ -2,7 +2,7 @@
 
     nvae profile --workdir=runs/mine
 
-reads the latest profile that `train.py --profile=N` wrote, and prints the
+reads the latest profile that `nvae train --profile=N` wrote, and prints the
 kinds of operations that took most time on the CPU, without TensorBoard.  An
 operation counts from its start to its end, without the operations that ran
 within it; one that uses several cores counts once.
@@ -74,7 +74,7 @@ def latest_profile(folder) -> pathlib.Path:
     found = sorted(pathlib.Path(folder).glob("plugins/profile/*/*.xplane.pb"))
     if not found:
         raise UserError(
-            f"There is no profile in {folder}; `train.py --profile=5` writes "
+            f"There is no profile in {folder}; `nvae train --profile=5` writes "
             "one."
         )
     return found[-1]

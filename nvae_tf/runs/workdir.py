@@ -56,14 +56,14 @@ class Workdir:
         """
         if not self.path.is_dir():
             raise UserError(
-                f"There is no workdir {self.path}; train.py makes one."
+                f"There is no workdir {self.path}; nvae train makes one."
             )
         try:
             return config_from_dict(json.loads(self.config_path.read_bytes()))
         except FileNotFoundError as error:
             raise UserError(
                 f"{self.path} holds no config.json: it is not the workdir of "
-                "a run. Give the folder that train.py was given."
+                "a run. Give the folder that nvae train was given."
             ) from error
         except ValueError as error:
             raise UserError(
@@ -216,8 +216,8 @@ def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
         checkpoint = store.restore_latest()
         if checkpoint is None:
             raise CheckpointError(
-                f"{workdir.path} holds no checkpoint yet; train.py writes the "
-                "first one when it starts."
+                f"{workdir.path} holds no checkpoint yet; nvae train writes "
+                "the first one when it starts."
             )
         return checkpoint
     if which == "best":
@@ -225,7 +225,7 @@ def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
         if checkpoint is None:
             raise CheckpointError(
                 f"No checkpoint in {workdir.path} has been evaluated yet; "
-                "train.py evaluates every evaluation.every_epochs epochs."
+                "nvae train evaluates every evaluation.every_epochs epochs."
             )
         return checkpoint
     steps = store.steps()

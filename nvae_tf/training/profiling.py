@@ -1,6 +1,6 @@
 """A profile of some training steps, for TensorBoard.
 
-    python train.py --config=... --workdir=runs/mine --profile=5
+    nvae train --config=... --workdir=runs/mine --profile=5
 
 records five steps, once the first ones (tracing, graph optimisation, the
 libraries' own warm-up) are over, under `runs/mine/tensorboard`.  TensorBoard
