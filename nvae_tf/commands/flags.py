@@ -82,17 +82,24 @@ class DrawFlags:
     Args:
       model_flags: whose model is drawn from.
       default: temperature.
+      note: why that, for the help.
     """
 
-    def __init__(self, model_flags: ModelFlags, default: str = "0.7"):
+    def __init__(
+        self, model_flags: ModelFlags, default: str = "0.7", note: str = ""
+    ):
         """Defines the flags."""
         self._model_flags = model_flags
         self._temperature = flags.DEFINE_list(
             "temperature",
             default,
             "Multiplies the prior's sigma: one number, or one per latent "
-            "group, top-down, as in 1,0.9,0.8. The paper shows 0.5 to 0.7 for "
-            "colour images and 1 for likelihood.",
+            "group, top-down, as in 1,0.9,0.8. "
+            + (
+                note
+                or "The paper shows 0.5 to 0.7 for colour images and 1 for "
+                "likelihood."
+            ),
         )
         self._scale_temperature = flags.DEFINE_list(
             "scale_temperature",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nvae_tf.config import Config
+from nvae_tf.evaluation.sample_quality import frechet_title
 from nvae_tf.report import plots as report_plots
 from nvae_tf.report.page import Figure, Row, Section, Table, figure
 from nvae_tf.report.records import History, leaves
@@ -196,7 +197,7 @@ def evaluations(
     for file, result in results.items():
         rows = [
             Row((_COLUMNS.get(name, name), shown(value)))
-            for name, value in leaves(result)
+            for name, value in leaves(_with_frechet_title(result))
             if not isinstance(value, list)
         ]
         if rows:
@@ -257,6 +258,18 @@ def shown(value: Any) -> str:
     if isinstance(value, float) and not value.is_integer():
         return f"{value:,.4g}" if abs(value) < 10 else f"{value:,.2f}"
     return f"{int(value):,}"
+
+
+def _with_frechet_title(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with its Frechet distance under the name that it may have."""
+    keys = ("frechet_distance", "fid")
+    if not any(key in result for key in keys):
+        return dict(result)
+    title = frechet_title(result)
+    return {
+        (title if name in keys else name): value
+        for name, value in result.items()
+    }
 
 
 def _details(record: dict[str, Any]) -> str:

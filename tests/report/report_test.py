@@ -362,6 +362,37 @@ def test_damaged_evaluation_does_not_disturb(tmp_path, content):
 
 
 @pytest.mark.parametrize(
+    ("record", "title"),
+    [
+        ({"frechet_distance": 7.25, "fid": 7.25, "features": "g.pb"}, "FID"),
+        (
+            {"frechet_distance": 7.25, "features": "a/g.pb"},
+            "Frechet distance (g.pb)",
+        ),
+        (
+            {"frechet_distance": 7.25, "features": "inception"},
+            "Frechet distance (inception)",
+        ),
+        # Of before there was another name than "fid".
+        ({"fid": 7.25, "features": "a/classify_image_graph_def.pb"}, "FID"),
+        (
+            {"fid": 7.25, "features": "inception"},
+            "Frechet distance (inception)",
+        ),
+        ({"fid": 7.25}, "Frechet distance (?)"),
+    ],
+)
+def test_distance_is_called_fid_where_it_is_one(record, title):
+    history = report_records.History([], [], [])
+    section = report_sections.evaluations(
+        history, {"sample_quality.json": record}
+    )
+    (table,) = section.tables
+    found = [row.cells for row in table.rows if row.cells[1] == "7.25"]
+    assert found == [(title, "7.25")]
+
+
+@pytest.mark.parametrize(
     ("value", "text"),
     [
         (None, "-"),
