@@ -151,8 +151,6 @@ class DrawFlags:
           UserError: if the temperature does not fit the model, or the model
             does not bear it.
         """
-        import numpy as np
-
         from nvae_tf.core.progress import progress
         from nvae_tf.sampling import readjust
         from nvae_tf.sampling.temperatures import parse_temperatures
@@ -165,8 +163,7 @@ class DrawFlags:
                 model,
                 self._model_flags.workdir,
                 readjust.checkpoint_tag(info["step"], self._model_flags.ema),
-                # [L] would be one per image.
-                temperature if np.ndim(temperature) == 0 else temperature[None],
+                temperature,
                 progress=functools.partial(progress, desc="re-adjusting"),
             )
         return temperature

@@ -16,6 +16,7 @@ from nvae_tf.model.noise import (
 )
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.sampling.images import grid, to_uint8
+from nvae_tf.sampling.temperatures import as_rows, take_rows
 
 __all__ = ["PIXELS", "Illustrator", "require_finite"]
 
@@ -52,7 +53,8 @@ class Illustrator:
 
         Args:
           num: how many.
-          temperature: a number, or `[L]` for one per group.
+          temperature: a number, `[L]` for one per group, `[num, L]`, or
+            `[num, 1]` for one per image.
           seed: image i has the seed `seed + i`.
           batch_size: images at once.
           pixels: see `draw_seeds`.
@@ -66,12 +68,14 @@ class Illustrator:
         Raises:
           UserError: if an image is not finite.
         """
+        temperature = self._as_rows(temperature, num)
         for start in range(0, num, batch_size):
             # Always a whole batch: one graph serves the last one too.
-            seeds = seed + start + np.arange(batch_size)
+            rows = start + np.arange(batch_size)
+            seeds = seed + rows
             images = self.draw_seeds(
                 seeds,
-                temperature,
+                take_rows(temperature, np.minimum(rows, num - 1)),
                 pixels=pixels,
                 truncation=truncation,
                 fix_groups=fix_groups,
@@ -93,7 +97,8 @@ class Illustrator:
 
         Args:
           seeds: integers `[B]`.
-          temperature: a number, or `[L]` for one per group.
+          temperature: a number, `[L]` for one per group, `[B, L]`, or
+            `[B, 1]` for one per image.
           pixels: "mean" for the likelihood's mean image, "sample" for a draw
             from it, at the model's levels.
           truncation: restricts the noise of the latents to this many standard
@@ -128,7 +133,7 @@ class Illustrator:
 
         Args:
           eps: L tensors `[B, h, w, d]`, top-down.
-          temperature: a number, or `[L]` for one per group.
+          temperature: see `draw_seeds`.
           seeds: integers `[B]`, of the pixels' noise where they are drawn.
           pixels: see `draw_seeds`.
 
@@ -138,11 +143,9 @@ class Illustrator:
         Raises:
           UserError: if an image is not finite.
         """
-        per_group = np.broadcast_to(
-            np.asarray(temperature, np.float32), [self.model.config.num_groups]
-        )
+        rows = self._as_rows(temperature, len(eps[0]))
         eps = [tf.convert_to_tensor(e, tf.float32) for e in eps]
-        logits = self._decode(eps, tf.constant(per_group[None]))
+        logits = self._decode(eps, tf.constant(rows))
         return self.from_logits(logits, seeds, pixels=pixels)
 
     def from_latents(self, z: Sequence) -> np.ndarray:
@@ -218,6 +221,9 @@ class Illustrator:
     def grid_of_pairs(pairs: np.ndarray, per_row: int = 4) -> np.ndarray:
         """Pairs `[N, 2, H, W, C]` side by side, `[H', W', C]` uint8."""
         return grid(pairs.reshape(-1, *pairs.shape[2:]), 2 * per_row, gap=2)
+
+    def _as_rows(self, temperature, count: int) -> np.ndarray:
+        return as_rows(temperature, self.model.config.num_groups, count)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _noise(self, seeds):

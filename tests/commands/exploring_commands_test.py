@@ -141,7 +141,7 @@ def test_readjusted_statistics_are_kept_and_change_the_draws(
         path = tmp_path / "x.png"
         run("sample", *options, flag, f"--output={path}")
         pictures.append(_png(path))
-    assert calls == [(1, 3)]
+    assert calls == [(3,)]
     np.testing.assert_array_equal(pictures[0], pictures[1])
     assert np.any(pictures[0] != pictures[2])
 

@@ -122,6 +122,40 @@ def test_temperature_of_each_group_scales_its_own_noise(colour):
     )
 
 
+def test_temperature_of_each_image_is_its_own_in_any_batch(colour):
+    groups = colour.model.config.num_groups
+    t = np.linspace(0.2, 1.0, groups)
+    # As many images as groups: one axis means groups all the same.
+    by_image = _all(colour.draw(groups, t[:, None], batch_size=2))
+    for i in range(groups):
+        alone = colour.draw_seeds([i], t[i])[0].astype(int)
+        assert np.abs(by_image[i] - alone).max() <= 1
+    by_group = _all(colour.draw(groups, t, batch_size=2))
+    rows = np.tile(t, [groups, 1])
+    whole = _all(colour.draw(groups, rows, batch_size=groups))
+    assert np.abs(by_group - whole).max() <= 1
+    assert np.abs(by_group - by_image).max() > 5
+    eps = colour.noise(range(groups))
+    for temperature in (t, t[:, None]):
+        drawn = exploration.images_of(colour, eps, 2, temperature).astype(int)
+        expected = colour.from_noise(eps, temperature)
+        assert np.abs(drawn - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "temperature", [[0.7], [0.7] * 2, [[0.7]] * 3, [[[0.7]]], -0.5, np.nan]
+)
+def test_temperature_that_does_not_fit_is_refused(colour, temperature):
+    # Three groups, two images.
+    for draw in (
+        lambda: [*colour.draw(2, temperature)],
+        lambda: colour.draw_seeds([1, 2], temperature),
+        lambda: colour.from_noise(colour.noise([1, 2]), temperature),
+    ):
+        with pytest.raises(ConfigError, match="temperature"):
+            draw()
+
+
 def test_truncated_noise_is_the_normal_restricted():
     eps = tf.constant(np.random.default_rng(0).normal(size=20_000), tf.float32)
     order = np.argsort(eps)
