@@ -18,9 +18,30 @@ from nvae_tf.model.nvae import NVAE
 from nvae_tf.sampling.images import grid, to_uint8
 from nvae_tf.sampling.temperatures import as_rows, take_rows
 
-__all__ = ["PIXELS", "Illustrator", "require_finite"]
+__all__ = ["PIXELS", "Illustrator", "choose_pixels", "require_finite"]
 
-PIXELS = ("mean", "sample")
+PIXELS = ("auto", "mean", "sample")
+
+
+def choose_pixels(likelihood: str, pixels: str = "auto") -> str:
+    """Whether a draw from the prior shows the likelihood's mean or a draw.
+
+    Args:
+      likelihood: of the model.
+      pixels: "mean", "sample", or "auto": the mean of binary data, a draw of
+        any other, as the paper shows them and as exports draw.
+
+    Returns:
+      "mean" or "sample".
+
+    Raises:
+      ValueError: for another value.
+    """
+    if pixels not in PIXELS:
+        raise ValueError(f"pixels must be one of {PIXELS}, not {pixels!r}.")
+    if pixels == "auto":
+        return "mean" if likelihood == "bernoulli" else "sample"
+    return pixels
 
 
 class Illustrator:
@@ -45,7 +66,7 @@ class Illustrator:
         seed: int = 0,
         batch_size: int = 64,
         *,
-        pixels: str = "mean",
+        pixels: str = "auto",
         truncation: float | None = None,
         fix_groups: int = 0,
     ) -> Iterator[np.ndarray]:
@@ -88,7 +109,7 @@ class Illustrator:
         seeds,
         temperature,
         *,
-        pixels: str = "mean",
+        pixels: str = "auto",
         truncation: float | None = None,
         fix_groups: int = 0,
         top_seeds=None,
@@ -100,7 +121,7 @@ class Illustrator:
           temperature: a number, `[L]` for one per group, `[B, L]`, or
             `[B, 1]` for one per image.
           pixels: "mean" for the likelihood's mean image, "sample" for a draw
-            from it, at the model's levels.
+            from it, at the model's levels; "auto": see `choose_pixels`.
           truncation: restricts the noise of the latents to this many standard
             deviations, see `noise.truncated`; None for all of it.
           fix_groups: so many upper groups take their noise from `top_seeds`.
@@ -129,7 +150,7 @@ class Illustrator:
     def from_noise(
         self, eps: Sequence, temperature=1.0, seeds=None, *, pixels="mean"
     ) -> np.ndarray:
-        """Images of given noise.
+        """Images of given noise, their mean unless told otherwise.
 
         Args:
           eps: L tensors `[B, h, w, d]`, top-down.
@@ -167,12 +188,10 @@ class Illustrator:
         Raises:
           UserError: if an image is not finite.
         """
-        if pixels == "mean":
+        if choose_pixels(self.model.config.likelihood, pixels) == "mean":
             images = self._mean(logits)
-        elif pixels == "sample":
-            images = self._sample(logits, tf.constant(seeds, tf.int64))
         else:
-            raise ValueError(f"pixels must be one of {PIXELS}, not {pixels!r}.")
+            images = self._sample(logits, tf.constant(seeds, tf.int64))
         return to_uint8(require_finite(images, "drawn images"))
 
     def sample_grid(

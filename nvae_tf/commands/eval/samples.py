@@ -38,14 +38,7 @@ _NUM = flags.DEFINE_integer(
     "Samples to draw, or how many of --samples to take at most.",
     lower_bound=10,
 )
-_PIXELS = flags.DEFINE_enum(
-    "pixels",
-    "auto",
-    ["auto", "mean", "sample"],
-    "Take the mean image of the likelihood, or draw every pixel from it; "
-    "'auto' takes the mean for binary data and draws otherwise, as the paper "
-    "does.",
-)
+_PIXELS = common_flags.PixelsFlag()
 _SEED = common_flags.define_seed("Of the first sample, and of KID's blocks.")
 _BATCH_SIZE = common_flags.define_batch_size()
 _SAMPLES = flags.DEFINE_string(
@@ -186,10 +179,7 @@ def _drawn_samples():
 
     model, config, info = _MODEL.load()
     temperature = _DRAW.prepare(model, info)
-    pixels = _PIXELS.value
-    if pixels == "auto":
-        is_binary = config.model.likelihood == "bernoulli"
-        pixels = "mean" if is_binary else "sample"
+    pixels = _PIXELS.choose(config.model)
     batch_size = min(_BATCH_SIZE.value, _NUM.value)
     batches = Illustrator(model).draw(
         _NUM.value, temperature, _SEED.value, batch_size, pixels=pixels
@@ -200,7 +190,7 @@ def _drawn_samples():
         batches = _read_samples(sample_files.open_samples(_OUTPUT.value))
     return batches, {
         "step": info["step"],
-        "ema": _MODEL.ema,
+        "ema": info["ema"],
         "temperature": np.asarray(temperature).tolist(),
         "readjust_bn": _DRAW.readjusts,
         "pixels": pixels,
