@@ -30,9 +30,12 @@ if typing.TYPE_CHECKING:
         save,
         score,
     )
+    from nvae_tf.authors import reference_export as reference_export
+    from nvae_tf.authors import reference_import as reference_import
     from nvae_tf.config import Config, ModelConfig
     from nvae_tf.config.presets import load as load_config
     from nvae_tf.core.errors import UserError
+    from nvae_tf.model import losses as losses
     from nvae_tf.model.nvae import NVAE
 
 __version__ = "0.1.0"
@@ -62,17 +65,21 @@ _HOMES = {
     "load_config": ("nvae_tf.config.presets", "load"),
 }
 
+if not typing.TYPE_CHECKING:
+    # Hidden from type checkers, to whom any name would be one of ours.
 
-def __getattr__(name: str) -> typing.Any:
-    """Loads a public name, or a module by the name it had before."""
-    if name in MODULES:
-        return importlib.import_module(MODULES[name])
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _HOMES.get(name, ("nvae_tf.api", name))
-    value = getattr(importlib.import_module(module), attribute)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> typing.Any:
+        """Loads a public name, or a module by the name it had before."""
+        if name in MODULES:
+            return importlib.import_module(MODULES[name])
+        if name not in __all__:
+            raise AttributeError(
+                f"module {__name__!r} has no attribute {name!r}"
+            )
+        module, attribute = _HOMES.get(name, ("nvae_tf.api", name))
+        value = getattr(importlib.import_module(module), attribute)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

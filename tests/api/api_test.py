@@ -6,6 +6,8 @@ import gc
 import inspect
 import json
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import types
@@ -24,10 +26,14 @@ from nvae_tf.runs.workdir import Workdir
 from nvae_tf.training import trainer
 from tests.support import in_process
 from tests.support.api_runs import digits_config, write_demo
+from tests.support.golden_files import HERE, Golden
 from tests.support.model_cases import CONFIGS, random_model
 
 _FUNCTIONS = sorted(name for name in nvae_tf.api.__all__ if name.islower())
-_REFERENCE = pathlib.Path(__file__).parents[1] / "data" / "reference"
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_README = re.findall(
+    r"^```python\n(.*?)^```", (_ROOT / "README.md").read_text(), re.M | re.S
+)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +128,18 @@ def test_examples_of_docstrings_run(here, model, digits, monkeypatch, name):
     result = doctest.DocTestRunner().run(examples, out=report.append)
     assert result.attempted
     assert not result.failed, "".join(report)
+
+
+def test_readme_has_python():
+    assert _README
+
+
+@pytest.mark.parametrize("block", _README)
+def test_python_of_the_readme_runs(here, monkeypatch, block):
+    monkeypatch.chdir(here)
+    shutil.copy(HERE / "bernoulli_two_scales.pt", "ckpt.pt")
+    golden = Golden(HERE / "bernoulli_two_scales.npz")
+    exec(block, {"x": golden.x, "eps": golden.eps})
 
 
 # --- the numbers of the commands ---------------------------------------------
@@ -342,7 +360,7 @@ def test_save_refuses_what_would_be_lost_or_wrong(model, workdir, tmp_path):
 
 
 def test_checkpoint_of_the_authors_loads(tmp_path):
-    path = _REFERENCE / "bernoulli_two_scales.pt"
+    path = HERE / "bernoulli_two_scales.pt"
     from nvae_tf import reference_import
 
     model = nvae_tf.load(path)
