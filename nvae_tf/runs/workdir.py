@@ -238,19 +238,21 @@ def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
 
 
 def load_model(
-    path, *, ema: bool = False, checkpoint: str = "latest"
+    path, *, ema: bool | None = None, checkpoint: str = "latest"
 ) -> tuple[NVAE, Config, dict[str, Any]]:
     """The model of a run.
 
     Args:
       path: the workdir.
-      ema: take the exponential average of the weights and of the statistics
-        of batch normalisation.
+      ema: whether to take the exponential average of the weights and of the
+        statistics of batch normalisation; None takes it where the run keeps
+        one, which is what such a run is for.
       checkpoint: "latest", "best" (by held-out NELBO) or a step.
 
     Returns:
-      The model, the run's configuration, and what is known of the checkpoint:
-      "step" and, where it was evaluated, "nelbo" (nats) and "bits_per_dim".
+      The model, the run's configuration, and what is known of the weights:
+      "step", "ema" (whether they are the average) and, where they were
+      evaluated, "nelbo" (nats) and "bits_per_dim".
 
     Raises:
       UserError: if there is no run, no intact checkpoint, or no average.
@@ -271,12 +273,22 @@ def load_model(
     if evaluation.pop("step", found.step) != found.step:
         # Of an earlier state of the model.
         evaluation, averaged = {}, None
+    has_average = bool(config.train.ema_decay) and any(
+        name.startswith("average/") for name in found.tensors
+    )
+    if ema and not has_average:
+        reason = (
+            f"the checkpoint of step {found.step} holds none"
+            if config.train.ema_decay
+            else "train.ema_decay is 0"
+        )
+        raise UserError(
+            f"The run in {path} keeps no averaged weights: {reason}. Leave "
+            "--ema away."
+        )
+    if ema is None:
+        ema = has_average
     if ema:
-        if not config.train.ema_decay:
-            raise UserError(
-                f"The run in {path} keeps no averaged weights: "
-                "train.ema_decay is 0. Leave --ema away."
-            )
         average = WeightAverage(model, config.train.ema_decay)
         assign_tensors(
             {**model.named_variables("model/"), **average.named_variables()},
@@ -285,4 +297,4 @@ def load_model(
         )
         average.assign_to_model()
         evaluation = averaged or {}
-    return model, config, {"step": found.step, **evaluation}
+    return model, config, {"step": found.step, "ema": ema, **evaluation}
