@@ -6,11 +6,10 @@ import dataclasses
 import operator
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import numpy.typing as npt
 
 from nvae_tf.config import PRECISIONS, Config, DataConfig
-from nvae_tf.core.errors import ConfigError, UserError
+from nvae_tf.core.errors import UserError
 from nvae_tf.datasets import image_input, in_memory
 from nvae_tf.evaluation.evaluator import Evaluator
 from nvae_tf.model.nvae import NVAE
@@ -19,7 +18,6 @@ from nvae_tf.sampling.inference import Inference
 
 __all__ = [
     "Companion",
-    "checked_temperature",
     "companion_of",
     "keep_config",
     "require_one_of",
@@ -136,32 +134,5 @@ def require_one_of(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises UserError unless an argument is one of its choices."""
     if value not in choices:
         raise UserError(
-            f"{name} is {value!r}; it must be {' or '.join(choices)}."
+            f"{name} is {value!r}; it must be one of {', '.join(choices)}."
         )
-
-
-def checked_temperature(
-    temperature: npt.ArrayLike, num_groups: int
-) -> float | npt.NDArray[np.float32]:
-    """A temperature as the sampler takes it.
-
-    Raises:
-      ConfigError: if it is not made of finite numbers from 0 up, or has one
-        axis that is not the groups'.
-    """
-    try:
-        values = np.asarray(temperature, np.float32)
-    except (TypeError, ValueError):
-        values = np.asarray(np.nan)
-    if not (np.all(np.isfinite(values)) and np.all(values >= 0)):
-        raise ConfigError(
-            f"temperature is {temperature!r}; it must be a number from 0 up, "
-            "or one per latent group."
-        )
-    if values.ndim == 1 and len(values) != num_groups:
-        raise ConfigError(
-            f"temperature has {len(values)} numbers, but this model has "
-            f"{num_groups} latent groups, top-down: give one number, or one "
-            "for each."
-        )
-    return values if values.ndim else float(values)

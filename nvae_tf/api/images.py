@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from nvae_tf.api.companion import (
-    checked_temperature,
     companion_of,
     require_one_of,
     require_whole,
@@ -80,7 +79,7 @@ def sample(
     *,
     temperature: npt.ArrayLike = 0.7,
     seed: int = 0,
-    pixels: Literal["mean", "sample"] = "mean",
+    pixels: Literal["auto", "mean", "sample"] = "auto",
     truncation: float | None = None,
     batch_size: int = 64,
 ) -> npt.NDArray[np.uint8]:
@@ -94,13 +93,14 @@ def sample(
     Args:
       model: to draw from.
       num: how many.
-      temperature: multiplies the prior's sigma: a number, or `[L]` for one per
-        latent group, top-down.  The paper shows 0.5 to 0.7 for colour images,
-        and 1 is the model itself.
+      temperature: multiplies the prior's sigma: a number, `[L]` for one per
+        latent group, top-down, `[num, 1]` for one per image, or `[num, L]`.
+        The paper shows 0.5 to 0.7 for colour images; 1 is the model itself.
       seed: image i has the seed `seed + i` and depends on nothing else but
         temperature and model.
       pixels: "mean" for the mean image of the likelihood, "sample" to draw
-        every pixel from it.
+        every pixel from it, "auto" for the mean of binary data and a draw of
+        any other, as the paper shows them.
       truncation: restricts the noise of the latents to so many standard
         deviations, before the temperature.
       batch_size: images at once; decides memory and speed alone.
@@ -123,7 +123,7 @@ def sample(
         )
     batches = companion.illustrator.draw(
         num,
-        checked_temperature(temperature, model.config.num_groups),
+        temperature,
         seed,
         min(batch_size, num),
         pixels=pixels,

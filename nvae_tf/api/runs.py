@@ -34,7 +34,7 @@ def load(
       path: the workdir of a run, or a file that the authors' program wrote
         with `torch.save` (PyTorch is not needed).
       ema: whether to take the exponential average of the weights; by default
-        what the commands take.
+        where the run keeps one, as the commands do.
       checkpoint: of a workdir: "latest", "best" (by held-out NELBO) or a step.
 
     Returns:
@@ -102,6 +102,6 @@ def save(
         )
     folder = Workdir(path)
     new_run.require_new(folder)
-    new_run.write_run(
-        folder, new_run.fresh_train_step(model, config), config, kind="save"
-    )
+    train_step = new_run.fresh_train_step(model, config)
+    new_run.warm_up(train_step)
+    new_run.write_run(folder, train_step, config, kind="save")

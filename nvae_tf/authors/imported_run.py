@@ -42,22 +42,17 @@ def write_run(
       UserError: if the folder holds a run or cannot be written to.
     """
     new_run.require_new(folder)
-    model = NVAE(config.model, seed=None, dtype=config.precision)
-    assign_state(model, checkpoint.state, checkpoint.path)
-    # Their program does not save the vectors of the power iteration, and
-    # estimates them anew as well.
-    train_step = new_run.fresh_train_step(model, config)
+    train_step = _train_step(checkpoint, config)
     moments = None
     if not weights_only:
         moments = moments_from_reference(
             checkpoint.optimizer,
             checkpoint.state,
-            reference_slots(model),
+            reference_slots(train_step.model),
             train_step.optimizer.parameters,
             checkpoint.path,
         )
-    if moments is not None:
-        _take_over(train_step, moments, checkpoint.loss_scale)
+    _prepare(train_step, checkpoint, moments)
     epoch = 0 if weights_only else checkpoint.epoch
     new_run.write_run(
         folder,
@@ -75,15 +70,27 @@ def write_run(
     return _summary(checkpoint, config, moments, epoch)
 
 
-def _take_over(
-    train_step: TrainStep, moments: Moments, loss_scale: float | None
+def _train_step(checkpoint: ReferenceCheckpoint, config: Config) -> TrainStep:
+    """All state of training, the weights being the checkpoint's."""
+    model = NVAE(config.model, seed=None, dtype=config.precision)
+    assign_state(model, checkpoint.state, checkpoint.path)
+    return new_run.fresh_train_step(model, config)
+
+
+def _prepare(
+    train_step: TrainStep,
+    checkpoint: ReferenceCheckpoint,
+    moments: Moments | None,
 ) -> None:
-    """Sets what the optimiser goes on from."""
-    train_step.optimizer.m.assign(moments.m)
-    train_step.optimizer.u.assign(moments.u)
-    train_step.state["updates"].assign(moments.updates)
-    if train_step.scales_loss and loss_scale:
-        train_step.state["loss_scale"].assign(loss_scale)
+    """Sets what the next step starts from."""
+    if moments is not None:
+        train_step.optimizer.m.assign(moments.m)
+        train_step.optimizer.u.assign(moments.u)
+        train_step.state["updates"].assign(moments.updates)
+        if train_step.scales_loss and checkpoint.loss_scale:
+            train_step.state["loss_scale"].assign(checkpoint.loss_scale)
+    # Their program does not save these; it estimates them anew as well.
+    new_run.warm_up(train_step)
 
 
 def _summary(checkpoint, config, moments, epoch) -> str:

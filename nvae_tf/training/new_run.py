@@ -21,26 +21,44 @@ from nvae_tf.runs.workdir import Workdir, read_tensors
 from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.train_step import TrainStep
 
-__all__ = ["fresh_train_step", "require_new", "write_run"]
+__all__ = ["fresh_train_step", "require_new", "warm_up", "write_run"]
 
 
 def require_new(folder: Workdir) -> None:
-    """Raises UserError if a workdir holds a run."""
-    if folder.config_path.exists() or folder.checkpoints().steps():
+    """Raises UserError if a workdir holds a run.
+
+    What `write_run` has left that was ended before its last file, config.json,
+    is none: it is written again.
+    """
+    if folder.config_path.exists() or not _is_half_written(folder):
         raise UserError(
             f"{folder.path} holds a run already; choose a new folder."
         )
 
 
+def _is_half_written(folder: Workdir) -> bool:
+    """Whether all checkpoints, if there are any, are of `write_run` alone."""
+    store = folder.checkpoints()
+    steps = store.steps()
+    # One of any other step is of a run that has lost its config.json, as is
+    # one that knows how many steps its epochs have.
+    return not steps or (
+        steps == [0]
+        and store.restore(0).state.get("steps_per_epoch", 0) is None
+    )
+
+
 def fresh_train_step(model: NVAE, config: Config) -> TrainStep:
     """All state of training, as it is before the first step.
+
+    But for the power iteration, see `warm_up`.
 
     Args:
       model: with the weights to begin with; it stays as it is.
       config: of the run.
     """
     train = config.train
-    train_step = TrainStep(
+    return TrainStep(
         model,
         Adamax(model.trainable_variables, train.weight_decay),
         SpectralRegularizer(model, train.seed),
@@ -48,10 +66,13 @@ def fresh_train_step(model: NVAE, config: Config) -> TrainStep:
         if train.ema_decay
         else None,
     )
+
+
+def warm_up(train_step: TrainStep) -> None:
+    """Takes the power iterations that a first step begins with."""
     train_step.spectral.warm_up(
-        model.read_params(Mode.TRAINING), FIRST_STEP_ROUNDS - ROUNDS
+        train_step.model.read_params(Mode.TRAINING), FIRST_STEP_ROUNDS - ROUNDS
     )
-    return train_step
 
 
 def write_run(
@@ -82,6 +103,7 @@ def write_run(
     """
     record = json.dumps({"step": 0, "kind": kind, **(origin or {})}) + "\n"
     with folder.locked():
+        # Another process may have been faster.
         require_new(folder)
         write_bytes(folder.metrics_path, record.encode())
         folder.checkpoints().save(
@@ -98,4 +120,5 @@ def write_run(
                 "imported": origin,
             },
         )
+        # The last: without it there is no run, see `require_new`.
         folder.write_config(config)
