@@ -40,10 +40,11 @@ def main(argv) -> None:
     """Reads, compares, writes the workdir and says how to go on."""
     del argv
     from nvae_tf.authors import reference_import, reference_table
-    from nvae_tf.authors.imported_run import require_new, write_run
+    from nvae_tf.authors.imported_run import write_run
     from nvae_tf.authors.reference_config import config_from_reference
     from nvae_tf.core.errors import UserError
     from nvae_tf.runs.workdir import Workdir
+    from nvae_tf.training.new_run import require_new
 
     if not _CHECKPOINT.value:
         raise UserError("Name the file to import with --checkpoint=FILE.pt.")

@@ -36,7 +36,12 @@ def as_rows(
     Raises:
       UserError: `error`, if it has another shape or is no number from 0 up.
     """
-    t = np.asarray(temperature, np.float32)
+    try:
+        t = np.asarray(temperature, np.float32)
+    except (TypeError, ValueError) as problem:
+        raise error(
+            f"A temperature must be numbers, not {temperature!r}."
+        ) from problem
     match t.shape:
         case () | (_,):
             fits = t.shape in ((), (num_groups,))
