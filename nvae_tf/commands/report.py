@@ -76,7 +76,7 @@ def main(argv) -> None:
         subtitle=f"{progress}. Workdir {folder.path.resolve().name}.",
         notes=notes,
         facts=report_sections.facts(
-            config, history, results["evaluation.json"]
+            config, history, results["evaluation.json"], ema=_MODEL.ema
         ),
         sections=[
             report_sections.training(config, history),
@@ -104,6 +104,7 @@ def _pictures(notes: list[str]) -> list:
     """Sections of what the model draws; what cannot be drawn is noted."""
     from nvae_tf.report.page import Section
     from nvae_tf.report.pictures import Pictures
+    from nvae_tf.sampling import readjust
 
     try:
         model, config, info = _MODEL.load()
@@ -111,17 +112,18 @@ def _pictures(notes: list[str]) -> list:
         notes.append(f"Without pictures: {error}")
         return []
     draws = Pictures(model, config, _SEED.value)
-    weights = "averaged weights" if _MODEL.ema else "weights"
+    weights = "averaged weights" if info["ema"] else "weights"
     origin = f"Drawn with the {weights} of step {info['step']:,}"
     # Before the samples, which may change the model's statistics.
     held_out = _held_out(draws, f"{origin}.", notes)
     if _READJUST.value:
         origin += ", batch normalisation re-adjusted at each temperature"
-    samples = _samples(draws, model, config, info["step"])
+    tag = readjust.checkpoint_tag(info["step"], info["ema"])
+    samples = _samples(draws, model, config, tag)
     return [Section("Samples", f"{origin}.", samples), *held_out]
 
 
-def _samples(draws, model, config, step: int) -> tuple:
+def _samples(draws, model, config, tag: str) -> tuple:
     """A figure for every temperature."""
     from nvae_tf.core.progress import progress
     from nvae_tf.report.page import figure
@@ -132,12 +134,7 @@ def _samples(draws, model, config, step: int) -> tuple:
         _temperatures(config), desc="drawing", unit="grid"
     ):
         if _READJUST.value:
-            readjust.readjust_cached(
-                model,
-                _MODEL.workdir,
-                readjust.checkpoint_tag(step, _MODEL.ema),
-                temperature,
-            )
+            readjust.readjust_cached(model, _MODEL.workdir, tag, temperature)
         png = draws.samples(temperature, _NUM.value)
         caption = f"Draws at temperature {temperature:g}"
         figures.append(figure(png, caption, is_picture=True))

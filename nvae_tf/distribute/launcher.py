@@ -1,4 +1,4 @@
-"""Starts the local processes of a run: `train.py --num_processes=N`.
+"""Starts the local processes of a run: `nvae train --num_processes=N`.
 
 Every process runs the same command, with `TF_CONFIG` telling it who it is.
 The first one's output is the command's; what the others print goes to files.

@@ -1,7 +1,9 @@
 """The signatures of an exported SavedModel.
 
 Every input and output has the batch as its first axis, as TF Serving's
-batching needs it, and a row's result depends on that row's inputs alone.
+batching needs it, and a row's result depends on that row's inputs alone.  So a
+`temperature` of one axis, `[B]`, is one per image here, and one per group takes
+`[B, L]`; in Python, one axis means groups (`nvae_tf.sampling.temperatures`).
 """
 
 import math

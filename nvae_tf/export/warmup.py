@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from nvae_tf.core.errors import ExportError
 from nvae_tf.core.extras import require
-from nvae_tf.export.png import to_png
 from nvae_tf.export.runners import Runner
+from nvae_tf.sampling.images import encode_png
 
 __all__ = ["WARMUP_FILE", "example_inputs", "read_warmup", "write_warmup"]
 
@@ -42,7 +42,7 @@ def example_inputs(
         shape = [count, *(shape or [None])[1:]]
         if dtype in ("string", "object"):
             images = random.integers(0, 256, [count, *image_shape], np.uint8)
-            value = np.array([to_png(image) for image in images], object)
+            value = np.array([encode_png(image) for image in images], object)
         elif dtype == "int64":
             value = np.arange(count)
         elif dtype == "uint8":

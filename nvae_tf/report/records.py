@@ -65,11 +65,13 @@ class History:
       train: of training steps, oldest first.
       evaluations: of held-out evaluations.
       events: all others: changed settings, rollbacks, imports.
+      averaged: evaluations with the averaged weights, where the run keeps them.
     """
 
     train: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     events: list[dict[str, Any]]
+    averaged: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
     def last_step(self) -> int:
@@ -82,7 +84,7 @@ class History:
 
         Args:
           name: of the value in the records.
-          kind: "train" or "evaluations".
+          kind: "train", "evaluations" or "averaged".
         """
         found = [r for r in getattr(self, kind) if r.get(name) is not None]
         if not found:
@@ -102,7 +104,7 @@ def read_history(path) -> History:
     Args:
       path: of the file, which may be missing.
     """
-    train, evaluations, events = [], [], []
+    train, evaluations, averaged, events = [], [], [], []
     path = pathlib.Path(path)
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     for line in text.splitlines():
@@ -117,9 +119,11 @@ def read_history(path) -> History:
             train.append(record)
         elif kind == "evaluation":
             evaluations.append(record)
+        elif kind == "evaluation_ema":
+            averaged.append(record)
         else:
             events.append(record)
-    return History(train, evaluations, events)
+    return History(train, evaluations, events, averaged)
 
 
 def read_result(path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nvae_tf.config import Config
+from nvae_tf.evaluation.sample_quality import frechet_title
 from nvae_tf.report import plots as report_plots
 from nvae_tf.report.page import Figure, Row, Section, Table, figure
 from nvae_tf.report.records import History, leaves
@@ -37,7 +38,10 @@ _MOST_EVENTS = 200
 
 
 def facts(
-    config: Config, history: History, evaluation: Mapping[str, Any] = {}
+    config: Config,
+    history: History,
+    evaluation: Mapping[str, Any] = {},
+    ema: bool | None = None,
 ) -> list[tuple[str, str]]:
     """The numbers to put first: the latest evaluation and the model's size.
 
@@ -46,13 +50,18 @@ def facts(
       history: of the run.
       evaluation: of evaluation.json; counts unless training went on since and
         evaluated again.
+      ema: whether the numbers of the averaged weights count; None if the run
+        keeps them.
     """
     model = config.model
     found = []
-    last = history.evaluations[-1] if history.evaluations else None
+    is_average = bool(history.averaged) and ema is not False
+    records = history.averaged if is_average else history.evaluations
+    last = records[-1] if records else None
     step = evaluation.get("step") or 0
     if "nelbo" in evaluation and (last is None or step >= last["step"]):
         last = evaluation
+        is_average = bool(evaluation.get("ema"))
     if last is not None:
         found += [
             (_COLUMNS[name], shown(last[name]))
@@ -61,6 +70,10 @@ def facts(
         ]
         if last.get("step") is not None:
             found.append(("held out, at step", shown(last["step"])))
+        if config.train.ema_decay:
+            found.append(
+                ("weights", "averaged" if is_average else "as trained")
+            )
     elif history.train and history.train[-1].get("nelbo") is not None:
         found.append(
             ("NELBO of the last batch, nats", shown(history.train[-1]["nelbo"]))
@@ -84,9 +97,10 @@ def training(config: Config, history: History) -> Section:
     """Curves over the steps."""
     figures = []
 
-    def add(caption, names, points=(), label="nats"):
+    def add(caption, names, points=(), averaged=(), label="nats"):
         curves = _present(history, names, "train")
         marks = _present(history, points, "evaluations")
+        marks |= _present(history, averaged, "averaged")
         if curves or marks:
             plot = report_plots.lines(curves, marks, label)
             figures.append(figure(plot, caption))
@@ -95,6 +109,7 @@ def training(config: Config, history: History) -> Section:
         "Negative evidence lower bound",
         {"nelbo": "training batches"},
         {"nelbo": "held out", "nll": "held out, -log p(x)"},
+        {"nelbo": "held out, averaged weights"},
     )
     add(
         "Its two parts on training batches",
@@ -174,35 +189,42 @@ def evaluations(
       history: of the run.
       results: what commands measured, by the names of their files.
     """
-    tables = []
-    columns = [
-        name
-        for name in _COLUMNS
-        if any(r.get(name) is not None for r in history.evaluations)
-    ]
-    if columns:
-        rows = [
-            Row(tuple(shown(r.get(name)) for name in ("step", *columns)))
-            for r in reversed(history.evaluations)
-        ]
-        header = ("step", *(_COLUMNS[name] for name in columns))
-        tables.append(
-            Table(
-                header,
-                tuple(rows),
-                f"All {len(rows)} evaluations" if len(rows) > 10 else "",
-            )
+    tables = [
+        table
+        for records, what in (
+            (history.averaged, "step, averaged weights"),
+            (history.evaluations, "step"),
         )
+        for table in _table_of(records, what)
+    ]
     for file, result in results.items():
         rows = [
             Row((_COLUMNS.get(name, name), shown(value)))
-            for name, value in leaves(result)
+            for name, value in leaves(_with_frechet_title(result))
             if not isinstance(value, list)
         ]
         if rows:
             tables.append(Table((file, "value"), tuple(rows), wraps=True))
     text = "" if tables else "Not evaluated yet."
     return Section("Evaluation", text, (), tuple(tables))
+
+
+def _table_of(records: Sequence[Mapping], what: str) -> list[Table]:
+    """A table of evaluations, the latest first; none without any."""
+    columns = [
+        name
+        for name in _COLUMNS
+        if any(r.get(name) is not None for r in records)
+    ]
+    if not columns:
+        return []
+    rows = [
+        Row(tuple(shown(r.get(name)) for name in ("step", *columns)))
+        for r in reversed(records)
+    ]
+    header = (what, *(_COLUMNS[name] for name in columns))
+    title = f"All {len(rows)} evaluations" if len(rows) > 10 else ""
+    return [Table(header, tuple(rows), title)]
 
 
 def events(history: History) -> Section:
@@ -257,6 +279,18 @@ def shown(value: Any) -> str:
     if isinstance(value, float) and not value.is_integer():
         return f"{value:,.4g}" if abs(value) < 10 else f"{value:,.2f}"
     return f"{int(value):,}"
+
+
+def _with_frechet_title(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with its Frechet distance under the name that it may have."""
+    keys = ("frechet_distance", "fid")
+    if not any(key in result for key in keys):
+        return dict(result)
+    title = frechet_title(result)
+    return {
+        (title if name in keys else name): value
+        for name, value in result.items()
+    }
 
 
 def _details(record: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from nvae_tf.core.errors import ClientError
+from nvae_tf.sampling.temperatures import as_rows
 
 __all__ = ["Client", "Predictor"]
 
@@ -67,24 +68,21 @@ class Client:
 
         Args:
           seeds: N integers.
-          temperature: a number, `[L]` for one per latent group, or `[N, L]`.
+          temperature: a number, `[L]` for one per latent group, top-down,
+            `[N, L]`, or `[N, 1]` for one per image.  What is sent is
+            `[N, L]`.
 
         Returns:
           uint8 `[N, H, W, C]`.
 
         Raises:
-          ClientError: if the server refuses the request.
+          ClientError: if the temperature does not fit, or the server refuses
+            the request.
         """
         seeds = np.asarray(list(seeds), np.int64)
+        rows = as_rows(temperature, self.num_groups, len(seeds), ClientError)
         # One form for all requests: those that a server merges must agree.
-        shape = (len(seeds), self.num_groups)
-        try:
-            temperature = np.broadcast_to(np.float32(temperature), shape)
-        except ValueError as error:
-            raise ClientError(
-                "The temperature must be a number or one per latent group, "
-                f"of which there are {self.num_groups}."
-            ) from error
+        temperature = np.broadcast_to(rows, (len(seeds), self.num_groups))
         inputs = {"seed": seeds, "temperature": temperature}
         return self._run("sample", inputs)["images"]
 

@@ -20,7 +20,8 @@ from nvae_tf.runs.retention import Retention
 from nvae_tf.runs.workdir import Workdir, assign_tensors, read_tensors
 from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.recovery import Recovery, Verdict
-from nvae_tf.training.train_step import StepMetrics, TrainStep
+from nvae_tf.training.step_metrics import StepMetrics
+from nvae_tf.training.train_step import TrainStep
 
 __all__ = ["Place", "RunState"]
 

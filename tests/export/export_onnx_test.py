@@ -84,7 +84,7 @@ def test_seed_draws_the_same_image_in_both_formats(exported):
     expected = sample(tf.constant(seeds), tf.constant(temperature, tf.float32))[
         "images"
     ].numpy()
-    actual = Sampler(exported("tiny")).sample(seeds, temperature)
+    actual = Sampler(exported("tiny")).sample(seeds, temperature[:, None])
     assert np.mean(np.abs(actual.astype(int) - expected) > 1) < 1e-3
 
 
@@ -99,7 +99,7 @@ def test_row_is_the_same_in_any_batch(exported):
 
 def test_temperature_may_differ_per_row_and_group(exported):
     sampler = Sampler(exported("tiny"))
-    whole = sampler.sample([1, 2], [0.5, 0.8], output="mean")
+    whole = sampler.sample([1, 2], [[0.5], [0.8]], output="mean")
     each = np.repeat([[0.5], [0.8]], sampler.num_groups, axis=1)
     np.testing.assert_array_equal(
         sampler.sample([1, 2], each, output="mean"), whole
@@ -107,8 +107,22 @@ def test_temperature_may_differ_per_row_and_group(exported):
     assert not np.allclose(sampler.sample([1, 2], 1.0, output="mean"), whole)
 
 
-@pytest.mark.parametrize("temperature", [[0.5] * 3, -1.0, float("nan")])
+def test_one_axis_of_temperatures_is_of_groups_however_many_seeds(exported):
+    sampler = Sampler(exported("tiny"))
+    groups = sampler.num_groups
+    t = np.linspace(0.2, 1, groups)
+    drawn = sampler.sample(range(groups), t, output="mean")
+    each = sampler.sample(range(groups), np.tile(t, [groups, 1]), output="mean")
+    np.testing.assert_array_equal(drawn, each)
+    by_image = sampler.sample(range(groups), t[:, None], output="mean")
+    assert not np.allclose(by_image, drawn, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "temperature", [[0.5] * 2, [0.5] * 3, [[0.5]] * 3, -1.0, float("nan")]
+)
 def test_wrong_temperature_is_refused(exported, temperature):
+    # One group, two seeds.
     with pytest.raises(ValueError, match="temperature must be"):
         Sampler(exported("plain_vae")).sample([1, 2], temperature)
 

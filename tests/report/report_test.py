@@ -305,6 +305,31 @@ def test_latest_evaluation_stands_first(workdir, step, nelbo, shown_step):
     assert without["NELBO, nats"] == "13.67"
 
 
+def test_numbers_of_averaged_weights_stand_first(workdir, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    _write_records(path)
+    with open(path, "a", encoding="utf-8") as file:
+        record = {"step": 30, "kind": "evaluation_ema", "nelbo": 9.125}
+        file.write("\n" + json.dumps(record) + "\n")
+    history = report_records.read_history(path)
+    assert [r["kind"] for r in history.events] == ["rollback"]
+    config = make_config(workdir, train={"ema_decay": 0.9})
+    for evaluation, ema, nelbo, weights in (
+        ({}, None, "9.125", "averaged"),
+        ({}, True, "9.125", "averaged"),
+        ({}, False, "13.67", "as trained"),
+        ({"step": 40, "nelbo": 7.0, "ema": True}, None, "7", "averaged"),
+        ({"step": 40, "nelbo": 7.0, "ema": False}, None, "7", "as trained"),
+    ):
+        facts = dict(report_sections.facts(config, history, evaluation, ema))
+        assert facts["NELBO, nats"] == nelbo
+        assert facts["weights"] == weights
+    averaged, plain = report_sections.evaluations(history, {}).tables
+    assert averaged.rows[0].cells == ("30", "9.125")
+    assert "averaged" in averaged.header[0]
+    assert plain.rows[0].cells[:2] == ("30", "13.67")
+
+
 def test_history_keeps_whole_records_alone(workdir):
     history = report_records.read_history(workdir / "metrics.jsonl")
     assert len(history.train) == 30
@@ -359,6 +384,37 @@ def test_damaged_evaluation_does_not_disturb(tmp_path, content):
     history = report_records.History([], [], [])
     section = report_sections.evaluations(history, {path.name: evaluation})
     assert section.text == "Not evaluated yet."
+
+
+@pytest.mark.parametrize(
+    ("record", "title"),
+    [
+        ({"frechet_distance": 7.25, "fid": 7.25, "features": "g.pb"}, "FID"),
+        (
+            {"frechet_distance": 7.25, "features": "a/g.pb"},
+            "Frechet distance (g.pb)",
+        ),
+        (
+            {"frechet_distance": 7.25, "features": "inception"},
+            "Frechet distance (inception)",
+        ),
+        # Of before there was another name than "fid".
+        ({"fid": 7.25, "features": "a/classify_image_graph_def.pb"}, "FID"),
+        (
+            {"fid": 7.25, "features": "inception"},
+            "Frechet distance (inception)",
+        ),
+        ({"fid": 7.25}, "Frechet distance (?)"),
+    ],
+)
+def test_distance_is_called_fid_where_it_is_one(record, title):
+    history = report_records.History([], [], [])
+    section = report_sections.evaluations(
+        history, {"sample_quality.json": record}
+    )
+    (table,) = section.tables
+    found = [row.cells for row in table.rows if row.cells[1] == "7.25"]
+    assert found == [(title, "7.25")]
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,8 @@ def test_client_splits_requests_and_keeps_their_order(predictor, runner):
     assert client.image_shape == (8, 8, 3)
     images = client.sample(range(10), 0.7)
     np.testing.assert_array_equal(images, _expected_draw(runner, range(10)))
-    per_group = client.sample([1, 2], [0.7] * client.num_groups)
-    np.testing.assert_array_equal(per_group, images[1:3])
+    for same in ([0.7] * client.num_groups, [[0.7], [0.7]]):
+        np.testing.assert_array_equal(client.sample([1, 2], same), images[1:3])
     scores = client.score(images, np.arange(10))
     given = {"images": images, "seed": np.arange(10)}
     expected = runner.run("score", given)
@@ -110,9 +110,26 @@ def test_client_splits_requests_and_keeps_their_order(predictor, runner):
     )
 
 
-def test_temperature_of_another_length_is_refused(predictor):
+def test_one_axis_of_temperatures_is_of_groups(predictor, runner):
+    client = Client(predictor, batch_size=2)
+    groups = client.num_groups
+    t = np.linspace(0.2, 0.9, groups, dtype=np.float32)
+    given = {"seed": np.arange(groups), "temperature": np.tile(t, [groups, 1])}
+    np.testing.assert_array_equal(
+        client.sample(range(groups), t), runner.run("sample", given)["images"]
+    )
+    # Exported graphs take one per image in one axis.
+    given["temperature"] = t
+    np.testing.assert_array_equal(
+        client.sample(range(groups), t[:, None]),
+        runner.run("sample", given)["images"],
+    )
+
+
+@pytest.mark.parametrize("temperature", [[0.5, 0.7], [0.5], [[0.5]] * 2])
+def test_temperature_of_another_length_is_refused(predictor, temperature):
     with pytest.raises(ClientError, match="one per latent group"):
-        Client(predictor).sample([1], [0.5, 0.7])
+        Client(predictor).sample([1], temperature)
 
 
 @pytest.mark.parametrize("failure", [AWAY, BUSY])

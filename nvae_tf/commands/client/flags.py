@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from absl import flags
 
+from nvae_tf.commands.flags import define_resize
 from nvae_tf.core.errors import ClientError, UserError
 
 __all__ = ["PhotoFlags", "ServerFlags", "write_images"]
@@ -91,13 +92,7 @@ class PhotoFlags:
         self._images = flags.DEFINE_list(
             "images", "", "Image files and folders of them."
         )
-        self._resize = flags.DEFINE_enum(
-            "resize",
-            "crop",
-            ["crop", "resize", "celeba", "none"],
-            "How images get the model's size: cropped to a square and scaled, "
-            "squeezed, as the paper crops CelebA, or refused.",
-        )
+        self._resize = define_resize()
         self._alpha = flags.DEFINE_enum(
             "alpha",
             "drop",
@@ -118,8 +113,9 @@ class PhotoFlags:
         Raises:
           UserError: if there are none, or one cannot be read.
         """
-        from nvae_tf.datasets.folder import decode_image, find_images
+        from nvae_tf.datasets.folder import decode_image
         from nvae_tf.datasets.geometry import match_channels, match_size
+        from nvae_tf.datasets.image_files import find_images
 
         size, _, channels = shape
         paths = find_images(self._images.value)

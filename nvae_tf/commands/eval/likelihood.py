@@ -93,7 +93,7 @@ def main(argv) -> None:
         folder.path / "evaluation.json",
         {
             "step": info["step"],
-            "ema": _MODEL.ema,
+            "ema": info["ema"],
             "split": _SPLIT.value,
             "seed": _SEED.value,
             **result._asdict(),
@@ -169,7 +169,7 @@ def _evaluate(strategy, model, config, source, info, path, stop):
     )
     settings = {
         "step": info["step"],
-        "ema": _MODEL.ema,
+        "ema": info["ema"],
         "weights": weights_digest(model),
         "split": _SPLIT.value,
         "data": dataclasses.asdict(config.data),

@@ -8,7 +8,7 @@ The sampler beside the export needs NumPy, ONNX Runtime and Pillow alone.
 
 from absl import flags
 
-from nvae_tf.commands.flags import SourceFlags
+from nvae_tf.commands.export.flags import SourceFlags
 from nvae_tf.export import onnx_runner
 
 _SOURCE = SourceFlags()

@@ -10,7 +10,7 @@ version; export/README.md has the signatures.
 
 from absl import flags
 
-from nvae_tf.commands.flags import SourceFlags
+from nvae_tf.commands.export.flags import SourceFlags
 from nvae_tf.core.extras import require
 
 _SOURCE = SourceFlags()
