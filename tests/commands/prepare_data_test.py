@@ -245,7 +245,7 @@ def test_missing_pieces_are_errors_that_name_them(tmp_path, pictures):
     (output / MANIFEST).write_text('{"format": 99}')
     with pytest.raises(DataError, match="format 99, not 1"):
         open_source(config, "train")
-    with pytest.raises(DataError, match=r"not a folder.*prepare_data"):
+    with pytest.raises(DataError, match=r"not a folder.*nvae data prepare"):
         open_source(prepared_config(tmp_path / "none"), "train")
 
 
