@@ -41,7 +41,7 @@ docs: setup ## Build the site of the documentation into site/; warnings are erro
 	$(BIN)/mkdocs build --strict --quiet
 
 demo: setup ## Train, evaluate, sample and export a small model on MNIST digits.
-	$(BIN)/python -m nvae_tf.demo --workdir=runs/demo
+	$(BIN)/nvae demo --workdir=runs/demo
 
 bench: setup ## Measure speed, memory and graph sizes: minutes; ARGS=--full for hours.
 	$(BIN)/python -m benchmarks.suite $(ARGS)
