@@ -350,7 +350,7 @@ def test_foreign_sampler_is_replaced_on_request_and_ours_stays(tmp_path):
     export_onnx(model, tmp_path / "b.onnx", **options)
     assert sampler.read_bytes() == ours
     for name in ("a.onnx", "b.onnx"):
-        assert Sampler(tmp_path / name).sample([1]).shape == (1, 8, 8, 3)
+        assert Sampler(tmp_path / name).sample([1]).shape == (1, 8, 8, 1)
 
 
 def test_foreign_files_are_refused(tmp_path):
