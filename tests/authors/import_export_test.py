@@ -442,7 +442,7 @@ def test_commands_make_a_workdir_and_write_it_back(tmp_path, capsys):
 def test_averaged_weights_are_written_without_the_moments_of_others(
     tmp_path, capsys
 ):
-    config, _ = _config("plain_vae", train={"ema_decay": 0.9})
+    config, dataset = _config("plain_vae", train={"ema_decay": 0.9})
     tensors = _checkpoint_of(config, tmp_path / "w")
     other = model_cases.random_model(config.model, seed=5)
     average = WeightAverage(other, 0.9)
@@ -451,11 +451,15 @@ def test_averaged_weights_are_written_without_the_moments_of_others(
         {**tensors, **read_tensors(average.named_variables())},
         {"position": [3, 0]},
     )
-    written = {}
+    written, output = {}, tmp_path / "c.pt"
     for flag in ("--ema", "--noema", ""):
-        output = tmp_path / f"c{flag}.pt"
-        options = [f"--workdir={tmp_path / 'w'}", f"--output={output}"]
-        run("export checkpoint", *options, *filter(None, [flag]))
+        run(
+            "export checkpoint",
+            f"--workdir={tmp_path / 'w'}",
+            f"--dataset={dataset}",
+            f"--output={output}",
+            *filter(None, [flag]),
+        )
         written[flag] = torch_file.read(output)
         printed = capsys.readouterr().out
         assert ("--noema" in printed) == (flag != "--noema")
