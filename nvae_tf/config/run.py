@@ -130,7 +130,8 @@ class TrainConfig:
       regularization: lambda of the spectral and BN terms at beta = 1.
       regularization_init: lambda at beta = 0; `None` for no annealing.
       ema_decay: of the exponential average of the weights per step, which
-        evaluation, sampling and export then offer; 0 keeps none.
+        evaluation, sampling and export then take unless told otherwise; 0
+        keeps none.
       max_gradient_norm: a step whose gradient is longer is skipped, like one
         that is not finite; 0 sets no limit.
       skips_before_rollback: skipped steps in a row after which the run goes

@@ -16,7 +16,7 @@ from nvae_tf.export.serving_files import (
     write_serving_files,
 )
 from nvae_tf.export.source import Source
-from nvae_tf.export.warmup import write_warmup
+from nvae_tf.export.warmup import require_protos, write_warmup
 
 __all__ = ["export_saved_model"]
 
@@ -46,9 +46,12 @@ def export_saved_model(
       The version's folder.
 
     Raises:
-      ExportError: if the version exists, cannot be written, or differs from
-        the live model.
+      ExportError: if a package is missing, the version exists, cannot be
+        written, or differs from the live model.
     """
+    if warmup_batch_sizes:
+        # They are written last.
+        require_protos()
     if not temperature >= 0:
         raise ExportError(
             f"The temperature is {temperature}; it must not be negative."

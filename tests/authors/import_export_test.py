@@ -439,6 +439,37 @@ def test_commands_make_a_workdir_and_write_it_back(tmp_path, capsys):
     np.testing.assert_array_equal(state["prior_ftr0"], again["prior_ftr0"])
 
 
+def test_averaged_weights_are_written_without_the_moments_of_others(
+    tmp_path, capsys
+):
+    config, dataset = _config("plain_vae", train={"ema_decay": 0.9})
+    tensors = _checkpoint_of(config, tmp_path / "w")
+    other = model_cases.random_model(config.model, seed=5)
+    average = WeightAverage(other, 0.9)
+    Workdir(tmp_path / "w").checkpoints().save(
+        31,
+        {**tensors, **read_tensors(average.named_variables())},
+        {"position": [3, 0]},
+    )
+    written, output = {}, tmp_path / "c.pt"
+    for flag in ("--ema", "--noema", ""):
+        run(
+            "export checkpoint",
+            f"--workdir={tmp_path / 'w'}",
+            f"--dataset={dataset}",
+            f"--output={output}",
+            *filter(None, [flag]),
+        )
+        written[flag] = torch_file.read(output)
+        printed = capsys.readouterr().out
+        assert ("--noema" in printed) == (flag != "--noema")
+    assert written["--noema"]["optimizer"]["state"]
+    kept = written["--noema"]["state_dict"]["prior_ftr0"]
+    for flag in ("--ema", ""):
+        assert not written[flag]["optimizer"]["state"]
+        assert np.any(written[flag]["state_dict"]["prior_ftr0"] != kept)
+
+
 def test_configuration_of_a_run_serves_as_config_file(source):
     workdir, config = source
     module = importlib.import_module("configs.workdir")
