@@ -76,7 +76,7 @@ def test_folder_is_the_old_or_the_new_wherever_the_disk_fails(
     for number in faults.numbers_of_calls(write):
         prepare()
         with faults.disk(number, error_number):
-            with pytest.raises(DataError, match="Cannot write .*export"):
+            with pytest.raises(DataError, match=r"Cannot write .*export"):
                 write()
         assert _names(tmp_path) in (["export"], [])
         content = b""
@@ -90,14 +90,15 @@ def test_folder_that_may_not_be_replaced_stays(tmp_path):
     with pytest.raises(UserError, match="--overwrite"):
         with files.new_folder(tmp_path / "a"):
             raise AssertionError
-    with pytest.raises(UserError, match="another place\\.$"):
+    with pytest.raises(UserError, match=r"another place\.$"):
         with files.new_folder(tmp_path / "a", overwrite=None):
             raise AssertionError
 
 
 def test_of_two_writers_of_one_folder_the_second_is_told(tmp_path):
     path = tmp_path / "samples"
-    with pytest.raises(DataError, match="exists already"):
+
+    def write_late():
         with files.new_folder(path) as late:
             (late / "a").write_bytes(b"late")
             # The other one, under the name of its own process.
@@ -105,6 +106,9 @@ def test_of_two_writers_of_one_folder_the_second_is_told(tmp_path):
             other.mkdir()
             (other / "a").write_bytes(b"early")
             other.rename(path)
+
+    with pytest.raises(DataError, match="exists already"):
+        write_late()
     assert (path / "a").read_bytes() == b"early"
     assert _names(tmp_path) == ["samples"]
 
@@ -226,7 +230,7 @@ def test_json_comes_back(tmp_path):
     ],
 )
 def test_what_is_no_sensible_json_is_a_value_error(tmp_path, text):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         files.parse_json(text)
 
 

@@ -152,17 +152,19 @@ def test_checkpoint_is_whole_or_absent_wherever_the_disk_fails(
     )
     for number in numbers:
         store = prepare(f"{number}")
-        failed = False
+        problem = None
         with faults.disk(number, error_number):
             try:
                 store.save(step, _TENSORS, {"n": "new"})
             except CheckpointError as error:
-                assert os.strerror(error_number) in str(error)
-                failed = True
+                problem = str(error)
         found = store.restore_latest()
         assert (found.step, found.state["n"]) in ((1, "old"), (step, "new"))
-        # What cannot be removed is told of, and does no harm.
-        assert failed or found.state["n"] == "new"
+        if problem is None:
+            # What cannot be removed is told of, and does no harm.
+            assert found.state["n"] == "new"
+        else:
+            assert os.strerror(error_number) in problem
         store.save(3, _TENSORS, {})
         assert _names(store.directory) == [
             "00000003",
@@ -292,7 +294,7 @@ def test_pipe_in_place_of_a_file_is_not_waited_for(store, name):
 
 def test_folders_that_no_run_would_name_so_are_no_checkpoints(store):
     store.save(1, _TENSORS, {})
-    for name in ("2", "0002", "000000003", "00000004x", "٠٠٠٠٠٠٠٥", "9" * 30):
+    for name in ("2", "0002", "000000003", "00000004x", "\u0660" * 8, "9" * 30):
         (store.directory / name).mkdir()
     assert store.steps() == [1]
     assert store.restore_latest(discard=True).step == 1
