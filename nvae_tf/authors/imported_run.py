@@ -31,11 +31,25 @@ __all__ = ["require_new", "write_run"]
 
 
 def require_new(folder: Workdir) -> None:
-    """Raises UserError if a workdir holds a run."""
-    if folder.config_path.exists() or folder.checkpoints().steps():
+    """Raises UserError if a workdir holds a run.
+
+    What an import has left that was ended before its last file, config.json,
+    is none: it is written again.
+    """
+    if folder.config_path.exists() or not _is_half_imported(folder):
         raise UserError(
             f"--workdir={folder.path} holds a run already; choose a new folder."
         )
+
+
+def _is_half_imported(folder: Workdir) -> bool:
+    """Whether all checkpoints, if there are any, are of an import alone."""
+    store = folder.checkpoints()
+    steps = store.steps()
+    # One of any other step is of a run that has lost its config.json.
+    return not steps or (
+        steps == [0] and bool(store.restore(0).state.get("imported"))
+    )
 
 
 def write_run(
@@ -85,6 +99,8 @@ def write_run(
     }
     record = json.dumps({"step": 0, "kind": "import", **origin}) + "\n"
     with folder.locked():
+        # Another import may have been faster.
+        require_new(folder)
         write_bytes(folder.metrics_path, record.encode())
         folder.checkpoints().save(
             0,
@@ -100,6 +116,7 @@ def write_run(
                 "imported": origin,
             },
         )
+        # The last: without it there is no run, see `require_new`.
         folder.write_config(config)
     return _summary(checkpoint, config, moments, epoch)
 

@@ -72,6 +72,8 @@ def open_own(path: str | os.PathLike, flags: int) -> int:
     In a folder from elsewhere a link could stand in its place, and what is
     written would go to any file of the user's; a pipe would wait for ever.
 
+        with open(path, "a", opener=open_own) as file:
+
     Args:
       path: of the file.
       flags: of `os.open`.

@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import io
 import os
+import resource
 from collections.abc import Iterator
 
 import pytest
@@ -73,6 +74,17 @@ def disk(fails_at: int | None, error_number: int) -> Iterator[Disk]:
         patch.setattr(builtins, "open", guarded_open)
         patch.setattr(io, "open", guarded_open)
         yield made
+
+
+@contextlib.contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """Within, no file of this process gets larger, C++ code's included."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def numbers_of_calls(work) -> range:
