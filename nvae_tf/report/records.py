@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -166,7 +165,8 @@ def _numbers_of(record: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for name, value in record.items():
         if isinstance(value, list):
-            found[name] = [v if is_number(v) else None for v in value]
+            if all(v is None or type(v) in (int, float) for v in value):
+                found[name] = [v if is_number(v) else None for v in value]
         elif is_number(value) or value is None:
             found[name] = value
     return found

@@ -278,8 +278,12 @@ class RunState:
 
     def _require_plain(self, state: Mapping[str, Any]) -> None:
         """Raises CheckpointError for what no run has saved."""
-        wrong = [k for k, v in _KINDS.items() if not isinstance(state.get(k), v)]
         missing = [k for k in _KINDS if k not in state]
+        wrong = [
+            name
+            for name, kind in _KINDS.items()
+            if not isinstance(state.get(name), kind)
+        ]
         position = state.get("position")
         if not (wrong or missing):
             if [type(n) for n in position] != [int, int] or min(position) < 0:

@@ -331,7 +331,7 @@ def test_serving_file_that_breaks_off_is_no_adapted_one(tmp_path, share):
 def test_disk_without_room_leaves_no_version(tmp_path, size):
     output = tmp_path / "nvae"
     with faults.file_limit(size):
-        with pytest.raises(ExportError, match="Cannot write .*too large"):
+        with pytest.raises(ExportError, match=r"Cannot write .*too large"):
             export_saved_model(
                 source("plain_vae"), output, warmup_batch_sizes=()
             )
