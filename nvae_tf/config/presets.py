@@ -20,7 +20,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from nvae_tf.config.run import Config, config_from_dict
+from nvae_tf.config.parsing import config_from_dict
+from nvae_tf.config.run import Config
 from nvae_tf.core.errors import ConfigError
 
 __all__ = ["choose", "create", "find", "load", "names", "read"]

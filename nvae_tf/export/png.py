@@ -18,6 +18,6 @@ def to_png(image: np.ndarray) -> bytes:
 
 def from_png(content: bytes) -> np.ndarray:
     """Decodes to uint8 `[H, W, C]`."""
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
