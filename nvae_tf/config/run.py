@@ -108,11 +108,7 @@ class DataConfig:
         require_between(self, "data", "num_workers", 0, 1024)
         require_between(self, "data", "max_pixels", 1, _MOST_PIXELS)
         require_between(self, "data", "max_unpacked_mb", 1, 2**24)
-        if not 0 <= self.bits <= 16:
-            raise ConfigError(
-                f"data.bits is {self.bits}; it must be 1 to 16, or 0 for all "
-                "that the images' dtype has."
-            )
+        require_between(self, "data", "bits", 0, 16)
         if not 0 < self.validation_fraction < 1:
             raise ConfigError(
                 "data.validation_fraction must lie between 0 and 1, not "
@@ -190,10 +186,7 @@ class TrainConfig:
                 f"only {self.epochs} epochs; lower it with "
                 "--config.train.warmup_epochs."
             )
-        if not 0 <= self.seed < 2**31:
-            raise ConfigError(
-                f"train.seed is {self.seed}; it must be 0 to {2**31 - 1}."
-            )
+        require_between(self, "train", "seed", 0, 2**31 - 1)
         for name, lowest, highest in (
             ("learning_rate", 0.0, math.inf),
             ("min_learning_rate", 0.0, self.learning_rate),
