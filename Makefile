@@ -38,10 +38,10 @@ format: setup ## Format the code and fix what can be fixed safely.
 	$(BIN)/ruff format
 
 docs: setup ## Build the site of the documentation into site/; warnings are errors.
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 demo: setup ## Train, evaluate, sample and export a small model on MNIST digits.
-	$(BIN)/python -m nvae_tf.demo --workdir=runs/demo
+	$(BIN)/nvae demo --workdir=runs/demo
 
 bench: setup ## Measure speed, memory and graph sizes: minutes; ARGS=--full for hours.
 	$(BIN)/python -m benchmarks.suite $(ARGS)

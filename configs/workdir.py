@@ -6,11 +6,11 @@ What follows the colon is the workdir. Any value can be changed as usual;
 within one run, only what does not decide the model and the order of its data.
 """
 
-import json
 import pathlib
 
-from nvae_tf.config import presets
+from nvae_tf.config import config_from_dict, presets
 from nvae_tf.core.errors import ConfigError
+from nvae_tf.core.json_files import read_json
 
 
 def get_config(variant=None):
@@ -21,5 +21,7 @@ def get_config(variant=None):
             "config.json: --config=workdir:runs/demo."
         )
     config = presets.create("workdir")
-    config.update(json.loads(path.read_text(encoding="utf-8")))
+    # Here, where an unknown key or a wrong type gets a sentence.
+    saved = config_from_dict(read_json(path, ConfigError))
+    config.update(saved.to_dict())
     return config

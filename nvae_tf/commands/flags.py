@@ -359,7 +359,7 @@ def whole_numbers(name: str, texts: Sequence[str]) -> list[int]:
     for text in texts:
         if not (text.isascii() and text.isdigit() and len(text) < 19):
             raise UserError(
-                f"--{name} holds {text!r}, which is not a whole number from 0 "
-                "up."
+                f"--{name} holds {text[:40]!r}, which is not a whole number "
+                "from 0 up."
             )
     return [int(text) for text in texts]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
+import re
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nvae_tf.config import DataConfig
+from nvae_tf.config import MAX_PIXELS, DataConfig
 from nvae_tf.core.errors import DataError
+from nvae_tf.core.reading import read_bytes, shown
 from nvae_tf.datasets.image_files import (
     content_fractions,
     hash_fraction,
@@ -18,6 +21,15 @@ from nvae_tf.datasets.sources import CorruptImageError, Source
 
 __all__ = ["FolderSource", "decode_image", "open_folder"]
 
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_SKIP = "replace or delete it, or set data.skip_corrupt=True"
+# Of a file: two bytes for each of four channels.
+_BYTES_PER_PIXEL = 8
+# In a JPEG: a marker, but for those between the pixels of a scan.
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_SCAN, _END, _WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)
+# Programs write about 10; a file with a preview in it has those of both.
+_MAX_SCANS = 100
 _SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val"),
@@ -32,10 +44,16 @@ class FolderSource(Source):
       paths: the files.
     """
 
-    def __init__(self, name: str, paths: list[pathlib.Path]):
+    def __init__(
+        self,
+        name: str,
+        paths: list[pathlib.Path],
+        max_pixels: int = MAX_PIXELS,
+    ):
         """Keeps the files' paths; nothing is opened."""
         super().__init__(name, bits=8)
         self.paths = paths
+        self._max_pixels = max_pixels
 
     def __len__(self) -> int:
         """Number of files."""
@@ -43,7 +61,7 @@ class FolderSource(Source):
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Image `index`: uint8 `[H, W, C]`, C from 1 to 4."""
-        return decode_image(self.paths[index])
+        return decode_image(self.paths[index], self._max_pixels)
 
     def describe(self, index: int) -> str:
         """The file's path."""
@@ -71,7 +89,7 @@ def open_folder(data: DataConfig, split: str) -> Source:
         )
     if data.split_by == "folder":
         folder = _split_folder(root, split)
-        return FolderSource(str(folder), list_images(folder))
+        return FolderSource(str(folder), list_images(folder), data.max_pixels)
     held_out = split != "train"
     paths = list_images(root)
     if data.split_by == "content":
@@ -92,40 +110,78 @@ def open_folder(data: DataConfig, split: str) -> Source:
             f"({data.validation_fraction})."
         )
     kind = "held-out" if held_out else "train"
-    return FolderSource(f"{root} ({kind})", paths)
+    return FolderSource(f"{root} ({kind})", paths, data.max_pixels)
 
 
-def decode_image(path: pathlib.Path) -> np.ndarray:
+def decode_image(
+    path: pathlib.Path, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """Decodes an image file, turned upright.
 
-    16-bit files are reduced to their upper 8 bits; palettes are expanded.
+    16-bit files are reduced to their upper 8 bits; palettes are expanded; of
+    an animation the first picture counts.  The file may come from anyone: what
+    is none of `SUFFIXES`' formats by its content is not looked at any further,
+    and what would grow too large is not decoded.
+
+    Args:
+      path: the file.
+      max_pixels: that it may have by its header.
 
     Returns:
       uint8 `[H, W, C]`: gray (1), gray and alpha (2), RGB (3), RGBA (4).
 
     Raises:
-      CorruptImageError: if the file is not a readable image.
+      CorruptImageError: if the file is not a readable image, or too large.
     """
+    content = read_bytes(
+        path, _BYTES_PER_PIXEL * max_pixels + 2**20, CorruptImageError, _SKIP
+    )
     try:
-        with Image.open(path) as picture:
+        # Without a list, Pillow would try all that it knows: of PostScript
+        # under any name it would start a program.
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+            _check_size(picture, max_pixels)
+            if picture.format in ("JPEG", "MPO"):
+                _check_scans(content)
             picture.load()
             return _to_array(ImageOps.exif_transpose(picture))
-    except FileNotFoundError as error:
+    except UnidentifiedImageError as error:
         raise CorruptImageError(
-            f"{path} has vanished since the folder was listed."
+            f"{path} cannot be read as an image (it is none of "
+            f"{', '.join(_FORMATS)}, or damaged); {_SKIP}."
         ) from error
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-        SyntaxError,
-        ValueError,
-    ) as error:
-        reason = str(error).replace(f" {str(path)!r}", "")
+    # Pillow's readers raise nearly anything for damaged bytes.
+    except Exception as error:
         raise CorruptImageError(
-            f"{path} cannot be read as an image ({reason}): replace or "
-            "delete it, or set data.skip_corrupt=True."
+            f"{path} cannot be read as an image "
+            f"({shown(str(error) or type(error).__name__)}); {_SKIP}."
         ) from error
+
+
+def _check_size(picture: Image.Image, max_pixels: int) -> None:
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{width}x{height} pixels by its header, more than "
+            f"data.max_pixels={max_pixels}"
+        )
+
+
+def _check_scans(content: bytes) -> None:
+    """Raises ValueError for a JPEG of many scans.
+
+    A hundred bytes can be a scan of all pixels: a small file could take hours.
+    """
+    scans, at = 0, 2
+    while match := _MARKER.search(content, at):
+        kind, at = match[1][0], match.end()
+        if kind == _END:
+            return
+        scans += kind == _SCAN
+        if scans > _MAX_SCANS:
+            raise ValueError(f"more than {_MAX_SCANS} scans")
+        if kind not in _WITHOUT_LENGTH:
+            at += int.from_bytes(content[at : at + 2])
 
 
 def _to_array(picture: Image.Image) -> np.ndarray:

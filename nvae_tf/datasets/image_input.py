@@ -95,7 +95,8 @@ def open_images(config: Config, paths: Sequence[str]) -> Source:
         return _open_array(config, arrays[0])
     files = find_images(paths)
     name = ", ".join(str(path) for path in found)
-    return FittedSource(FolderSource(name, files), config)
+    source = FolderSource(name, files, config.data.max_pixels)
+    return FittedSource(source, config)
 
 
 def select(

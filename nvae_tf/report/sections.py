@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from nvae_tf.config import Config
 from nvae_tf.evaluation.sample_quality import frechet_title
 from nvae_tf.report import plots as report_plots
 from nvae_tf.report.page import Figure, Row, Section, Table, figure
-from nvae_tf.report.records import History, leaves
+from nvae_tf.report.records import History, is_number, leaves
 
 __all__ = [
     "configuration",
@@ -35,6 +37,8 @@ _COLUMNS = {
     "nll_standard_error": "-log p(x), standard error",
 }
 _MOST_EVENTS = 200
+# Beyond this a number is shown by its exponent.
+_LONG = 1e15
 
 
 def facts(
@@ -58,7 +62,8 @@ def facts(
     is_average = bool(history.averaged) and ema is not False
     records = history.averaged if is_average else history.evaluations
     last = records[-1] if records else None
-    step = evaluation.get("step") or 0
+    step = evaluation.get("step")
+    step = step if is_number(step) else 0
     if "nelbo" in evaluation and (last is None or step >= last["step"]):
         last = evaluation
         is_average = bool(evaluation.get("ema"))
@@ -173,8 +178,9 @@ def latents(config: Config, history: History) -> Section:
             ("active_latents", "Active latents per group", "channels"),
         ):
             values = last.get(name)
-            if values and len(values) == sum(scales):
-                plot = report_plots.group_bars(values, scales, label)
+            if isinstance(values, list) and len(values) == sum(scales):
+                heights = np.array(values, np.float64)
+                plot = report_plots.group_bars(heights, scales, label)
                 where = f"{caption}, held out, at step {last['step']:,}"
                 figures.append(figure(plot, where))
     return Section("Latent groups", "", tuple(figures))
@@ -268,14 +274,28 @@ def configuration(config: Config) -> Section:
     )
 
 
-def shown(value: Any) -> str:
-    """A value as people read it."""
+def shown(value: Any, depth: int = 3) -> str:
+    """A value as people read it.
+
+    Args:
+      value: of JSON.
+      depth: of lists and groups within it; what is deeper is left out.
+    """
     if value is None:
         return "-"
     if isinstance(value, bool | str):
         return str(value)
-    if isinstance(value, list | tuple):
-        return ", ".join(shown(item) for item in value)
+    if isinstance(value, list | tuple | dict):
+        if not depth:
+            return "..."
+        if isinstance(value, dict):
+            return ", ".join(
+                f"{key}: {shown(item, depth - 1)}"
+                for key, item in value.items()
+            )
+        return ", ".join(shown(item, depth - 1) for item in value)
+    if abs(value) >= _LONG or not math.isfinite(value):
+        return f"{value:.4g}"
     if isinstance(value, float) and not value.is_integer():
         return f"{value:,.4g}" if abs(value) < 10 else f"{value:,.2f}"
     return f"{int(value):,}"
@@ -301,8 +321,6 @@ def _details(record: dict[str, Any]) -> str:
             continue
         if isinstance(value, list) and all(isinstance(v, str) for v in value):
             parts.append(f"{key}: {'; '.join(value)}")
-        elif isinstance(value, dict):
-            parts.append(f"{key}: {json.dumps(value)}")
         else:
             parts.append(f"{key}: {shown(value)}")
     return ", ".join(parts)
@@ -314,10 +332,13 @@ def _present(history: History, names, kind: str) -> dict:
     found = {
         legend: history.series(name, kind) for name, legend in names.items()
     }
-    return {k: s for k, s in found.items() if s is not None}
+    return {
+        k: s for k, s in found.items() if s is not None and s.values.ndim == 1
+    }
 
 
 def _ever(history: History, name: str) -> int:
     """The latest count of something, 0 if it is not recorded."""
-    values: Sequence = [r[name] for r in history.train if r.get(name)]
-    return int(values[-1]) if values else 0
+    values = [r[name] for r in history.train if is_number(r.get(name))]
+    counts = [value for value in values if value]
+    return int(counts[-1]) if counts else 0

@@ -10,9 +10,7 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import pathlib
 import shlex
 from collections.abc import Iterator
@@ -22,7 +20,8 @@ import numpy as np
 
 from nvae_tf.config import Config, config_from_dict
 from nvae_tf.core.errors import CheckpointError, ConfigError, UserError
-from nvae_tf.core.files import write_bytes
+from nvae_tf.core.files import read_json, write_bytes
+from nvae_tf.core.locks import HeldElsewhereError, exclusive
 from nvae_tf.model.averaging import WeightAverage
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.runs.checkpointing import Checkpoint, CheckpointStore
@@ -60,16 +59,16 @@ class Workdir:
                 f"There is no workdir {self.path}; nvae train makes one."
             )
         try:
-            return config_from_dict(json.loads(self.config_path.read_bytes()))
+            return config_from_dict(read_json(self.config_path))
         except FileNotFoundError as error:
             raise UserError(
                 f"{self.path} holds no config.json: it is not the workdir of "
                 "a run. Give the folder that nvae train was given."
             ) from error
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.config_path} is not JSON: {error}. Restore it from a "
-                "backup, or start a new workdir."
+                f"{self.config_path} cannot be read: {error}. Restore it from "
+                "a backup, or start a new workdir."
             ) from error
         except ConfigError as error:
             raise ConfigError(f"{self.config_path}: {error}") from error
@@ -122,24 +121,21 @@ class Workdir:
         Raises:
           UserError: if another process trains here.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / ".lock", "w")  # noqa: SIM115
-        except OSError as error:
-            raise UserError(
-                f"--workdir={self.path} cannot be written to: "
-                f"{error.strerror}. Choose another folder."
-            ) from error
-        with file:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive(self.path / ".lock"))
+            except HeldElsewhereError as error:
+                who = f" ({error.holder})" if error.holder else ""
+                raise UserError(
+                    f"Another process is training in {self.path}{who}. Stop "
+                    "it, or choose another --workdir."
+                ) from error
             except OSError as error:
                 raise UserError(
-                    f"Another process is training in {self.path}. Stop it, "
-                    "or choose another --workdir."
+                    f"--workdir={self.path} cannot be written to: {error}. "
+                    "Choose another folder."
                 ) from error
-            file.write(f"{os.getpid()}\n")
-            file.flush()
             yield
 
 
@@ -280,11 +276,11 @@ def load_model(
         )
     model = NVAE(config.model, seed=config.train.seed, dtype=config.precision)
     assign_tensors(model.named_variables("model/"), found, path)
-    evaluation = dict(found.state.get("evaluation") or {})
-    averaged = evaluation.pop("average", None)
+    evaluation = _group(found.state.get("evaluation"))
+    averaged = _group(evaluation.pop("average", None))
     if evaluation.pop("step", found.step) != found.step:
         # Of an earlier state of the model.
-        evaluation, averaged = {}, None
+        evaluation, averaged = {}, {}
     has_average = bool(config.train.ema_decay) and any(
         name.startswith("average/") for name in found.tensors
     )
@@ -308,5 +304,10 @@ def load_model(
             path,
         )
         average.assign_to_model()
-        evaluation = averaged or {}
+        evaluation = averaged
     return model, config, {"step": found.step, "ema": ema, **evaluation}
+
+
+def _group(value: Any) -> dict[str, Any]:
+    """A copy of a group of values; empty for anything else."""
+    return dict(value) if isinstance(value, dict) else {}

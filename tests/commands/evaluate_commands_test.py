@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from nvae_tf.core.errors import ConfigError, DataError, UserError
-from nvae_tf.evaluation import evaluation_plot, partial_results
+from nvae_tf.evaluation import partial_results
 from nvae_tf.evaluation.features import load_features
 from nvae_tf.runs.workdir import Workdir, read_tensors
 from tests.support.feature_graphs import write_inception_graph
+from tests.support.hidden_packages import hide_packages
 from tests.support.in_process import run
 from tests.support.model_cases import random_model
 from tests.support.run_helpers import make_config, write_images
@@ -86,7 +87,7 @@ def test_stopped_evaluation_goes_on_to_the_numbers_of_one_never_stopped(
     # Other settings know nothing of it; nor does it matter to them that there
     # is no matplotlib.
     with monkeypatch.context() as without:
-        without.setattr(evaluation_plot, "can_plot", lambda: False)
+        hide_packages(without, "matplotlib")
         other = _evaluate(
             workdir, "--split=train", "--num=10", "--draws_per_pass=5"
         )
@@ -107,14 +108,6 @@ def test_stopped_evaluation_goes_on_to_the_numbers_of_one_never_stopped(
     lines = (workdir / "evaluation.jsonl").read_text().splitlines()
     splits = [json.loads(line)["split"] for line in lines]
     assert splits == ["test", "train", "test"]
-
-
-def test_missing_matplotlib_is_named_where_a_picture_is_wanted(
-    workdir, monkeypatch
-):
-    monkeypatch.setattr(evaluation_plot, "can_plot", lambda: False)
-    with pytest.raises(UserError, match=r"nvae_tf\[report\]"):
-        _evaluate(workdir, "--plot")
 
 
 def _compare(workdir, features, *arguments):

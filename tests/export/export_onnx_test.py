@@ -316,10 +316,41 @@ def test_failed_export_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_package_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(ExportError, match=r"tf2onnx; .*nvae_tf\[onnx\]"):
-        export_onnx(source("plain_vae"), tmp_path / "nvae.onnx")
+@pytest.mark.parametrize(
+    "content", [b"precious", None], ids=["foreign", "folder"]
+)
+def test_foreign_sampler_is_refused_before_anything_is_done(
+    tmp_path, monkeypatch, content
+):
+    sampler = tmp_path / "onnx_sampler.py"
+    if content is None:
+        sampler.mkdir()
+    else:
+        sampler.write_bytes(content)
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx_export, "OnnxGraphs", None)
+        with pytest.raises(ExportError, match=r"onnx_sampler\.py exists"):
+            export_onnx(
+                source("plain_vae"), tmp_path / "nvae.onnx", graphs=["sample"]
+            )
+    assert list(tmp_path.iterdir()) == [sampler]
+    if content is not None:
+        assert sampler.read_bytes() == content
+
+
+def test_foreign_sampler_is_replaced_on_request_and_ours_stays(tmp_path):
+    sampler = tmp_path / "onnx_sampler.py"
+    sampler.write_text("precious")
+    options = {"graphs": ["sample"]}
+    model = source("plain_vae")
+    export_onnx(model, tmp_path / "a.onnx", overwrite=True, **options)
+    ours = pathlib.Path(onnx_sampler.__file__).read_bytes()
+    assert sampler.read_bytes() == ours
+    # Beside another export of the same program.
+    export_onnx(model, tmp_path / "b.onnx", **options)
+    assert sampler.read_bytes() == ours
+    for name in ("a.onnx", "b.onnx"):
+        assert Sampler(tmp_path / name).sample([1]).shape == (1, 8, 8, 1)
 
 
 def test_foreign_files_are_refused(tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import html.parser
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -341,6 +342,101 @@ def test_history_keeps_whole_records_alone(workdir):
     assert 3 not in norms.steps
     assert history.series("kl_per_group").values.shape == (30, 3)
     assert history.series("nothing") is None
+
+
+_HUGE = "1" + "0" * 400
+# Each is a line of metrics.jsonl that no run writes.
+_HOSTILE_LINES = [
+    b"\xff\xfe",
+    b'{"step": 5, "kind": "train", "nelbo": "\x80"}',
+    b"[" * 100_000,
+    b"null",
+    b"7",
+    b'{"step": "5", "kind": "train"}',
+    b'{"step": NaN, "kind": "train"}',
+    b'{"step": -1, "kind": "train"}',
+    b'{"step": 1e3, "kind": "evaluation"}',
+    b'{"step": %s, "kind": "train"}' % _HUGE.encode(),
+    b'{"step": 9000000000000000000, "kind": "train"}',
+    b'{"step": 5, "kind": "train", "nelbo": %s}' % _HUGE.encode(),
+    b'{"step": 5, "kind": "train", "nelbo": 1e308, "kl": -1e300}',
+    b'{"step": 5, "kind": "train", "nelbo": "many", "skipped": [1]}',
+    b'{"step": 5, "kind": "train", "nelbo": {"a": 1}, "kl": true}',
+    b'{"step": 5, "kind": "train", "nelbo": [[1], 2]}',
+    b'{"step": 5, "kind": "train", "kl_per_group": ["a", null, 1e308]}',
+    b'{"step": 5, "kind": "train", "kl_per_group": 3}',
+    b'{"step": 7, "kind": "evaluation", "nelbo": Infinity}',
+    b'{"step": 7, "kind": "evaluation", "kl_per_group": [null, "x", {}]}',
+    b'{"step": 7, "kind": "evaluation", "active_latents": "abc"}',
+    b'{"step": 7, "kind": ["rollback"], "a": [{"b": [[[[[[1]]]]]]}]}',
+    b'{"step": 7, "b": {"c": [1e999, -0.0, 1e300, NaN]}, "d": "' + b"<" * 50,
+    b'{"step": 7, "kind": null, "b": {"c": [1e999, -0.0, 1e300, NaN]}}',
+    b'{"step": 7, "a": ' + b'{"a":' * 200 + b"1" + b"}" * 201,
+]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_records_from_elsewhere_do_not_disturb_those_of_the_run(
+    workdir, tmp_path, order
+):
+    path = tmp_path / "metrics.jsonl"
+    own = (workdir / "metrics.jsonl").read_bytes().splitlines()[:10]
+    lines = _HOSTILE_LINES[::order]
+    path.write_bytes(b"\n".join([*lines[:12], *own, *lines[12:]]))
+    history = report_records.read_history(path)
+    values = history.series("nelbo").values
+    assert {400 / step for step in range(1, 9)} <= {*values}
+    assert np.all(np.diff(history.series("nelbo").steps) >= 0)
+    config = make_config(tmp_path / "none.npy")
+    _check(_render(config, history))
+
+
+@pytest.mark.parametrize("line", _HOSTILE_LINES)
+def test_record_from_elsewhere_alone_still_makes_a_page(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(line)
+    history = report_records.read_history(path)
+    _check(_render(make_config(tmp_path / "none.npy"), history))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff",
+        b"[" * 100_000,
+        b'{"nelbo": %s}' % _HUGE.encode(),
+        b'{"nelbo": "a", "step": "b", "bits_per_dim": [1, {"a": 2}]}',
+        b'{"nelbo": 1e300, "step": NaN, "bits_per_dim": {"a": [[[]]]}}',
+        b'{"a": ' * 300 + b"1" + b"}" * 300,
+        b"7",
+        b"[[[[1]]], {}]",
+    ],
+)
+def test_evaluation_from_elsewhere_does_not_disturb(tmp_path, content):
+    path = tmp_path / "evaluation.json"
+    path.write_bytes(content)
+    config = make_config(tmp_path / "none.npy")
+    history = report_records.History([], [], [])
+    evaluation = report_records.read_result(path)
+    facts = report_sections.facts(config, history, evaluation)
+    _check(_render(config, history, evaluation, facts=facts))
+
+
+def test_pipes_in_place_of_records_are_not_waited_for(tmp_path):
+    for name in ("metrics.jsonl", "evaluation.json"):
+        os.mkfifo(tmp_path / name)
+    history = report_records.read_history(tmp_path / "metrics.jsonl")
+    assert history.last_step == 0
+    assert report_records.read_result(tmp_path / "evaluation.json") == {}
+
+
+def test_state_from_elsewhere_makes_no_progress():
+    history = report_records.History([], [], [])
+    for value in ("9", [1], -3, 0, None, 2.5):
+        text = report_records.progress_text(
+            history, {"steps_per_epoch": value}, 2
+        )
+        assert "2 epochs in all" in text
 
 
 def test_vectors_of_another_length_are_left_out():

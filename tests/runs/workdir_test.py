@@ -29,7 +29,8 @@ def test_run_goes_on_with_the_split_that_it_began_with(workdir):
     old = workdir.read_config()
     assert workdir.check_config(old) == []
     # Else images that it has learned from would be held out.
-    with pytest.raises(UserError, match=r"data\.split_by \('hash' there") as error:
+    expected = r"data\.split_by \('hash' there"
+    with pytest.raises(UserError, match=expected) as error:
         workdir.check_config(_config("image_folder", "content"))
     assert "--config.data.split_by=hash" in str(error.value)
 

@@ -19,7 +19,6 @@ from nvae_tf.export.saved_model import export_saved_model
 from nvae_tf.serving.client import Client
 from nvae_tf.serving.grpc_predictor import GrpcPredictor
 from nvae_tf.serving.rest_predictor import RestPredictor
-from nvae_tf.serving.retry import RetryableError, with_retries
 from tests.support.export_cases import source
 from tests.support.export_servers import Backend, serve_grpc, serve_rest
 from tests.support.in_process import run as nvae
@@ -151,6 +150,16 @@ def test_server_that_stays_busy_is_given_up(servers, backend):
     assert len(backend.failures) == 6
 
 
+@pytest.mark.parametrize("failure", [AWAY, BUSY])
+def test_busy_server_is_told_from_an_absent_one(servers, backend, failure):
+    for kind, name in ((GrpcPredictor, "grpc"), (RestPredictor, "rest")):
+        backend.failures.append(failure)
+        predictor = kind(servers[name], retries=0)
+        with pytest.raises(ClientError, match=r"is busy .*told to fail"):
+            predictor.signatures()
+        predictor.close()
+
+
 @pytest.mark.parametrize("kind", [GrpcPredictor, RestPredictor])
 def test_slow_server_is_given_up_in_time(servers, backend, kind):
     address = servers["grpc" if kind is GrpcPredictor else "rest"]
@@ -203,9 +212,11 @@ def test_wrong_request_is_explained_and_the_server_stays_up(
         ),
         ("sampel", {"seed": np.array([1])}, "sampel"),
     ):
-        with pytest.raises(ClientError, match=message) as caught:
+        asked = backend.requests
+        with pytest.raises(ClientError, match=message):
             predictor.predict(name, inputs)
-        assert not isinstance(caught.value, RetryableError)
+        # Once, besides for the metadata: it will not get better.
+        assert backend.requests <= asked + 2
     np.testing.assert_array_equal(
         Client(predictor).sample([3]), _expected_draw(runner, [3])
     )
@@ -329,33 +340,6 @@ def test_photos_are_scored_as_they_are_encoded_elsewhere(
     _command(servers, "grpc", "score", f"--images={path}")
     printed = float(capsys.readouterr().out.splitlines()[1].split()[0])
     assert printed == pytest.approx(expected["nelbo"][0], abs=0.01)
-
-
-def test_retries_end_with_the_time():
-    calls = []
-
-    def attempt(seconds):
-        calls.append(seconds)
-        raise RetryableError("busy")
-
-    start = time.monotonic()
-    with pytest.raises(RetryableError, match="busy"):
-        with_retries(attempt, timeout=0.2, retries=100, pause=0.05)
-    assert time.monotonic() - start < 0.3
-    assert len(calls) > 1
-    assert calls == sorted(calls, reverse=True)
-
-
-def test_other_errors_are_not_retried():
-    calls = []
-
-    def attempt(seconds):
-        calls.append(seconds)
-        raise ClientError("no")
-
-    with pytest.raises(ClientError, match="no"):
-        with_retries(attempt, timeout=1, retries=5)
-    assert len(calls) == 1
 
 
 @pytest.mark.skipif(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import pathlib
 from collections.abc import Iterator
 
@@ -33,19 +34,24 @@ class ServerFlags:
             "model", "nvae", "Name that the model is served by."
         )
         self._version = flags.DEFINE_integer(
-            "version", None, "Version of the model; by default the latest."
+            "version",
+            None,
+            "Version of the model; by default the latest.",
+            lower_bound=0,
         )
         self._timeout = flags.DEFINE_float(
             "timeout",
             60.0,
             "Seconds for a request, all attempts at it included.",
             lower_bound=0.001,
+            upper_bound=86_400.0,
         )
         self._retries = flags.DEFINE_integer(
             "retries",
-            5,
-            "Further attempts where the server is busy.",
+            4,
+            "Further attempts where the server is busy or away.",
             lower_bound=0,
+            upper_bound=4,
         )
         self._batch_size = flags.DEFINE_integer(
             "batch_size", 16, "Images per request.", lower_bound=1
@@ -65,6 +71,8 @@ class ServerFlags:
                 "Name the server with --target=HOST:8500 (gRPC) or "
                 "--rest=http://HOST:8501, one of them."
             )
+        # It would tell of every attempt that failed.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         if self._target.value:
             from nvae_tf.serving import grpc_predictor
 

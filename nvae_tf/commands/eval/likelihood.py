@@ -221,10 +221,12 @@ def _evaluate(strategy, model, config, source, info, path, stop):
 
 
 def _plot(path, record: dict, model) -> None:
+    from nvae_tf.core.extras import how_to_install
     from nvae_tf.evaluation import evaluation_plot
 
     if _PLOT.value is None and not evaluation_plot.can_plot():
-        print(f"No {path.name}: {evaluation_plot.HOW_TO_INSTALL} to have it.")
+        install = how_to_install(evaluation_plot.EXTRA)
+        print(f"No {path.name}: to have it, {install}.")
     elif _PLOT.value is not False:
         evaluation_plot.plot_groups(
             path, record, model.groups_top_down, model.num_latent_per_group

@@ -58,7 +58,7 @@ _FEATURES = flags.DEFINE_string(
     "inception",
     "The network: 'inception' (Keras' InceptionV3, downloaded), a SavedModel's "
     "folder, a .keras file, or the frozen Inception graph of published FIDs "
-    "(classify_image_graph_def.pb).",
+    "(classify_image_graph_def.pb), whose distance alone is called FID.",
 )
 _FEATURES_OUTPUT = flags.DEFINE_string(
     "features_output",

@@ -29,6 +29,7 @@ _NUM = flags.DEFINE_integer(
     64,
     "Number of images; with --fix_groups=scales or groups, per row.",
     lower_bound=1,
+    upper_bound=10_000_000,
 )
 _SEED = common_flags.define_seed("Of the first image.")
 _PIXELS = common_flags.PixelsFlag()

@@ -54,4 +54,9 @@ def main(argv) -> None:
         f"{len(values['state_dict'])} tensors in {_OUTPUT.value}, as dataset "
         f"{dataset!r}: epoch {values['epoch']}, step {values['global_step']}, "
         f"{moments} the optimiser's moments"
+        + (
+            ", which are of other weights (--noema writes those, with them)"
+            if info["ema"]
+            else ""
+        )
     )

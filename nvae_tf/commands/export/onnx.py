@@ -28,11 +28,11 @@ def main(argv) -> None:
     """The command."""
     del argv
     from nvae_tf.core.extras import require
+    from nvae_tf.export.onnx import PACKAGES, export_onnx
 
-    for package in ("onnxruntime", "onnx", "tf2onnx"):
+    # Before the model is loaded.
+    for package in PACKAGES:
         require(package, "onnx", "An ONNX export")
-    from nvae_tf.export.onnx import export_onnx
-
     paths = export_onnx(
         _SOURCE.load(),
         _OUTPUT.value,

@@ -1,0 +1,150 @@
+"""JSON that others have written: of bounded size and depth, said once.
+
+Python's reader takes more than JSON allows (NaN, the last of two equal keys)
+and fails in more ways than by a ValueError (text that nests too deep); what is
+read here is plain, or refused in one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import Any
+
+from nvae_tf.core.errors import DataError, UserError
+from nvae_tf.core.reading import read_bytes, shown
+
+__all__ = ["parse_json", "read_json"]
+
+MOST_BYTES = 2**24
+MOST_DEPTH = 64
+_RESTORE = "restore it from a backup or make it anew"
+
+
+class _RefusedError(ValueError):
+    """What JSON must not hold here."""
+
+
+def read_json(
+    path: str | os.PathLike,
+    error: type[UserError] = DataError,
+    *,
+    advice: str = _RESTORE,
+    finite: bool = True,
+    kind: type | None = dict,
+) -> Any:
+    """Reads a JSON file, whoever made it.
+
+    Args:
+      path: the file.
+      error: what is raised.
+      advice: the way out, for the message.
+      finite: refuse NaN and numbers that are infinite as float64; results of
+        diverged runs may hold them.
+      kind: the type of the whole; None for any.
+
+    Returns:
+      What it holds: integers fit 64 bits, and every string can be written as
+      UTF-8.
+
+    Raises:
+      UserError: `error`, if it cannot be read, is no JSON, or too large or
+        too deep.
+    """
+    content = read_bytes(path, MOST_BYTES, error, advice)
+    return parse_json(
+        content, str(path), error, advice=advice, finite=finite, kind=kind
+    )
+
+
+def parse_json(
+    text: bytes | str,
+    name: str,
+    error: type[UserError] = DataError,
+    *,
+    advice: str = _RESTORE,
+    finite: bool = True,
+    kind: type | None = dict,
+) -> Any:
+    """Like `read_json`, of text in memory.
+
+    Args:
+      text: JSON, in UTF-8 where it is bytes.
+      name: what to call it in messages.
+      error: what is raised.
+      advice: see `read_json`.
+      finite: likewise.
+      kind: likewise.
+
+    Raises:
+      UserError: `error`, as `read_json`.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_finite if finite else float,
+            parse_constant=_no_constant if finite else float,
+        )
+        _check(value)
+    except RecursionError as problem:
+        raise error(f"{name} nests too deep; {advice}.") from problem
+    except ValueError as problem:
+        reason = shown(str(problem), 160)
+        raise error(f"{name} is not JSON ({reason}); {advice}.") from problem
+    if kind is not None and not isinstance(value, kind):
+        raise error(
+            f"{name} holds a {type(value).__name__} where a {kind.__name__} is "
+            f"needed; {advice}."
+        )
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(k for k, _ in pairs if k in seen or seen.add(k))
+        raise _RefusedError(f"the key {shown(twice)} stands there twice")
+    return found
+
+
+def _integer(text: str) -> int:
+    # Before it is converted: that takes long for long numbers.
+    value = int(text) if len(text) <= 20 else 2**63
+    if not -(2**63) <= value < 2**63:
+        raise _RefusedError(f"the number {shown(text, 20)} exceeds 64 bits")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _RefusedError(f"the number {shown(text, 20)} is too large")
+    return value
+
+
+def _no_constant(text: str) -> float:
+    raise _RefusedError(f"{text} is no number")
+
+
+def _check(value: Any) -> None:
+    """Raises ValueError for what nests too deep or is no text."""
+    pending = [(value, 0)]
+    while pending:
+        item, depth = pending.pop()
+        if isinstance(item, str):
+            item.encode()  # Halves of characters cannot be printed.
+            continue
+        if not isinstance(item, dict | list):
+            continue
+        if depth == MOST_DEPTH:
+            raise _RefusedError(f"it nests more than {MOST_DEPTH} deep")
+        if isinstance(item, dict):
+            pending.extend((key, depth + 1) for key in item)
+            item = list(item.values())
+        pending.extend((child, depth + 1) for child in item)
