@@ -4,7 +4,7 @@
     python -m benchmarks.suite --full     # all cases and the growth: hours
 
 Leave the machine alone meanwhile.  `python -m benchmarks.report` makes
-docs/performance.md of the results.
+docs/developers/performance.md of the results.
 """
 
 import os

@@ -21,6 +21,7 @@ _COMMANDS = {
     "preview_data": "data preview",
     "profile_summary": "profile",
     "reconstruct": "reconstruct",
+    "report": "report",
     "sample": "sample",
     "train_features": "eval features",
     "traverse": "traverse",

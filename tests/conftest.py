@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pathlib
 
 import pytest
 
@@ -17,6 +18,17 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["MPLBACKEND"] = "Agg"
+
+# The processes that tests start find the package and the tests' own modules.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(
+        None,
+        [
+            str(pathlib.Path(__file__).resolve().parents[1]),
+            os.environ.get("PYTHONPATH"),
+        ],
+    )
+)
 
 # Servers of the tests listen on loopback, which no proxy can reach.
 for _name in ("no_proxy", "NO_PROXY"):

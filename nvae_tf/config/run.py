@@ -60,8 +60,9 @@ class DataConfig:
         or "keep" it as the model's fourth channel.
       convert_colors: turn colour images gray where the model has one
         channel; otherwise they are an error there.
-      split_by: for folders, "hash" or "folder" (sub-folders train,
-        validation, test).
+      split_by: for folders, "content" (a hash of each file's content, so that
+        copies of an image stay on one side), "hash" (of its path, as runs of
+        before did) or "folder" (sub-folders train, validation, test).
       validation_fraction: share held out when the source has no split.
       skip_corrupt: skip and count unreadable images instead of stopping.
       num_workers: threads that read and decode ahead of use; 0 reads when a
@@ -78,7 +79,7 @@ class DataConfig:
     resize: str = "none"
     alpha: str = "drop"
     convert_colors: bool = False
-    split_by: str = "hash"
+    split_by: str = "content"
     validation_fraction: float = 0.1
     skip_corrupt: bool = False
     num_workers: int = 2
@@ -95,7 +96,7 @@ class DataConfig:
         require_choice(
             self, "data", "alpha", ("drop", "keep", "white", "black")
         )
-        require_choice(self, "data", "split_by", ("hash", "folder"))
+        require_choice(self, "data", "split_by", ("content", "hash", "folder"))
         require_at_least(self, "data", "num_workers", 0)
         if not 0 <= self.bits <= 16:
             raise ConfigError(

@@ -114,6 +114,9 @@ def prepare(
         "images_per_shard": images_per_shard,
         "images": {name: len(source) for name, source in sources.items()},
     }
+    if config.data.source != "image_folder":
+        # Of folders alone: its default has been another.
+        del settings["split_by"]
     _check_settings(root / _SETTINGS, settings)
     counts, num_shards, skipped = {}, {}, 0
     with tqdm.tqdm(
@@ -160,7 +163,7 @@ def _check_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
     before = read_json(path)
     changed = [
         f"{key} ({before.get(key)!r} then, {settings.get(key)!r} now)"
-        for key in settings | before
+        for key in settings
         if before.get(key) != settings.get(key)
     ]
     if changed:

@@ -17,7 +17,8 @@ from nvae_tf.config import Config
 from nvae_tf.core.errors import ConfigError, DataError
 from nvae_tf.core.files import replacing
 from nvae_tf.core.threads import map_ahead
-from nvae_tf.datasets.folder import FolderSource, list_images
+from nvae_tf.datasets.folder import FolderSource
+from nvae_tf.datasets.image_files import list_images
 from nvae_tf.datasets.records import RecordSource, read_shard_index, write_shard
 from nvae_tf.datasets.sources import ArraySource, CorruptImageError, Source
 from nvae_tf.sampling.images import write_png

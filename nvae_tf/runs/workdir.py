@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,14 +90,25 @@ class Workdir:
             return []
         old, new = (c.to_dict() for c in (self.read_config(), config))
         changed = dict(_differences(old, new))
-        fixed = [k for k in sorted(changed) if not _may_change(k)]
+        if config.data.source != "image_folder":
+            # Of folders alone: its default has been another.
+            changed.pop("data.split_by", None)
+        texts = {
+            key: f"{key} ({was!r} there, {now!r} now)"
+            for key, (was, now) in sorted(changed.items())
+        }
+        fixed = [key for key in texts if not _may_change(key)]
         if fixed:
+            flags = " ".join(
+                f"--config.{key}={shlex.quote(str(changed[key][0]))}"
+                for key in fixed
+            )
             raise UserError(
                 f"{self.path} belongs to a run with another configuration; it "
-                f"differs in {', '.join(f'{k} {changed[k]}' for k in fixed)}. "
-                "Choose another --workdir, or the same configuration."
+                f"differs in {', '.join(texts[key] for key in fixed)}. Choose "
+                f"another --workdir, or the same configuration ({flags})."
             )
-        return [f"{k} {changed[k]}" for k in sorted(changed)]
+        return list(texts.values())
 
     def write_config(self, config: Config) -> None:
         """Writes config.json."""
@@ -157,14 +169,14 @@ def _may_change(key: str) -> bool:
 
 def _differences(
     old: dict, new: dict, prefix: str = ""
-) -> Iterator[tuple[str, str]]:
-    """Yields (key, description) of what differs."""
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yields (key, (old value, new value)) of what differs."""
     for key in old.keys() | new.keys():
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            yield f"{prefix}{key}", f"({a!r} there, {b!r} now)"
+            yield f"{prefix}{key}", (a, b)
 
 
 def read_tensors(variables: dict[str, Any]) -> dict[str, np.ndarray]:

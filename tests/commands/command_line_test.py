@@ -71,10 +71,10 @@ def test_flags_override_the_file(run, tmp_path):
         (["--config=@/good.py:big"], "there is no variant big"),
         (["--config=@/good.py", "--confg=1"], "flag 'confg'"),
         (["--config=@/good.py", "word"], "Unexpected argument 'word'"),
-        (["--config=@/none.py"], "no configuration file '@/none.py'"),
+        (["--config=@/none.py"], "no preset '@/none.py'"),
         (
             ["--config=@/none.py", "--config.name=x"],
-            "no configuration file '@/none.py'",
+            "no preset '@/none.py'",
         ),
         (["--config=@/other.py"], "@/other.py is not a configuration file"),
         ([], "Name a configuration, such as --config="),

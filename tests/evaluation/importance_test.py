@@ -177,7 +177,7 @@ def test_devices_and_processes_give_the_numbers_of_one_device():
     """Logical devices have to be made before TensorFlow starts."""
     root = pathlib.Path(__file__).parents[2]
     result = subprocess.run(
-        [sys.executable, "-m", "tests.importance_devices_check"],
+        [sys.executable, "-m", "tests.evaluation.importance_devices_check"],
         cwd=root,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,

@@ -196,6 +196,7 @@ def _train(*flags, log, slow_disk):
 
         os.fsync = slow_fsync
     sys.argv = [str(_PROGRAM), *flags]
+    sys.orig_argv = [sys.executable, *sys.argv]
     runpy.run_path(str(_PROGRAM), run_name="__main__")
 
 

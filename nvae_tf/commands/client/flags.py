@@ -113,8 +113,9 @@ class PhotoFlags:
         Raises:
           UserError: if there are none, or one cannot be read.
         """
-        from nvae_tf.datasets.folder import decode_image, find_images
+        from nvae_tf.datasets.folder import decode_image
         from nvae_tf.datasets.geometry import match_channels, match_size
+        from nvae_tf.datasets.image_files import find_images
 
         size, _, channels = shape
         paths = find_images(self._images.value)
