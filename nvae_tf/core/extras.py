@@ -13,7 +13,10 @@ __all__ = ["how_to_install", "is_installed", "require"]
 
 def how_to_install(extra: str) -> str:
     """The command that installs an extra: nvae_tf is on no package index."""
-    return f'pip install ".[{extra}]" in a clone of nvae_tf'
+    return (
+        f'pip install ".[{extra}]" in a clone of nvae_tf, or pip install '
+        f'"FILE.whl[{extra}]" with the file of its wheel'
+    )
 
 
 def is_installed(module: str) -> bool:

@@ -7,7 +7,6 @@ Nothing large is allocated and nothing is downloaded;
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import os
 import pathlib
@@ -18,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from nvae_tf.config import Config, LatentShape, ModelConfig
+from nvae_tf.core import extras
 from nvae_tf.core.errors import UserError
 from nvae_tf.datasets import pipeline
 from nvae_tf.datasets.tfds_source import DATASETS
@@ -222,11 +222,11 @@ def _look_at_tfds(config: Config) -> _Data:
         return _Data(error="data.source 'tfds' needs data.name.")
     num_images = _NUM_IMAGES.get(data.name)
     for package in ("tensorflow_datasets", "array_record"):
-        if importlib.util.find_spec(package) is None:
+        if not extras.is_installed(package):
             return _Data(
                 num_images,
-                error=f"{data.name} needs the package {package}. Install it "
-                "with: pip install 'nvae_tf[data]'.",
+                error=f"{data.name} needs the package {package}: "
+                f"{extras.how_to_install('data')}.",
             )
     directory = pathlib.Path(
         data.data_dir
