@@ -1,6 +1,6 @@
 """NVAE, the deep hierarchical variational autoencoder, in TensorFlow.
 
-Example:
+Examples:
   >>> import nvae_tf
   >>> model = nvae_tf.load("runs/demo")
   >>> images = nvae_tf.sample(model, 16, temperature=0.7)

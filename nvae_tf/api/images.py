@@ -85,7 +85,7 @@ def sample(
 ) -> npt.NDArray[np.uint8]:
     """Draws images from the prior.
 
-    Example:
+    Examples:
       >>> images = nvae_tf.sample(model, 4, temperature=0.7, seed=5)
       >>> images.shape, images.dtype
       ((4, 28, 28, 1), dtype('uint8'))
@@ -142,7 +142,7 @@ def reconstruct(
 ) -> npt.NDArray[np.uint8]:
     """Encodes images and decodes them again.
 
-    Example:
+    Examples:
       >>> nvae_tf.reconstruct(model, images).shape
       (4, 28, 28, 1)
 
@@ -185,7 +185,7 @@ def encode(
 ) -> Encoding:
     """Latents of images, and what they cost.
 
-    Example:
+    Examples:
       >>> code = nvae_tf.encode(model, images)
       >>> [z.shape for z in code.latents]
       [(4, 8, 8, 2), (4, 16, 16, 2)]
@@ -256,7 +256,7 @@ def score(
 ) -> Scores:
     """Bounds on -log p(x) of each image.
 
-    Example:
+    Examples:
       >>> scores = nvae_tf.score(model, images, num_samples=5)
       >>> scores.nll.shape, bool((scores.bits_per_dim > 0).all())
       ((4,), True)
@@ -309,7 +309,7 @@ def interpolate(
     images' reconstructions, and every image on it is one that the prior could
     have drawn.
 
-    Example:
+    Examples:
       >>> nvae_tf.interpolate(model, images[0], images[1], steps=5).shape
       (5, 28, 28, 1)
 

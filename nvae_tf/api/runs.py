@@ -24,7 +24,7 @@ def load(
 ) -> NVAE:
     """The model of a run, or of a checkpoint of the authors' program.
 
-    Example:
+    Examples:
       >>> model = nvae_tf.load("runs/demo")
       >>> model.config.image_size, model.config.num_groups
       (28, 2)
@@ -67,7 +67,7 @@ def save(
     Training can begin from it, with these weights and a fresh optimiser:
     `nvae train --config=workdir:PATH --workdir=PATH`.
 
-    Example:
+    Examples:
       >>> nvae_tf.save(model, "runs/copy")
       >>> copy = nvae_tf.load("runs/copy")
 
