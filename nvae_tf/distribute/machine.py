@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -28,10 +29,9 @@ class Gpu(NamedTuple):
 def memory_bytes() -> int | None:
     """What this process may use of the machine's memory; None if unknown."""
     limits = []
-    try:
+    # Not every system knows these names.
+    with contextlib.suppress(OSError, ValueError):
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (OSError, ValueError):
-        pass  # Not every system knows these names.
     # A container may have less than its machine, where there are containers.
     for file in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
