@@ -7,8 +7,6 @@ Leave the machine alone meanwhile.  `python -m benchmarks.report` makes
 docs/developers/performance.md of the results.
 """
 
-import os
-
 from absl import flags
 
 from benchmarks import (
@@ -22,6 +20,7 @@ from benchmarks import (
     targets,
     train_step,
 )
+from nvae_tf.distribute.cores import available_cores
 
 __all__ = ["run"]
 
@@ -51,7 +50,7 @@ def run(store: results.Results, full: bool) -> None:
     _title("Sampling")
     sampling.run(store, ["small", "cifar"] if full else ["small"])
     _title("Several processes")
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     scaling.run(store, [count for count in (1, 2, 4, 8) if count <= cores])
     _title("Input pipeline")
     input_pipeline.run(store, seconds=5.0 if full else 2.0)

@@ -21,9 +21,15 @@ __all__ = [
     "ModelFlags",
     "PixelsFlag",
     "define_batch_size",
+    "define_importance_samples",
+    "define_latents",
     "define_output",
+    "define_overwrite",
+    "define_readjust_bn",
     "define_resize",
     "define_seed",
+    "define_split",
+    "define_steps",
     "numbers",
     "require_suffix",
     "whole_numbers",
@@ -125,13 +131,7 @@ class DrawFlags:
             "In place of --temperature, one number per scale, coarsest first, "
             "as in 1.0,0.8,0.6.",
         )
-        self._readjust = flags.DEFINE_bool(
-            "readjust_bn",
-            False,
-            "First let batch normalisation settle on draws at this "
-            "temperature, as the paper does for colour images. The result is "
-            "kept in the workdir.",
-        )
+        self._readjust = define_readjust_bn()
 
     @property
     def readjusts(self) -> bool:
@@ -222,12 +222,7 @@ class ImageFlags:
 
     def __init__(self, num: int, split: str = "test"):
         """Defines the flags."""
-        self._split = flags.DEFINE_enum(
-            "split",
-            split,
-            ["train", "validation", "test"],
-            "Which images of the run's data.",
-        )
+        self._split = define_split(split)
         self._images = flags.DEFINE_list(
             "images",
             "",
@@ -299,6 +294,61 @@ def define_batch_size(default: int = 64):
         default,
         "Images at once; decides memory and speed alone.",
         lower_bound=1,
+    )
+
+
+def define_importance_samples(default: int):
+    """`--num_importance_samples`."""
+    return flags.DEFINE_integer(
+        "num_importance_samples",
+        default,
+        "K, draws per image for the estimate of -log p(x), which falls "
+        "towards the truth as K grows.",
+        lower_bound=1,
+    )
+
+
+def define_latents():
+    """`--latents`, of the posterior."""
+    return flags.DEFINE_enum(
+        "latents",
+        "sample",
+        ["sample", "mean"],
+        "Draw the latents from the posterior, or take its mean in every group.",
+    )
+
+
+def define_overwrite():
+    """`--overwrite`."""
+    return flags.DEFINE_bool(
+        "overwrite", False, "Replace what --output names, if it is there."
+    )
+
+
+def define_readjust_bn():
+    """`--readjust_bn`, for draws from the prior."""
+    return flags.DEFINE_bool(
+        "readjust_bn",
+        False,
+        "First let batch normalisation settle on draws at the temperature, as "
+        "the paper does for colour images. The result is kept in the workdir.",
+    )
+
+
+def define_split(default: str):
+    """`--split`, of a run's data."""
+    return flags.DEFINE_enum(
+        "split",
+        default,
+        ["train", "validation", "test"],
+        "Which images of the run's data.",
+    )
+
+
+def define_steps():
+    """`--steps`, of ways through the latents."""
+    return flags.DEFINE_integer(
+        "steps", 9, "Images on each way, both ends counted.", lower_bound=2
     )
 
 

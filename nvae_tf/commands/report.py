@@ -28,19 +28,8 @@ _TEMPERATURES = flags.DEFINE_list(
 _NUM = flags.DEFINE_integer(
     "num", 36, "Samples per temperature.", lower_bound=1
 )
-_READJUST = flags.DEFINE_bool(
-    "readjust_bn",
-    False,
-    "For the samples, let batch normalisation settle on draws at each "
-    "temperature, as the paper does for colour images. The result is kept in "
-    "the workdir.",
-)
-_SPLIT = flags.DEFINE_enum(
-    "split",
-    "test",
-    ["train", "validation", "test"],
-    "Which images to reconstruct.",
-)
+_READJUST = common_flags.define_readjust_bn()
+_SPLIT = common_flags.define_split("test")
 _SEED = common_flags.define_seed("Of the draws.")
 # Of `evaluate` and `evaluate_samples`, in the workdir.
 _RESULTS = ("evaluation.json", "sample_quality.json")

@@ -197,7 +197,7 @@ def test_reconstruct_from_no_group_shows_the_priors_mean(
         "reconstruct",
         f"--workdir={workdir}",
         "--top_groups=1",
-        "--rest=sample",
+        "--lower_groups=sample",
         "--num=2",
         f"--output={path}",
     )

@@ -15,12 +15,7 @@ from nvae_tf.commands import flags as common_flags
 
 command_line.define_config()
 _OUTPUT = common_flags.define_output("grid.png", "A .png for the grid.")
-_SPLIT = flags.DEFINE_enum(
-    "split",
-    "train",
-    ["train", "validation", "test"],
-    "Which images of the run's data.",
-)
+_SPLIT = common_flags.define_split("train")
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 0, "Images; 0: the configuration's.", lower_bound=0
 )

@@ -23,19 +23,11 @@ from absl import flags
 from nvae_tf.commands import flags as common_flags
 
 _MODEL = common_flags.ModelFlags()
-_SPLIT = flags.DEFINE_enum(
-    "split", "test", ["train", "validation", "test"], "Which images."
-)
+_SPLIT = common_flags.define_split("test")
 _NUM = flags.DEFINE_integer(
     "num", 0, "The first so many images; 0: all.", lower_bound=0
 )
-_SAMPLES = flags.DEFINE_integer(
-    "num_importance_samples",
-    10,
-    "K, draws per image for the estimate of -log p(x), which falls towards "
-    "the truth as K grows. The NELBO is the mean over the same draws.",
-    lower_bound=1,
-)
+_SAMPLES = common_flags.define_importance_samples(10)
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     0,

@@ -14,13 +14,12 @@ Prints, and writes to sample_quality.json in the workdir,
 
 The features come from the network that --features names; numbers of different
 networks cannot be compared.  docs/evaluation.md says which to choose, and how
-to make one for small gray images.  Real images are taken at 8 bits, neither
-binarised nor quantised; their features are kept for the next time.
+to make one for small gray images.  The real images, at 8 bits, are those of
+--split: published FIDs compare with the training set.
 
 Samples can be kept (--samples_output), or come from elsewhere:
 
-    nvae eval samples --workdir=runs/cifar10 \
-        --samples=samples.npz --features=features.keras
+    nvae eval samples --workdir=runs/cifar10 --samples=samples.npz
 """
 
 from absl import flags
@@ -35,7 +34,7 @@ _DRAW = common_flags.DrawFlags(
 _NUM = flags.DEFINE_integer(
     "num",
     50000,
-    "Samples to draw, or how many of --samples to take at most.",
+    "Samples to draw, or to take of --samples at most.",
     lower_bound=10,
 )
 _PIXELS = common_flags.PixelsFlag()
@@ -56,21 +55,15 @@ _OUTPUT = flags.DEFINE_string(
 _FEATURES = flags.DEFINE_string(
     "features",
     "inception",
-    "The network: 'inception' (Keras' InceptionV3, downloaded), a SavedModel's "
-    "folder, a .keras file, or the frozen Inception graph of published FIDs "
-    "(classify_image_graph_def.pb), whose distance alone is called FID.",
+    "The network: 'inception' (Keras', downloaded), a SavedModel's folder, a "
+    ".keras file, or that of published FIDs, classify_image_graph_def.pb.",
 )
 _FEATURES_OUTPUT = flags.DEFINE_string(
     "features_output",
     "",
     "Which output of a SavedModel, or layer of a .keras file, to take.",
 )
-_SPLIT = flags.DEFINE_enum(
-    "split",
-    "train",
-    ["train", "validation", "test"],
-    "The real images to compare with; published FIDs use the training set.",
-)
+_SPLIT = common_flags.define_split("train")
 _NUM_REAL = flags.DEFINE_integer(
     "num_real", 0, "The first so many real images; 0: all.", lower_bound=0
 )
@@ -83,8 +76,7 @@ _NEIGHBOURS = flags.DEFINE_integer(
 _CACHE = flags.DEFINE_string(
     "reference_cache",
     "",
-    "Folder for features of real images, which runs can share; by default "
-    "one in the workdir.",
+    "Folder for features of real images; by default in the workdir.",
 )
 
 

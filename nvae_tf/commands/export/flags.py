@@ -6,7 +6,7 @@ import functools
 
 from absl import flags
 
-from nvae_tf.commands.flags import ModelFlags
+from nvae_tf.commands.flags import ModelFlags, define_readjust_bn
 
 __all__ = ["SourceFlags"]
 
@@ -23,14 +23,9 @@ class SourceFlags:
         self._temperature = flags.DEFINE_float(
             "temperature", 0.7, "The model is meant to be sampled at."
         )
-        self._readjust = flags.DEFINE_bool(
-            "readjust_bn",
-            False,
-            "Re-adjust normalisation to draws at the temperature, for what "
-            "draws from the prior.",
-        )
+        self._readjust = define_readjust_bn()
         self._readjust_seed = flags.DEFINE_integer(
-            "readjust_seed", 0, "Of these draws."
+            "readjust_seed", 0, "Of the draws of --readjust_bn."
         )
 
     @property

@@ -9,6 +9,7 @@ The sampler beside the export needs NumPy, ONNX Runtime and Pillow alone.
 from absl import flags
 
 from nvae_tf.commands.export.flags import SourceFlags
+from nvae_tf.commands.flags import define_overwrite
 from nvae_tf.export import onnx_runner
 
 _SOURCE = SourceFlags()
@@ -21,7 +22,7 @@ _FIXED_BATCH = flags.DEFINE_integer(
     "fixed_batch", None, "Rows; any number if left out."
 )
 _FP16 = flags.DEFINE_bool("fp16", False, "Run the networks in half precision.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing files.")
+_OVERWRITE = define_overwrite()
 
 
 def main(argv) -> None:
