@@ -1,6 +1,6 @@
-r"""The configuration of a run that exists, to go on or to begin another with.
+"""The configuration of a run that exists, to go on or to begin another with.
 
-    python train.py --config=configs/workdir.py:runs/demo --workdir=runs/demo
+    nvae train --config=workdir:runs/demo --workdir=runs/demo
 
 What follows the colon is the workdir. Any value can be changed as usual;
 within one run, only what does not decide the model and the order of its data.
@@ -17,8 +17,8 @@ def get_config(variant=None):
     path = pathlib.Path(variant or "") / "config.json"
     if variant is None or not path.is_file():
         raise ConfigError(
-            "configs/workdir.py takes the folder of a run, which holds a "
-            "config.json: --config=configs/workdir.py:runs/demo."
+            "The preset workdir takes the folder of a run, which holds a "
+            "config.json: --config=workdir:runs/demo."
         )
     config = presets.create("workdir")
     # Here, where an unknown key or a wrong type gets a sentence.

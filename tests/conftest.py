@@ -2,21 +2,28 @@
 
 import gc
 import os
+import pathlib
 
 import pytest
 
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
+from nvae_tf.distribute.cores import available_cores
 
 # The same numbers everywhere: Keras on TensorFlow, on the CPU.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["MPLBACKEND"] = "Agg"
+
+# The processes that tests start find the package and the tests' own modules.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(
+        None,
+        [
+            str(pathlib.Path(__file__).resolve().parents[1]),
+            os.environ.get("PYTHONPATH"),
+        ],
+    )
+)
 
 # Servers of the tests listen on loopback, which no proxy can reach.
 for _name in ("no_proxy", "NO_PROXY"):
@@ -28,7 +35,7 @@ for _name in ("no_proxy", "NO_PROXY"):
 # Subprocesses of the tests inherit this.
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _workers > 1:
-    _threads = str(max(1, _cores() // _workers))
+    _threads = str(max(1, available_cores() // _workers))
     for _name in (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",

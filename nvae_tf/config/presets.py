@@ -59,11 +59,11 @@ def find(preset: str) -> str:
     if pathlib.PurePath(stem).name == stem and os.path.isfile(path):
         return f"{path}{colon}{variant}"
     known = names()
-    stem = shown(stem)
-    close = difflib.get_close_matches(stem, known, n=1)
+    close = difflib.get_close_matches(stem[:80], known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise ConfigError(
-        f"There is no configuration file and no preset '{stem}'.{hint} "
+        f"There is no configuration file and no preset "
+        f"'{shown(name, 240)}'.{hint} "
         f"Presets: {', '.join(known)}."
     )
 

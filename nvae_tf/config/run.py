@@ -61,8 +61,9 @@ class DataConfig:
         or "keep" it as the model's fourth channel.
       convert_colors: turn colour images gray where the model has one
         channel; otherwise they are an error there.
-      split_by: for folders, "hash" or "folder" (sub-folders train,
-        validation, test).
+      split_by: for folders, "content" (a hash of each file's content, so that
+        copies of an image stay on one side), "hash" (of its path, as runs of
+        before did) or "folder" (sub-folders train, validation, test).
       validation_fraction: share held out when the source has no split.
       skip_corrupt: skip and count unreadable images instead of stopping.
       num_workers: threads that read and decode ahead of use; 0 reads when a
@@ -85,7 +86,7 @@ class DataConfig:
     resize: str = "none"
     alpha: str = "drop"
     convert_colors: bool = False
-    split_by: str = "hash"
+    split_by: str = "content"
     validation_fraction: float = 0.1
     skip_corrupt: bool = False
     num_workers: int = 2
@@ -104,7 +105,7 @@ class DataConfig:
         require_choice(
             self, "data", "alpha", ("drop", "keep", "white", "black")
         )
-        require_choice(self, "data", "split_by", ("hash", "folder"))
+        require_choice(self, "data", "split_by", ("content", "hash", "folder"))
         require_between(self, "data", "num_workers", 0, 1024)
         require_between(self, "data", "max_pixels", 1, _MOST_PIXELS)
         require_between(self, "data", "max_unpacked_mb", 1, 2**24)
@@ -136,7 +137,8 @@ class TrainConfig:
       regularization: lambda of the spectral and BN terms at beta = 1.
       regularization_init: lambda at beta = 0; `None` for no annealing.
       ema_decay: of the exponential average of the weights per step, which
-        evaluation, sampling and export then offer; 0 keeps none.
+        evaluation, sampling and export then take unless told otherwise; 0
+        keeps none.
       max_gradient_norm: a step whose gradient is longer is skipped, like one
         that is not finite; 0 sets no limit.
       skips_before_rollback: skipped steps in a row after which the run goes

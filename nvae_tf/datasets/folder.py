@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
 import pathlib
 import re
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,19 +12,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from nvae_tf.config import MAX_PIXELS, DataConfig
 from nvae_tf.core.errors import DataError
 from nvae_tf.core.reading import read_bytes, shown
+from nvae_tf.datasets.image_files import (
+    content_fractions,
+    hash_fraction,
+    list_images,
+)
 from nvae_tf.datasets.sources import CorruptImageError, Source
 
-__all__ = [
-    "SUFFIXES",
-    "FolderSource",
-    "decode_image",
-    "find_images",
-    "hash_fraction",
-    "list_images",
-    "open_folder",
-]
+__all__ = ["FolderSource", "decode_image", "open_folder"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _SKIP = "replace or delete it, or set data.skip_corrupt=True"
 # Of a file: two bytes for each of four channels.
@@ -78,9 +71,11 @@ class FolderSource(Source):
 def open_folder(data: DataConfig, split: str) -> Source:
     """Opens the images below `data.path`.
 
-    With `data.split_by` "hash", each file falls by a hash of its path within
-    the folder, so adding files moves no other file; "test" is the validation
-    split.  With "folder" the sub-folders train, validation (val, valid) and
+    With `data.split_by` "content", each file falls by a hash of its content, so
+    copies stay together, and neither renaming nor adding files moves another;
+    with "hash" by one of its path within the folder, as runs of before did,
+    where a copy may fall to the other side.  "test" is the validation split
+    then.  With "folder" the sub-folders train, validation (val, valid) and
     test (any one of the last two may be missing) are the splits.
 
     Raises:
@@ -96,14 +91,17 @@ def open_folder(data: DataConfig, split: str) -> Source:
         folder = _split_folder(root, split)
         return FolderSource(str(folder), list_images(folder), data.max_pixels)
     held_out = split != "train"
+    paths = list_images(root)
+    if data.split_by == "content":
+        fractions = content_fractions(paths, skip_corrupt=data.skip_corrupt)
+    else:
+        fractions = [
+            hash_fraction(path.relative_to(root).as_posix()) for path in paths
+        ]
     paths = [
         path
-        for path in list_images(root)
-        if (
-            hash_fraction(path.relative_to(root).as_posix())
-            < data.validation_fraction
-        )
-        == held_out
+        for path, fraction in zip(paths, fractions, strict=True)
+        if (fraction < data.validation_fraction) == held_out
     ]
     if not paths:
         raise DataError(
@@ -113,63 +111,6 @@ def open_folder(data: DataConfig, split: str) -> Source:
         )
     kind = "held-out" if held_out else "train"
     return FolderSource(f"{root} ({kind})", paths, data.max_pixels)
-
-
-def list_images(root: pathlib.Path) -> list[pathlib.Path]:
-    """Image files below `root`, in the order of their paths.
-
-    Hidden files and folders are left out.
-
-    Raises:
-      DataError: if there are none, or the folder cannot be read.
-    """
-
-    def refuse(error: OSError):
-        raise DataError(f"Cannot read the folder {root}: {error}.") from error
-
-    found = []
-    for folder, folders, files in os.walk(
-        root, onerror=refuse, followlinks=True
-    ):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found.extend(
-            pathlib.Path(folder, name)
-            for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        )
-    if not found:
-        raise DataError(
-            f"There are no images in {root}; files must end in "
-            f"{', '.join(SUFFIXES)}."
-        )
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
-
-
-def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
-    """The image files among and below paths, in the order to take them.
-
-    Args:
-      paths: image files and folders in any mixture.
-
-    Raises:
-      DataError: if there are none, or a path is neither.
-    """
-    if not paths:
-        raise DataError("Name image files or folders of them with --images.")
-    files: list[pathlib.Path] = []
-    for path in (pathlib.Path(p).expanduser() for p in paths):
-        if path.is_dir():
-            files += list_images(path)
-        elif path.suffix.lower() in SUFFIXES and path.exists():
-            files.append(path)
-        elif not path.exists():
-            raise DataError(f"--images names {path}, which does not exist.")
-        else:
-            raise DataError(
-                f"--images names {path}, which is neither a folder nor a file "
-                f"that ends in {', '.join(SUFFIXES)}."
-            )
-    return files
 
 
 def decode_image(
@@ -215,12 +156,6 @@ def decode_image(
             f"{path} cannot be read as an image "
             f"({shown(str(error) or type(error).__name__)}); {_SKIP}."
         ) from error
-
-
-def hash_fraction(text: str) -> float:
-    """A number in [0, 1) that depends on `text` alone."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def _check_size(picture: Image.Image, max_pixels: int) -> None:
@@ -278,5 +213,5 @@ def _split_folder(root: pathlib.Path, split: str) -> pathlib.Path:
     wanted = "train" if split == "train" else "validation or test"
     raise DataError(
         f"There is no sub-folder {wanted} in {root}, which data.split_by "
-        "'folder' needs; create it, or set data.split_by=hash."
+        "'folder' needs; create it, or set data.split_by=content."
     )

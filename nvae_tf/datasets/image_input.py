@@ -18,8 +18,9 @@ import tensorflow as tf
 from nvae_tf.config import Config
 from nvae_tf.core.errors import DataError
 from nvae_tf.datasets import pipeline
-from nvae_tf.datasets.folder import FolderSource, find_images
+from nvae_tf.datasets.folder import FolderSource
 from nvae_tf.datasets.geometry import FittedSource
+from nvae_tf.datasets.image_files import find_images
 from nvae_tf.datasets.sources import Source, Subset
 
 __all__ = [

@@ -10,10 +10,9 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import pathlib
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +21,8 @@ import numpy as np
 
 from nvae_tf.config import Config, config_from_dict
 from nvae_tf.core.errors import CheckpointError, ConfigError, UserError
-from nvae_tf.core.files import write_bytes
+from nvae_tf.core.files import read_json, write_bytes
+from nvae_tf.core.locks import HeldElsewhereError, exclusive
 from nvae_tf.core.reading import shown
 from nvae_tf.model.averaging import WeightAverage
 from nvae_tf.model.nvae import NVAE
@@ -58,19 +58,19 @@ class Workdir:
         """
         if not self.path.is_dir():
             raise UserError(
-                f"There is no workdir {self.path}; train.py makes one."
+                f"There is no workdir {self.path}; nvae train makes one."
             )
         try:
-            return config_from_dict(json.loads(self.config_path.read_bytes()))
+            return config_from_dict(read_json(self.config_path))
         except FileNotFoundError as error:
             raise UserError(
                 f"{self.path} holds no config.json: it is not the workdir of "
-                "a run. Give the folder that train.py was given."
+                "a run. Give the folder that nvae train was given."
             ) from error
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.config_path} is not JSON: {error}. Restore it from a "
-                "backup, or start a new workdir."
+                f"{self.config_path} cannot be read: {error}. Restore it from "
+                "a backup, or start a new workdir."
             ) from error
         except ConfigError as error:
             raise ConfigError(f"{self.config_path}: {error}") from error
@@ -91,14 +91,25 @@ class Workdir:
             return []
         old, new = (c.to_dict() for c in (self.read_config(), config))
         changed = dict(_differences(old, new))
-        fixed = [k for k in sorted(changed) if not _may_change(k)]
+        if config.data.source != "image_folder":
+            # Of folders alone: its default has been another.
+            changed.pop("data.split_by", None)
+        texts = {
+            key: f"{key} ({was!r} there, {now!r} now)"
+            for key, (was, now) in sorted(changed.items())
+        }
+        fixed = [key for key in texts if not _may_change(key)]
         if fixed:
+            flags = " ".join(
+                f"--config.{key}={shlex.quote(str(changed[key][0]))}"
+                for key in fixed
+            )
             raise UserError(
                 f"{self.path} belongs to a run with another configuration; it "
-                f"differs in {', '.join(f'{k} {changed[k]}' for k in fixed)}. "
-                "Choose another --workdir, or the same configuration."
+                f"differs in {', '.join(texts[key] for key in fixed)}. Choose "
+                f"another --workdir, or the same configuration ({flags})."
             )
-        return [f"{k} {changed[k]}" for k in sorted(changed)]
+        return list(texts.values())
 
     def write_config(self, config: Config) -> None:
         """Writes config.json."""
@@ -112,24 +123,21 @@ class Workdir:
         Raises:
           UserError: if another process trains here.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / ".lock", "w")  # noqa: SIM115
-        except OSError as error:
-            raise UserError(
-                f"--workdir={self.path} cannot be written to: "
-                f"{error.strerror}. Choose another folder."
-            ) from error
-        with file:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive(self.path / ".lock"))
+            except HeldElsewhereError as error:
+                who = f" ({error.holder})" if error.holder else ""
+                raise UserError(
+                    f"Another process is training in {self.path}{who}. Stop "
+                    "it, or choose another --workdir."
+                ) from error
             except OSError as error:
                 raise UserError(
-                    f"Another process is training in {self.path}. Stop it, "
-                    "or choose another --workdir."
+                    f"--workdir={self.path} cannot be written to: {error}. "
+                    "Choose another folder."
                 ) from error
-            file.write(f"{os.getpid()}\n")
-            file.flush()
             yield
 
 
@@ -161,14 +169,14 @@ def _may_change(key: str) -> bool:
 
 def _differences(
     old: dict, new: dict, prefix: str = ""
-) -> Iterator[tuple[str, str]]:
-    """Yields (key, description) of what differs."""
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yields (key, (old value, new value)) of what differs."""
     for key in old.keys() | new.keys():
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            yield f"{prefix}{key}", f"({a!r} there, {b!r} now)"
+            yield f"{prefix}{key}", (a, b)
 
 
 def read_tensors(variables: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -266,8 +274,8 @@ def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
         checkpoint = store.restore_latest()
         if checkpoint is None:
             raise CheckpointError(
-                f"{workdir.path} holds no checkpoint yet; train.py writes the "
-                "first one when it starts."
+                f"{workdir.path} holds no checkpoint yet; nvae train writes "
+                "the first one when it starts."
             )
         return checkpoint
     if which == "best":
@@ -275,7 +283,7 @@ def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
         if checkpoint is None:
             raise CheckpointError(
                 f"No checkpoint in {workdir.path} has been evaluated yet; "
-                "train.py evaluates every evaluation.every_epochs epochs."
+                "nvae train evaluates every evaluation.every_epochs epochs."
             )
         return checkpoint
     steps = store.steps()
@@ -288,19 +296,21 @@ def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
 
 
 def load_model(
-    path, *, ema: bool = False, checkpoint: str = "latest"
+    path, *, ema: bool | None = None, checkpoint: str = "latest"
 ) -> tuple[NVAE, Config, dict[str, Any]]:
     """The model of a run.
 
     Args:
       path: the workdir.
-      ema: take the exponential average of the weights and of the statistics
-        of batch normalisation.
+      ema: whether to take the exponential average of the weights and of the
+        statistics of batch normalisation; None takes it where the run keeps
+        one, which is what such a run is for.
       checkpoint: "latest", "best" (by held-out NELBO) or a step.
 
     Returns:
-      The model, the run's configuration, and what is known of the checkpoint:
-      "step" and, where it was evaluated, "nelbo" (nats) and "bits_per_dim".
+      The model, the run's configuration, and what is known of the weights:
+      "step", "ema" (whether they are the average) and, where they were
+      evaluated, "nelbo" (nats) and "bits_per_dim".
 
     Raises:
       UserError: if there is no run, no intact checkpoint, or no average.
@@ -317,17 +327,27 @@ def load_model(
     _require_weights(config, found, path)
     model = NVAE(config.model, seed=config.train.seed, dtype=config.precision)
     assign_tensors(model.named_variables("model/"), found, path, finite=True)
-    evaluation = dict(found.state.get("evaluation") or {})
-    averaged = evaluation.pop("average", None)
+    evaluation = _group(found.state.get("evaluation"))
+    averaged = _group(evaluation.pop("average", None))
     if evaluation.pop("step", found.step) != found.step:
         # Of an earlier state of the model.
-        evaluation, averaged = {}, None
+        evaluation, averaged = {}, {}
+    has_average = bool(config.train.ema_decay) and any(
+        name.startswith("average/") for name in found.tensors
+    )
+    if ema and not has_average:
+        reason = (
+            f"the checkpoint of step {found.step} holds none"
+            if config.train.ema_decay
+            else "train.ema_decay is 0"
+        )
+        raise UserError(
+            f"The run in {path} keeps no averaged weights: {reason}. Leave "
+            "--ema away."
+        )
+    if ema is None:
+        ema = has_average
     if ema:
-        if not config.train.ema_decay:
-            raise UserError(
-                f"The run in {path} keeps no averaged weights: "
-                "train.ema_decay is 0. Leave --ema away."
-            )
         average = WeightAverage(model, config.train.ema_decay)
         assign_tensors(
             {**model.named_variables("model/"), **average.named_variables()},
@@ -336,5 +356,10 @@ def load_model(
             finite=True,
         )
         average.assign_to_model()
-        evaluation = averaged or {}
-    return model, config, {"step": found.step, **evaluation}
+        evaluation = averaged
+    return model, config, {"step": found.step, "ema": ema, **evaluation}
+
+
+def _group(value: Any) -> dict[str, Any]:
+    """A copy of a group of values; empty for anything else."""
+    return dict(value) if isinstance(value, dict) else {}
