@@ -21,7 +21,8 @@ import numpy as np
 
 from nvae_tf.config import Config, config_from_dict
 from nvae_tf.core.errors import CheckpointError, ConfigError, UserError
-from nvae_tf.core.files import read_json, write_bytes
+from nvae_tf.core.files import write_bytes
+from nvae_tf.core.json_files import read_json
 from nvae_tf.core.locks import HeldElsewhereError, exclusive
 from nvae_tf.core.reading import shown
 from nvae_tf.model.averaging import WeightAverage
@@ -287,10 +288,12 @@ def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
             )
         return checkpoint
     steps = store.steps()
-    if not which.isdecimal() or int(which) not in steps:
+    is_number = which.isascii() and which.isdecimal() and len(which) < 19
+    if not is_number or int(which) not in steps:
         raise CheckpointError(
-            f"--checkpoint={which} must be latest, best or one of the steps "
-            f"in {workdir.path}: {', '.join(map(str, steps)) or 'none yet'}."
+            f"--checkpoint={shown(which)} must be latest, best or one of the "
+            f"steps in {workdir.path}: "
+            f"{', '.join(map(str, steps)) or 'none yet'}."
         )
     return store.restore(int(which))
 

@@ -63,7 +63,7 @@ def _seal(folder, content):
 def test_whole_checkpoint_is_loaded(tmp_path, tensors):
     _write(tmp_path, tensors)
     model, _, info = load_model(tmp_path)
-    assert info == {"step": 3}
+    assert info == {"step": 3, "ema": False}
     for name, value in read_tensors(model.named_variables("model/")).items():
         np.testing.assert_array_equal(value, tensors[name])
 
