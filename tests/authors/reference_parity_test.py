@@ -164,8 +164,11 @@ def test_gradient_of_every_parameter_agrees(golden, trajectory):
         assert actual[key].shape == gradient.shape, key
         norm = np.linalg.norm(gradient)
         error = np.linalg.norm(actual[key] - gradient)
-        if norm > golden_files.NOISE and not error < 1e-3 * norm:
-            wrong[key] = error / norm
+        # Some gradients are zero but for regularisers: what backpropagation
+        # brings to the gain of a kernel before batch normalisation cancels,
+        # up to rounding that is as large as the model's gradients are.
+        if not error <= 1e-3 * norm + golden.rounding:
+            wrong[key] = error, norm
     assert not wrong
 
 
@@ -225,7 +228,8 @@ def _assert_state_agrees(golden, state):
     for key, value in expected.items():
         is_noise = (
             key in gradients
-            and np.linalg.norm(gradients[key]) <= golden_files.NOISE
+            and np.linalg.norm(gradients[key])
+            <= golden_files.ABOVE_ROUNDING * golden.rounding
         )
         error = np.abs(state[key] - value).max()
         if not error < (1e-3 if is_noise else 2e-4):

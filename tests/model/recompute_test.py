@@ -7,11 +7,15 @@ import pytest
 import tensorflow as tf
 
 from tests.support import model_cases
+from tests.support.arrays import rounding
 
 _CONFIG = model_cases.small(
     num_flow_pairs=1, num_latent_scales=1, num_groups_per_scale=3
 )
 _BATCH = 3
+# Operations from the image to the logits, one behind the other: three groups
+# of cells in both towers, each of some ten, and what is around them.
+_DEPTH = 80
 # Outputs of batch normalisation that are not images.
 _NOT_IMAGES = {"batch_mean", "batch_variance", "reserve_space_3"}
 
@@ -41,14 +45,17 @@ def _pass(recompute, dtype="float32", compiled=True, **changes):
     return logits, updates, np.asarray(gradients, np.float64)
 
 
-def _assert_same(actual, expected, tolerance):
+def _assert_same(actual, expected, tolerance, dtype="float32"):
     logits, updates, gradient = expected
-    np.testing.assert_allclose(actual[0], logits, rtol=1e-5, atol=1e-5)
+    # Forwards the same is computed, but some CPUs fuse one of the two graphs
+    # and not the other.
+    rounded = rounding(dtype, _DEPTH)
+    np.testing.assert_allclose(actual[0], logits, rtol=rounded, atol=rounded)
     tf.nest.assert_same_structure(actual[1], updates)
     for moments, same in zip(
         tf.nest.flatten(actual[1]), tf.nest.flatten(updates), strict=True
     ):
-        np.testing.assert_allclose(moments, same, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(moments, same, rtol=rounded, atol=rounded)
     error = np.linalg.norm(actual[2] - gradient)
     assert 0 < np.linalg.norm(gradient) < np.inf
     assert error <= tolerance * np.linalg.norm(gradient)
@@ -59,7 +66,9 @@ def _assert_same(actual, expected, tolerance):
     ("dtype", "tolerance"), [("float32", 1e-5), ("mixed_float16", 2e-2)]
 )
 def test_loops_give_the_same_gradients(recompute, dtype, tolerance):
-    _assert_same(_pass(recompute, dtype), _pass("none", dtype), tolerance)
+    _assert_same(
+        _pass(recompute, dtype), _pass("none", dtype), tolerance, dtype
+    )
 
 
 @pytest.mark.parametrize("recompute", ["bn_swish", "cell"])

@@ -28,8 +28,9 @@ FOLDER = pathlib.Path(os.environ.get("NVAE_GOLDEN_DIR") or HERE)
 REGULARIZATION, LEARNING_RATE, WEIGHT_DECAY = 1e-2, 1e-2, 3e-4
 # Buffers that say nothing about the model.
 _IGNORED = ("num_batches_tracked", "weight_normalized")
-# Gradients of a smaller norm are rounding noise.
-NOISE = 5e-5
+# A gradient that is the rest of sums that cancel is told from rounding by this
+# many times the rounding.
+ABOVE_ROUNDING = 64
 # No parameter moves further in two steps of Adamax at that learning rate.
 _FURTHEST = 2.5 * LEARNING_RATE
 
@@ -78,6 +79,19 @@ class Golden:
         if prefix in ("eval", "sample", "train0", "train1"):
             return {k: nhwc(a) if a.ndim == 4 else a for k, a in found.items()}
         return found
+
+    @property
+    def rounding(self) -> float:
+        """What rounding to float32 does to the gradient of the whole model.
+
+        No norm that is told from zero can be smaller, whatever the order in
+        which a CPU adds.
+        """
+        squares = sum(
+            np.sum(np.square(g, dtype=np.float64))
+            for g in self.group("grad0").values()
+        )
+        return float(np.finfo(np.float32).eps * np.sqrt(squares))
 
     def load(self):
         """`(model, config)` from the checkpoint."""
