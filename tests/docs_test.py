@@ -139,6 +139,15 @@ def test_commands_exist_and_have_the_flags_shown(document):
 
 
 @each_document
+def test_flags_in_sentences_are_of_some_command(document):
+    known = frozenset({"help"}).union(*map(_flags_of, _MODULES))
+    for span in _spans(_read(document)):
+        if span.startswith("--"):
+            for flag in re.findall(r"--([a-z_]+)(?=[ =]|$)", span):
+                assert {flag, flag.removeprefix("no")} & known, span
+
+
+@each_document
 def test_python_in_documents_names_what_the_package_has(document):
     for language, block in _FENCE.findall(_read(document)):
         if language != "python":

@@ -311,6 +311,32 @@ class ModelConfig:
         factor = self.total_downsampling
         return self.num_channels_enc * factor, self.num_channels_dec * factor
 
+    def least_weights(self) -> int:
+        """A lower bound of the number of weights.
+
+        At widths that are used it is more than a fiftieth of the number:
+        enough to tell, before anything is built, that a file cannot hold them.
+        """
+        enc, dec = self.latent_width
+        d = self.num_latent_per_group
+        total = self.scale_sizes[0] ** 2 * dec
+        for number, groups in enumerate(self.groups_top_down):
+            flows = 2 * self.num_flow_pairs * 60 * d**2
+            total += groups * (18 * enc * d + d * dec + flows)
+            # The top group has no cells and no prior of its own.
+            below = groups - (number == 0)
+            total += below * (self.num_cells_dec * 12 * dec + enc) * dec
+            if not self.is_plain_vae:
+                total += groups * self.num_cells_enc * 12 * enc**2
+            enc, dec = enc // 2, dec // 2
+        for block in range(self.num_preprocess_blocks):
+            for cells, width in (
+                (self.num_preprocess_cells, self.num_channels_enc),
+                (self.num_postprocess_cells, self.num_channels_dec),
+            ):
+                total += cells * 6 * (width * 2**block) ** 2
+        return total
+
     def convolution_work(self, batch_size: int) -> int:
         """Multiplications of a 1x1 convolution at the finest latent scale.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import pathlib
 import re
@@ -17,17 +16,13 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterator
-from typing import Any, BinaryIO
 
 from nvae_tf.core.errors import DataError, UserError
 
 __all__ = [
     "new_folder",
     "open_own",
-    "open_regular",
-    "parse_json",
     "process_runs",
-    "read_json",
     "remove",
     "remove_leftovers",
     "replacing",
@@ -41,8 +36,6 @@ _HOST = socket.gethostname()
 _ASIDE = re.compile(rf"\.(.+)\.{re.escape(_HOST)}-(\d+)\.(tmp|old)")
 # When folders were last changed, by this process: nothing new is in them.
 _SEEN: dict[str, int] = {}
-_JSON_BYTES = 2**26
-_LARGEST = 2**63 - 1
 
 
 def sync(path: str | os.PathLike) -> None:
@@ -113,48 +106,6 @@ def process_runs(process: int) -> bool:
         # Somebody else's.
         return True
     return True
-
-
-def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """Opens a file for reading; a pipe, which would wait, is none.
-
-    Raises:
-      OSError: if it cannot be opened, or is something else.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return open(descriptor, "rb")
-    os.close(descriptor)
-    raise _no_file("a folder, a pipe or a device", path)
-
-
-def read_json(path: str | os.PathLike) -> Any:
-    """Reads a JSON file that may come from elsewhere.
-
-    Args:
-      path: of the file.
-
-    Raises:
-      OSError: if it cannot be read, is no file or far too large.
-      ValueError: see `parse_json`.
-    """
-    with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > _JSON_BYTES:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-        return parse_json(file.read())
-
-
-def parse_json(text: str | bytes) -> Any:
-    """`json.loads`, for text that may come from elsewhere.
-
-    Raises:
-      ValueError: if it is not JSON, is nested too deeply, or holds a whole
-        number of more than 64 bits, which nothing here could count with.
-    """
-    try:
-        return json.loads(text, parse_int=_whole_number)
-    except RecursionError as problem:
-        raise ValueError("It is nested too deeply.") from problem
 
 
 @contextlib.contextmanager
@@ -318,10 +269,3 @@ def _see(folder: pathlib.Path) -> None:
 
 def _no_file(what: str, path) -> OSError:
     return OSError(errno.EINVAL, f"It is {what}, not a file", str(path))
-
-
-def _whole_number(text: str) -> int:
-    number = int(text)
-    if abs(number) > _LARGEST:
-        raise ValueError(f"{text[:20]}... has more than 64 bits.")
-    return number

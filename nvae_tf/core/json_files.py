@@ -12,12 +12,12 @@ import math
 import os
 from typing import Any
 
-from nvae_tf.core.errors import DataError, UserError
+from nvae_tf.core.errors import UserError
 from nvae_tf.core.reading import read_bytes, shown
 
 __all__ = ["parse_json", "read_json"]
 
-MOST_BYTES = 2**24
+MOST_BYTES = 2**26
 MOST_DEPTH = 64
 _RESTORE = "restore it from a backup or make it anew"
 
@@ -28,7 +28,7 @@ class _RefusedError(ValueError):
 
 def read_json(
     path: str | os.PathLike,
-    error: type[UserError] = DataError,
+    error: type[UserError] | None = None,
     *,
     advice: str = _RESTORE,
     finite: bool = True,
@@ -38,8 +38,9 @@ def read_json(
 
     Args:
       path: the file.
-      error: what is raised.
-      advice: the way out, for the message.
+      error: what is raised; None for an `OSError` where the file cannot be
+        read, and else a `ValueError` that says what is wrong with it.
+      advice: the way out, for the message of `error`.
       finite: refuse NaN and numbers that are infinite as float64; results of
         diverged runs may hold them.
       kind: the type of the whole; None for any.
@@ -53,32 +54,26 @@ def read_json(
         too deep.
     """
     content = read_bytes(path, MOST_BYTES, error, advice)
-    return parse_json(
-        content, str(path), error, advice=advice, finite=finite, kind=kind
-    )
+    try:
+        return parse_json(content, finite=finite, kind=kind)
+    except ValueError as problem:
+        if error is None:
+            raise
+        raise error(f"{path}: {problem}; {advice}.") from problem
 
 
 def parse_json(
-    text: bytes | str,
-    name: str,
-    error: type[UserError] = DataError,
-    *,
-    advice: str = _RESTORE,
-    finite: bool = True,
-    kind: type | None = dict,
+    text: bytes | str, *, finite: bool = True, kind: type | None = dict
 ) -> Any:
     """Like `read_json`, of text in memory.
 
     Args:
       text: JSON, in UTF-8 where it is bytes.
-      name: what to call it in messages.
-      error: what is raised.
-      advice: see `read_json`.
-      finite: likewise.
+      finite: see `read_json`.
       kind: likewise.
 
     Raises:
-      UserError: `error`, as `read_json`.
+      ValueError: with what is wrong with it, in a few words.
     """
     try:
         if isinstance(text, bytes):
@@ -92,14 +87,14 @@ def parse_json(
         )
         _check(value)
     except RecursionError as problem:
-        raise error(f"{name} nests too deep; {advice}.") from problem
+        raise ValueError("it is JSON that nests too deep") from problem
     except ValueError as problem:
         reason = shown(str(problem), 160)
-        raise error(f"{name} is not JSON ({reason}); {advice}.") from problem
+        raise ValueError(f"it is not JSON ({reason})") from problem
     if kind is not None and not isinstance(value, kind):
-        raise error(
-            f"{name} holds a {type(value).__name__} where a {kind.__name__} is "
-            f"needed; {advice}."
+        raise ValueError(
+            f"it holds a {type(value).__name__} where a {kind.__name__} is "
+            "needed"
         )
     return value
 
@@ -134,17 +129,18 @@ def _no_constant(text: str) -> float:
 
 def _check(value: Any) -> None:
     """Raises ValueError for what nests too deep or is no text."""
-    pending = [(value, 0)]
+    pending = [(value, 0)] if isinstance(value, str | list | dict) else []
     while pending:
         item, depth = pending.pop()
         if isinstance(item, str):
             item.encode()  # Halves of characters cannot be printed.
             continue
-        if not isinstance(item, dict | list):
-            continue
         if depth == MOST_DEPTH:
             raise _RefusedError(f"it nests more than {MOST_DEPTH} deep")
         if isinstance(item, dict):
-            pending.extend((key, depth + 1) for key in item)
-            item = list(item.values())
-        pending.extend((child, depth + 1) for child in item)
+            item = [*item, *item.values()]
+        pending.extend(
+            (child, depth + 1)
+            for child in item
+            if isinstance(child, str | list | dict)
+        )

@@ -6,6 +6,7 @@ never ends, and what a file says may be as long as it likes.
 
 from __future__ import annotations
 
+import errno
 import os
 import reprlib
 import stat
@@ -22,7 +23,7 @@ _MOST_BITS = 128
 
 def open_regular(
     path: str | os.PathLike,
-    error: type[UserError] = DataError,
+    error: type[UserError] | None = DataError,
     advice: str = CHECK_PATH,
 ) -> BinaryIO:
     """Opens a regular file for reading, whoever made it.
@@ -32,7 +33,7 @@ def open_regular(
 
     Args:
       path: the file; links are followed.
-      error: what is raised.
+      error: what is raised; None for the `OSError` itself.
       advice: the way out, for the message.
 
     Returns:
@@ -45,24 +46,20 @@ def open_regular(
     try:
         # Opening what nobody writes to returns at once.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as problem:
-        raise error(f"{path} does not exist; {advice}.") from problem
-    except (OSError, ValueError) as problem:
-        # ValueError: no file system has such a name.
-        reason = getattr(problem, "strerror", None) or problem
-        raise error(f"{path} cannot be read ({reason}); {advice}.") from problem
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return os.fdopen(descriptor, "rb")
         os.close(descriptor)
-        raise error(
-            f"{path} is not a file but a folder, a pipe or a device; {advice}."
+        raise OSError(
+            errno.EINVAL, "it is a folder, a pipe or a device", str(path)
         )
-    return os.fdopen(descriptor, "rb")
+    except (OSError, ValueError) as problem:
+        raise _refused(path, problem, error, advice) from problem
 
 
 def read_bytes(
     path: str | os.PathLike,
     most: int,
-    error: type[UserError] = DataError,
+    error: type[UserError] | None = DataError,
     advice: str = CHECK_PATH,
 ) -> bytes:
     """Reads a whole regular file that is not too large.
@@ -70,7 +67,7 @@ def read_bytes(
     Args:
       path: the file.
       most: bytes that it may have.
-      error: what is raised.
+      error: what is raised; None for the `OSError` itself.
       advice: the way out, for the message.
 
     Raises:
@@ -80,14 +77,28 @@ def read_bytes(
         try:
             # One more than allowed: a size may change, or not be told.
             content = file.read(most + 1)
+            if len(content) > most:
+                raise OSError(
+                    errno.EFBIG, f"it has more than {most:,} bytes", str(path)
+                )
         except OSError as problem:
-            reason = problem.strerror or problem
-            raise error(
-                f"{path} cannot be read ({reason}); {advice}."
-            ) from problem
-    if len(content) > most:
-        raise error(f"{path} has more than {most:,} bytes; {advice}.")
+            raise _refused(path, problem, error, advice) from problem
     return content
+
+
+def _refused(
+    path, problem: Exception, error: type[UserError] | None, advice: str
+) -> Exception:
+    """What to raise for a file that cannot be read."""
+    if isinstance(problem, ValueError):
+        # No file system has such a name.
+        problem = OSError(errno.EINVAL, str(problem), str(path))
+    if error is None:
+        return problem
+    if isinstance(problem, FileNotFoundError):
+        return error(f"{path} does not exist; {advice}.")
+    reason = problem.strerror or problem
+    return error(f"{path} cannot be read ({reason}); {advice}.")
 
 
 class _Shown(reprlib.Repr):

@@ -5,7 +5,8 @@ import pathlib
 import re
 
 from nvae_tf.core.errors import ExportError
-from nvae_tf.core.files import open_regular, write_bytes
+from nvae_tf.core.files import write_bytes
+from nvae_tf.core.reading import open_regular
 
 __all__ = ["check_model_name", "versions", "write_serving_files"]
 
@@ -97,7 +98,7 @@ def write_serving_files(folder: pathlib.Path) -> list[pathlib.Path]:
 def _is_whole(path: pathlib.Path, content: bytes) -> bool:
     """Whether a file is there that is more than a beginning of `content`."""
     try:
-        with open_regular(path) as file:
+        with open_regular(path, None) as file:
             found = file.read()
     except FileNotFoundError:
         return False

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from nvae_tf.core.files import open_regular, parse_json, read_json
+from nvae_tf.core.json_files import parse_json, read_json
+from nvae_tf.core.reading import open_regular
 
 __all__ = [
     "History",
@@ -115,13 +116,13 @@ def read_history(path) -> History:
     """
     train, evaluations, averaged, events = [], [], [], []
     try:
-        with open_regular(path) as file:
+        with open_regular(path, None) as file:
             lines = file.read().splitlines()
     except OSError:
         lines = []
     for line in lines:
         try:
-            record = parse_json(line)
+            record = parse_json(line, finite=False)
         except ValueError:
             continue  # The last one, as it is being written.
         if not isinstance(record, dict) or not _is_step(record.get("step")):
@@ -145,7 +146,7 @@ def read_result(path) -> dict[str, Any]:
       path: of the file.
     """
     try:
-        value = read_json(path)
+        value = read_json(path, finite=False, kind=None)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {"records": value}

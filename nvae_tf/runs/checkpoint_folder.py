@@ -26,7 +26,9 @@ import safetensors
 import safetensors.numpy
 
 from nvae_tf.core.errors import CheckpointError
-from nvae_tf.core.files import open_regular, read_json, sync, write_bytes
+from nvae_tf.core.files import sync, write_bytes
+from nvae_tf.core.json_files import read_json
+from nvae_tf.core.reading import open_regular, shown
 from nvae_tf.runs.retention import Note
 
 __all__ = [
@@ -124,18 +126,11 @@ def read(folder: pathlib.Path, step: int) -> Checkpoint:
             raise DamagedCheckpointError(
                 f"The checkpoint {folder} is damaged: a checksum is wrong."
             )
-        tensors = safetensors.numpy.load_file(folder / _TENSORS)
+        tensors = _load(folder / _TENSORS)
         return Checkpoint(step, tensors, content["state"])
-    except (
-        FileNotFoundError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RecursionError,
-        safetensors.SafetensorError,
-    ) as error:
+    except (FileNotFoundError, ValueError) as error:
         raise DamagedCheckpointError(
-            f"The checkpoint {folder} is damaged: {error}."
+            f"The checkpoint {folder} is damaged: {shown(str(error), 200)}."
         ) from error
     except OSError as error:
         # The disk's or the network's fault: nothing is said about the
@@ -155,10 +150,10 @@ def read_note(folder: pathlib.Path) -> Note:
 
 def _read_state(folder: pathlib.Path) -> dict[str, Any]:
     """All of state.json, of which nothing is known but the kinds."""
-    content = read_json(folder / _STATE)
+    content = read_json(folder / _STATE, finite=False)
     kinds = {"step": int, "sha256": str, "state_sha256": str, "state": dict}
     for name, kind in kinds.items():
-        if not isinstance(content, dict) or type(content.get(name)) is not kind:
+        if type(content.get(name)) is not kind:
             raise ValueError(f"{_STATE} has no {name} of the right kind")
     return content
 
@@ -176,11 +171,27 @@ def _write_state(folder, step: int, checksum: str, state, note: Note) -> None:
     write_bytes(folder / _STATE, text.encode(), error=None)
 
 
+def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """All arrays of a file.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if it is no such file.
+    """
+    try:
+        return safetensors.numpy.load_file(path)
+    except OSError:
+        raise
+    # Among others an AttributeError, for numbers that NumPy has not.
+    except Exception as error:
+        raise ValueError(f"{_TENSORS}: {error}") from error
+
+
 def _state_checksum(state) -> str:
     text = json.dumps(state, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _checksum(path: pathlib.Path) -> str:
-    with open_regular(path) as file:
+    with open_regular(path, None) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

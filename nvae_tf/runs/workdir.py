@@ -16,12 +16,15 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 
 from nvae_tf.config import Config, config_from_dict
 from nvae_tf.core.errors import CheckpointError, ConfigError, UserError
-from nvae_tf.core.files import read_json, write_bytes
+from nvae_tf.core.files import write_bytes
+from nvae_tf.core.json_files import read_json
 from nvae_tf.core.locks import HeldElsewhereError, exclusive
+from nvae_tf.core.reading import shown
 from nvae_tf.model.averaging import WeightAverage
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.runs.checkpointing import Checkpoint, CheckpointStore
@@ -148,6 +151,8 @@ _CHANGEABLE = (
     "data.data_dir",
     "data.num_workers",
     "data.skip_corrupt",
+    "data.max_pixels",
+    "data.max_unpacked_mb",
     "recompute",
     "jit_compile",
 )
@@ -181,13 +186,24 @@ def read_tensors(variables: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def assign_tensors(
-    variables: dict[str, Any], checkpoint: Checkpoint, source
+    variables: dict[str, Any],
+    checkpoint: Checkpoint,
+    source,
+    *,
+    finite: bool = False,
 ) -> None:
     """Sets variables to what a checkpoint holds under the same names.
 
+    Args:
+      variables: by those names.
+      checkpoint: what was saved.
+      source: what to call the run in messages.
+      finite: refuse what is not finite, as a model to be used must be. A run
+        goes on with whatever it was, and tells itself what is wrong.
+
     Raises:
-      CheckpointError: if it lacks one, has it in another shape, or holds a
-        variable of the model that is not asked for.
+      CheckpointError: if it lacks one, has it in another shape or type, or
+        holds a variable of the model that is not asked for.
     """
     unknown = sorted(
         k
@@ -197,8 +213,8 @@ def assign_tensors(
     if unknown:
         raise CheckpointError(
             f"The checkpoint of step {checkpoint.step} in {source} holds "
-            f"{unknown[0]!r}, which the model lacks: it belongs to another "
-            "configuration or version."
+            f"'{shown(unknown[0])}', which the model lacks: it belongs to "
+            "another configuration or version."
         )
     for name, variable in variables.items():
         value = checkpoint.tensors.get(name)
@@ -210,7 +226,42 @@ def assign_tensors(
                 f"{tuple(variable.shape)} is needed: it belongs to another "
                 "configuration or version."
             )
+        dtype = np.dtype(keras.backend.standardize_dtype(variable.dtype))
+        if not np.can_cast(value.dtype, dtype, "same_kind"):
+            raise CheckpointError(
+                f"The checkpoint of step {checkpoint.step} in {source} holds "
+                f"{value.dtype} values under {name!r}, where {dtype} is "
+                "needed: it belongs to another version."
+            )
+        with np.errstate(over="ignore"):
+            value = value.astype(dtype, copy=False)
+        if finite and not np.all(np.isfinite(value)):
+            raise CheckpointError(
+                f"The checkpoint of step {checkpoint.step} in {source} holds "
+                f"values under {name!r} that are not finite: the run had "
+                "diverged. Choose an earlier one with --checkpoint=STEP."
+            )
         variable.assign(value)
+
+
+def _require_weights(config: Config, checkpoint: Checkpoint, source) -> None:
+    """Raises CheckpointError if a model is far larger than its checkpoint.
+
+    Whoever wrote config.json may ask for any model: its weights must be there
+    before it is built.
+    """
+    given = sum(
+        value.size
+        for name, value in checkpoint.tensors.items()
+        if name.startswith("model/")
+    )
+    least = config.model.least_weights()
+    if least > given:
+        raise CheckpointError(
+            f"The checkpoint of step {checkpoint.step} in {source} holds "
+            f"{given:,} weights, but the model that config.json describes has "
+            f"at least {least:,}: they do not belong together."
+        )
 
 
 def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
@@ -237,10 +288,12 @@ def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
             )
         return checkpoint
     steps = store.steps()
-    if not which.isdecimal() or int(which) not in steps:
+    is_number = which.isascii() and which.isdecimal() and len(which) < 19
+    if not is_number or int(which) not in steps:
         raise CheckpointError(
-            f"--checkpoint={which} must be latest, best or one of the steps "
-            f"in {workdir.path}: {', '.join(map(str, steps)) or 'none yet'}."
+            f"--checkpoint={shown(which)} must be latest, best or one of the "
+            f"steps in {workdir.path}: "
+            f"{', '.join(map(str, steps)) or 'none yet'}."
         )
     return store.restore(int(which))
 
@@ -274,8 +327,9 @@ def load_model(
             f"The checkpoint of step {found.step} in {path} is of another "
             "configuration than config.json beside it: restore that file."
         )
+    _require_weights(config, found, path)
     model = NVAE(config.model, seed=config.train.seed, dtype=config.precision)
-    assign_tensors(model.named_variables("model/"), found, path)
+    assign_tensors(model.named_variables("model/"), found, path, finite=True)
     evaluation = _group(found.state.get("evaluation"))
     averaged = _group(evaluation.pop("average", None))
     if evaluation.pop("step", found.step) != found.step:
@@ -302,6 +356,7 @@ def load_model(
             {**model.named_variables("model/"), **average.named_variables()},
             found,
             path,
+            finite=True,
         )
         average.assign_to_model()
         evaluation = averaged

@@ -18,7 +18,7 @@ import numpy as np
 
 from nvae_tf.core.errors import ClientError, ExportError, one_line
 from nvae_tf.core.extras import require
-from nvae_tf.core.files import parse_json
+from nvae_tf.core.json_files import parse_json
 
 __all__ = ["RestPredictor"]
 
@@ -213,7 +213,7 @@ class RestPredictor:
         if status != 200:
             raise self._refusal(status, content)
         try:
-            return parse_json(content)
+            return parse_json(content, finite=False, kind=None)
         except ValueError as error:
             raise ClientError(
                 f"{self._url} sent an answer that is not JSON."

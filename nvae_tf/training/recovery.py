@@ -27,7 +27,8 @@ from typing import Any
 from nvae_tf.config import TrainConfig
 from nvae_tf.config.schedules import Coefficients
 from nvae_tf.core.errors import CheckpointError, UserError
-from nvae_tf.core.files import read_json, write_bytes
+from nvae_tf.core.files import write_bytes
+from nvae_tf.core.json_files import read_json
 from nvae_tf.runs.checkpointing import Checkpoint, CheckpointStore
 from nvae_tf.training.diagnosis import non_finite
 

@@ -1,7 +1,6 @@
 """Files appear whole or not at all, whatever fails and whoever is killed."""
 
 import errno
-import json
 import os
 import pathlib
 import socket
@@ -202,41 +201,3 @@ def test_own_file_is_made_and_its_content_kept(tmp_path):
         os.write(descriptor, text)
         os.close(descriptor)
     assert path.read_bytes() == b"first"
-
-
-def test_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(OSError, match="not a file"):
-        files.read_json(tmp_path / "config.json")
-
-
-def test_json_comes_back(tmp_path):
-    value = {"a": [1, -(2**63) + 1, 0.5, None, "ü"], "b": {"c": True}}
-    (tmp_path / "a.json").write_text(json.dumps(value))
-    assert files.read_json(tmp_path / "a.json") == value
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"",
-        b"{",
-        b"\xff",
-        b"[" * 100_000,
-        b'{"a":' * 100_000,
-        b"[1" + b"0" * 30 + b"]",
-        b"-1" + b"0" * 30,
-        b"1" * 10_000,
-    ],
-)
-def test_what_is_no_sensible_json_is_a_value_error(tmp_path, text):
-    with pytest.raises(ValueError, match=r"."):
-        files.parse_json(text)
-
-
-def test_huge_json_is_not_read(tmp_path):
-    path = tmp_path / "a.json"
-    with open(path, "wb") as file:
-        file.truncate(2**40)
-    with pytest.raises(OSError, match="too large"):
-        files.read_json(path)

@@ -82,11 +82,15 @@ def test_large_file_is_refused_unread(tmp_path):
 
 def test_what_is_no_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
-    _refused(tmp_path / "pipe.json", "pipe", error=CheckpointError)
-    _refused(tmp_path, "folder")
-    _refused("/dev/zero", "device")
+    _refused(tmp_path / "pipe.json", "a pipe", error=CheckpointError)
+    _refused(tmp_path, "a folder")
+    _refused("/dev/zero", "a device")
     _refused(tmp_path / "none.json", "does not exist")
     (tmp_path / "loop").symlink_to("loop")
     _refused(tmp_path / "loop")
     with pytest.raises(DataError, match="cannot be read"):
-        read_json("a\0b")
+        read_json("a\0b", DataError)
+    with pytest.raises(OSError, match="a pipe"):
+        read_json(tmp_path / "pipe.json")
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "none.json")

@@ -57,6 +57,7 @@ def main(argv) -> None:
     """Loads, reconstructs, writes one grid of pairs."""
     del argv
     common_flags.require_suffix(_OUTPUT.value, ".png")
+    common_flags.numbers("temperature", _TEMPERATURE.value)
     import numpy as np
 
     from nvae_tf.core.progress import progress
