@@ -8,12 +8,7 @@ import sys
 
 import pytest
 
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
+from nvae_tf.distribute.cores import available_cores
 
 # The same numbers everywhere: Keras on TensorFlow, on the CPU.
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -42,7 +37,7 @@ for _name in ("no_proxy", "NO_PROXY"):
 # Subprocesses of the tests inherit this.
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _workers > 1:
-    _threads = str(max(1, _cores() // _workers))
+    _threads = str(max(1, available_cores() // _workers))
     for _name in (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",

@@ -4,7 +4,7 @@ import typing
 
 import numpy as np
 
-__all__ = ["NeighbourSearch", "Neighbours"]
+__all__ = ["NeighbourSearch", "Neighbours", "squared_distances"]
 
 
 class Neighbours(typing.NamedTuple):
@@ -21,6 +21,26 @@ class Neighbours(typing.NamedTuple):
     images: np.ndarray
 
 
+def squared_distances(x, y, x_squares=None, y_squares=None) -> np.ndarray:
+    """Squared Euclidean distances `[N, M]` of points `[N, F]` and `[M, F]`.
+
+    Args:
+      x: float `[N, F]`.
+      y: float `[M, F]`, of the same dtype, which is that of the result.
+      x_squares: sums of squares `[N]`, where they are known.
+      y_squares: likewise `[M]`.
+    """
+    x_squares = _squares(x) if x_squares is None else x_squares
+    y_squares = _squares(y) if y_squares is None else y_squares
+    distances = y_squares - 2.0 * (x @ y.T)
+    distances += x_squares[:, None]
+    return np.maximum(distances, 0.0, out=distances)
+
+
+def _squares(x: np.ndarray) -> np.ndarray:
+    return np.einsum("nf,nf->n", x, x)
+
+
 class NeighbourSearch:
     """Keeps the nearest of all images seen so far.
 
@@ -34,7 +54,7 @@ class NeighbourSearch:
 
     def __init__(self, queries: np.ndarray, count: int):
         self._queries = _flat(queries)
-        self._squares = np.sum(self._queries**2, axis=1)
+        self._squares = _squares(self._queries)
         self._count = count
         self._found: Neighbours | None = None
 
@@ -46,13 +66,10 @@ class NeighbourSearch:
           indices: int64 `[B]`.
           images: `[B, H, W, C]`, to show.
         """
-        vectors = _flat(vectors)
-        squares = (
-            self._squares[:, None]
-            + np.sum(vectors**2, axis=1)[None]
-            - 2 * self._queries @ vectors.T
+        squares = squared_distances(
+            self._queries, _flat(vectors), self._squares
         )
-        distances = np.sqrt(np.maximum(squares, 0.0))  # [Q, B]
+        distances = np.sqrt(squares)  # [Q, B]
         indices = np.broadcast_to(indices, distances.shape)
         if self._found is not None:
             distances = np.concatenate(

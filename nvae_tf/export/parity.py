@@ -13,11 +13,11 @@ import numpy as np
 from nvae_tf.core.errors import ExportError
 from nvae_tf.distributions.likelihoods import pixel_distribution
 from nvae_tf.export.onnx_sampler import noise_rows
-from nvae_tf.export.png import from_png, to_png
 from nvae_tf.export.source import Source
 from nvae_tf.model import losses
 from nvae_tf.model.noise import pixel_noise_specs
 from nvae_tf.model.nvae import NVAE
+from nvae_tf.sampling.images import decode_png, encode_png
 
 __all__ = ["Reference", "difference", "tolerances"]
 
@@ -186,7 +186,7 @@ class Reference:
 
     def _ask_encode_png(self):
         inputs, outputs = self._ask_encode()
-        png = np.array([to_png(i) for i in inputs["images"]], object)
+        png = np.array([encode_png(i) for i in inputs["images"]], object)
         return {"png_bytes": png}, outputs
 
     @functools.cached_property
@@ -251,9 +251,9 @@ def difference(actual: Mapping, expected: Mapping, ties: float) -> float:
     for name, value in actual.items():
         given, wanted = np.asarray(value), np.asarray(expected[name])
         if given.dtype == object:
-            given = np.stack([from_png(png) for png in given])
+            given = np.stack([decode_png(png) for png in given])
         if wanted.dtype == object:
-            wanted = np.stack([from_png(png) for png in wanted])
+            wanted = np.stack([decode_png(png) for png in wanted])
         if given.shape != wanted.shape:
             raise ExportError(
                 f"An export's {name} has shape {given.shape}, the live "

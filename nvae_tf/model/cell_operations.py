@@ -41,16 +41,6 @@ class _Operation(Composite):
         self.resample = resample
         self.recompute = recompute
 
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {
-            **super().get_config(),
-            "operation": self.operation,
-            "filters": self.filters,
-            "resample": self.resample,
-            "recompute": self.recompute,
-        }
-
 
 class NormConv(_Operation):
     """BN -> activation -> [nearest x2] -> 3x3 convolution.

@@ -31,10 +31,6 @@ class _DownSkip(Composite):
             name = f"phase_{i}"
             self.parts[name] = Conv2D(width, stack=stack, name=name)
 
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {**super().get_config(), "filters": self.filters}
-
     def build(self, input_shape):
         """Builds the parts."""
         self.build_parts(dict.fromkeys(self.parts, input_shape[-1]))
@@ -64,10 +60,6 @@ class _UpSkip(Composite):
             filters, use_bias=False, stack=stack, name="conv"
         )
 
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {**super().get_config(), "filters": self.filters}
-
     def build(self, input_shape):
         """Builds the part."""
         self.build_parts({"conv": input_shape[-1]})
@@ -89,10 +81,6 @@ class _Cell(Composite):
     def __init__(self, *, recompute="none", stack=None, **kwargs):
         super().__init__(stack=stack, **kwargs)
         self.recompute = recompute
-
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {**super().get_config(), "recompute": self.recompute}
 
     def call(self, x, params=None, mode=Mode.INFERENCE):
         """Returns `(y, updates)`."""
@@ -157,16 +145,6 @@ class ResidualCell(_Cell):
         if use_se:
             self.parts["se"] = SqueezeExcite(stack=stack, name="se")
 
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {
-            **super().get_config(),
-            "operations": self.operations,
-            "filters": self.filters,
-            "resample": self.resample,
-            "use_se": self.use_se,
-        }
-
     def build(self, input_shape):
         """Builds the parts."""
         first = ("skip", "op_0")
@@ -204,11 +182,6 @@ class CellChain(PureLayer):
         super().__init__(stack=stack, **kwargs)
         self.cells = list(cells)
         self.parts = {cell.name: cell for cell in self.cells}
-
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        cells = [cell.get_config() for cell in self.cells]
-        return {**super().get_config(), "cells": cells}
 
     @classmethod
     def from_config(cls, config):
@@ -253,10 +226,6 @@ class FlowCell(_Cell):
     ):
         super().__init__(recompute=recompute, stack=stack, **kwargs)
         self.mirrored = mirrored
-
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {**super().get_config(), "mirrored": self.mirrored}
 
     def build(self, input_shape):
         """Creates and builds the three masked convolutions."""
@@ -309,10 +278,6 @@ class EncoderCombiner(Composite):
         self.filters = filters
         self.parts["conv"] = Conv2D(filters, stack=stack, name="conv")
 
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {**super().get_config(), "filters": self.filters}
-
     def build(self, input_shape):
         """Builds for a decoder state of these channels."""
         self.build_parts({"conv": input_shape[-1]})
@@ -335,10 +300,6 @@ class DecoderCombiner(Composite):
         super().__init__(stack=stack, **kwargs)
         self.filters = filters
         self.parts["conv"] = Conv2D(filters, stack=stack, name="conv")
-
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {**super().get_config(), "filters": self.filters}
 
     def build(self, input_shape):
         """Builds for the channels of h and z together."""

@@ -4,8 +4,6 @@ One walk serves training (latents from the posterior), sampling and export
 (latents from the prior).
 """
 
-import dataclasses
-
 import tensorflow as tf
 
 from nvae_tf.config import ModelConfig, cell_operations
@@ -57,14 +55,6 @@ class TopDownDecoder(PureLayer):
                     stack=count,
                     name=f"scale_{s}",
                 )
-
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {
-            **super().get_config(),
-            "config": dataclasses.asdict(self.config),
-            "recompute": self.recompute,
-        }
 
     def build(self, input_shape):
         """Creates `prior_h0` and builds all parts."""

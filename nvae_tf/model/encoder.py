@@ -1,7 +1,5 @@
 """The bottom-up encoder (paper figure 2a, left)."""
 
-import dataclasses
-
 import tensorflow as tf
 
 from nvae_tf.config import ModelConfig, cell_operations
@@ -70,14 +68,6 @@ class BottomUpEncoder(PureLayer):
             stack=stack,
             name=name,
         )
-
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {
-            **super().get_config(),
-            "config": dataclasses.asdict(self.config),
-            "recompute": self.recompute,
-        }
 
     def build(self, input_shape):
         """Builds all parts; `input_shape` is that of the images."""

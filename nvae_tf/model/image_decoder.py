@@ -1,7 +1,5 @@
 """From the state of the last latent group to the pixels' distribution."""
 
-import dataclasses
-
 import tensorflow as tf
 
 from nvae_tf.config import ModelConfig, cell_operations
@@ -50,15 +48,6 @@ class ImageDecoder(PureLayer):
                 )
         self.parts["postprocess"] = CellChain(cells, name="postprocess")
         self.parts["head"] = Conv2D(num_parameters, 3, name="head")
-
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {
-            **super().get_config(),
-            "config": dataclasses.asdict(self.config),
-            "recompute": self.recompute,
-            "num_parameters": self.num_parameters,
-        }
 
     def build(self, input_shape):
         """Builds both parts."""

@@ -1,7 +1,5 @@
 """A latent group: prior, posterior, flows and combiners (paper figure 2)."""
 
-import dataclasses
-
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -86,17 +84,6 @@ class LatentGroup(PureLayer):
         self.parts["decoder_combiner"] = DecoderCombiner(
             width, stack=stack, name="decoder_combiner"
         )
-
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {
-            **super().get_config(),
-            "config": dataclasses.asdict(self.config),
-            "width": self.width,
-            "encoder_width": self.encoder_width,
-            "is_first": self.is_first,
-            "recompute": self.recompute,
-        }
 
     def build(self, input_shape):
         """Builds all parts; the widths are the constructor's."""

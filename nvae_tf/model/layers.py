@@ -65,23 +65,6 @@ class Conv2D(PureLayer):
         self.gain = gain
         self.data_dependent = data_dependent
 
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "dilation": self.dilation,
-            "groups": self.groups,
-            "use_bias": self.use_bias,
-            "weight_norm": self.weight_norm,
-            "mask": self.mask,
-            "mirrored": self.mirrored,
-            "gain": self.gain,
-            "data_dependent": self.data_dependent,
-        }
-
     def build(self, input_shape):
         """Creates `v`, `g` and `bias`."""
         channels = input_shape[-1] // self.groups
@@ -199,10 +182,6 @@ class BatchNorm(PureLayer):
         super().__init__(stack=stack, **kwargs)
         self.activation = activation
 
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {**super().get_config(), "activation": self.activation}
-
     def build(self, input_shape):
         """Creates gamma, beta and the moving averages."""
         shape = (input_shape[-1],)
@@ -268,10 +247,6 @@ class Dense(PureLayer):
     def __init__(self, units, *, stack=None, **kwargs):
         super().__init__(stack=stack, **kwargs)
         self.units = units
-
-    def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {**super().get_config(), "units": self.units}
 
     def build(self, input_shape):
         """Creates kernel and bias."""

@@ -13,7 +13,9 @@ With `stack=n` a layer holds the variables of n equal layers along a leading
 axis; the caller passes one slice of `read_params()` to `call`.
 """
 
+import dataclasses
 import enum
+import inspect
 import zlib
 
 import keras
@@ -58,8 +60,16 @@ class PureLayer(keras.layers.Layer):
         keras.saving.register_keras_serializable("nvae_tf")(cls)
 
     def get_config(self):
-        """Constructor arguments, for serialisation."""
-        return {**super().get_config(), "stack": self.stack}
+        """Constructor arguments, for serialisation: an attribute for each."""
+        config = super().get_config()
+        for cls in type(self).__mro__:
+            if issubclass(cls, PureLayer):
+                config |= {
+                    name: _plain(getattr(self, name))
+                    for name, argument in _arguments(cls).items()
+                    if argument.kind is not argument.VAR_KEYWORD
+                }
+        return config
 
     @classmethod
     def from_config(cls, config):
@@ -114,3 +124,19 @@ class PureLayer(keras.layers.Layer):
         """Draws all variables anew; every part from a seed of its own."""
         for name, part in self.parts.items():
             part.initialize(zlib.crc32(name.encode(), seed))
+
+
+def _arguments(cls) -> dict[str, inspect.Parameter]:
+    """What a class's constructor takes, but for `self`."""
+    arguments = dict(inspect.signature(cls.__init__).parameters)
+    del arguments["self"]
+    return arguments
+
+
+def _plain(value):
+    """An argument as JSON holds it."""
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    if isinstance(value, list):
+        return [layer.get_config() for layer in value]
+    return value

@@ -12,6 +12,7 @@ from PIL import Image
 from nvae_tf.core.files import write_bytes
 
 __all__ = [
+    "decode_png",
     "encode_png",
     "enlarged",
     "grid",
@@ -104,6 +105,13 @@ def encode_png(image: np.ndarray) -> bytes:
     encoded = io.BytesIO()
     _picture(image).save(encoded, "PNG")
     return encoded.getvalue()
+
+
+def decode_png(content: bytes) -> np.ndarray:
+    """The image in a PNG file of `encode_png`, uint8 `[H, W, C]`."""
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:

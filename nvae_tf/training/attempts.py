@@ -10,7 +10,8 @@ from nvae_tf.distribute import replicas
 from nvae_tf.distribute.devices import Devices
 from nvae_tf.training import diagnosis
 from nvae_tf.training.diagnosis import Diagnosis
-from nvae_tf.training.train_step import StepMetrics, TrainStep
+from nvae_tf.training.step_metrics import StepMetrics
+from nvae_tf.training.train_step import TrainStep
 
 __all__ = ["Attempt", "diagnose", "take"]
 
