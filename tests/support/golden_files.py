@@ -28,9 +28,6 @@ FOLDER = pathlib.Path(os.environ.get("NVAE_GOLDEN_DIR") or HERE)
 REGULARIZATION, LEARNING_RATE, WEIGHT_DECAY = 1e-2, 1e-2, 3e-4
 # Buffers that say nothing about the model.
 _IGNORED = ("num_batches_tracked", "weight_normalized")
-# A gradient that is the rest of sums that cancel is told from rounding by this
-# many times the rounding.
-ABOVE_ROUNDING = 64
 # No parameter moves further in two steps of Adamax at that learning rate.
 _FURTHEST = 2.5 * LEARNING_RATE
 
@@ -79,19 +76,6 @@ class Golden:
         if prefix in ("eval", "sample", "train0", "train1"):
             return {k: nhwc(a) if a.ndim == 4 else a for k, a in found.items()}
         return found
-
-    @property
-    def rounding(self) -> float:
-        """What rounding to float32 does to the gradient of the whole model.
-
-        No norm that is told from zero can be smaller, whatever the order in
-        which a CPU adds.
-        """
-        squares = sum(
-            np.sum(np.square(g, dtype=np.float64))
-            for g in self.group("grad0").values()
-        )
-        return float(np.finfo(np.float32).eps * np.sqrt(squares))
 
     def load(self):
         """`(model, config)` from the checkpoint."""
@@ -187,6 +171,26 @@ def state_by_key(model) -> dict[str, np.ndarray]:
     """All weights and statistics by the reference's keys."""
     slots = reference_import.reference_slots(model)
     return {key: slot.of(slot.variable) for key, slot in slots.items()}
+
+
+def noise(gradients: dict) -> float:
+    """What rounding leaves of a gradient that ought to cancel.
+
+    The gradient to a kernel's norm before batch normalisation, or to a bias
+    there, is a sum of terms as large as the gradients around it which is zero
+    but for the penalties: what remains is rounding of the terms, in an order
+    that each processor and library chooses for itself.
+
+    Args:
+      gradients: of the whole model, by key.
+
+    Returns:
+      Half of float32's epsilon of the norm of them all.
+    """
+    squares = [
+        np.sum(np.square(g, dtype=np.float64)) for g in gradients.values()
+    ]
+    return 2.0**-24 * float(np.sqrt(np.sum(squares)))
 
 
 def look_before_step(step: TrainStep, x, eps):
