@@ -14,6 +14,7 @@ import numpy as np
 
 from nvae_tf.config import DataConfig
 from nvae_tf.core.errors import DataError
+from nvae_tf.core.reading import open_regular
 from nvae_tf.datasets.image_files import hash_fraction
 from nvae_tf.datasets.sources import ArraySource, Source, Subset
 
@@ -83,7 +84,7 @@ def open_array(data: DataConfig, split: str) -> Source:
         images = _load_npy(files[chosen])
         return _checked_source(str(files[chosen]), images, data)
     if path.suffix == ".npz":
-        arrays = _load_npz(path)
+        arrays = _load_npz(path, data.max_unpacked_mb)
         if len(arrays) != 1:
             chosen = _pick(arrays, split, str(path), "array")
             return _checked_source(f"{path}:{chosen}", arrays[chosen], data)
@@ -110,7 +111,9 @@ def open_idx(data: DataConfig, split: str) -> Source:
     """
     path = pathlib.Path(data.path).expanduser()
     if data.path and path.is_file():
-        source = _checked_source(str(path), read_idx(path), data)
+        source = _checked_source(
+            str(path), read_idx(path, data.max_unpacked_mb), data
+        )
         return _hash_split(source, data, split)
     prefix = _IDX_SPLITS[split]
     if data.path and path.is_dir():
@@ -118,7 +121,7 @@ def open_idx(data: DataConfig, split: str) -> Source:
             for suffix in ("", ".gz"):
                 name = f"{prefix}-images{separator}idx3-ubyte{suffix}"
                 if (path / name).is_file():
-                    images = read_idx(path / name)
+                    images = read_idx(path / name, data.max_unpacked_mb)
                     return _checked_source(str(path / name), images, data)
     raise DataError(
         f"data.path is {data.path!r}: there is no {prefix}-images-idx3-ubyte "
@@ -127,20 +130,32 @@ def open_idx(data: DataConfig, split: str) -> Source:
     )
 
 
-def read_idx(path: pathlib.Path) -> np.ndarray:
+def read_idx(path: pathlib.Path, max_unpacked_mb: int = 2048) -> np.ndarray:
     """Reads an IDX file of unsigned bytes, gzipped or not.
+
+    Args:
+      path: of the file.
+      max_unpacked_mb: see `DataConfig`; of what is gzipped.
 
     Returns:
       uint8, of the shape that the file states.
 
     Raises:
-      DataError: if it is damaged or holds another type.
+      DataError: if it is damaged, holds another type or unpacks to more.
     """
     again = "download it again."
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        with open_regular(path) as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            if packed:
+                most = max_unpacked_mb * 2**20
+                with gzip.GzipFile(fileobj=file) as unpacked:
+                    content = unpacked.read(most + 1)
+                if len(content) > most:
+                    raise _too_large(path, max_unpacked_mb)
+            else:
+                content = file.read()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}); {again}") from error
     if len(content) < 4 or content[:2] != b"\0\0":
@@ -181,13 +196,18 @@ def _load_npy(path: pathlib.Path) -> np.ndarray:
         raise _damaged(path, error) from error
 
 
-def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _load_npz(
+    path: pathlib.Path, max_unpacked_mb: int
+) -> dict[str, np.ndarray]:
     try:
         # Opened here, since NumPy leaves a damaged archive open.
         with (
-            open(path, "rb") as file,
+            open_regular(path) as file,
             np.load(file, allow_pickle=False) as archive,
         ):
+            sizes = [member.file_size for member in archive.zip.infolist()]
+            if sum(sizes) > max_unpacked_mb * 2**20:
+                raise _too_large(path, max_unpacked_mb)
             # Labels and the like are not images: leave them on disk.
             return {
                 key: archive[key]
@@ -202,6 +222,14 @@ def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         zlib.error,
     ) as error:
         raise _damaged(path, error) from error
+
+
+def _too_large(path: pathlib.Path, max_unpacked_mb: int) -> DataError:
+    return DataError(
+        f"{path} unpacks to more than data.max_unpacked_mb={max_unpacked_mb} "
+        "MiB; raise that if the file is what you expect, or save the images "
+        "as .npy files."
+    )
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> DataError:
