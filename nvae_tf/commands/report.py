@@ -13,6 +13,7 @@ import pathlib
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 from nvae_tf.core.errors import UserError
 
 _MODEL = common_flags.ModelFlags()
@@ -49,7 +50,7 @@ def main(argv) -> None:
 
     folder = Workdir(_MODEL.workdir)
     output = pathlib.Path(_OUTPUT.value or folder.path / "report.html")
-    common_flags.require_suffix(str(output), ".html")
+    values.require_suffix(str(output), ".html")
     config = folder.read_config()
     history = report_records.read_history(folder.metrics_path)
     results = {
