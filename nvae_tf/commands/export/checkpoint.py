@@ -53,8 +53,8 @@ def main(argv) -> None:
     moments = "with" if content["optimizer"]["state"] else "without"
     print(
         f"{len(content['state_dict'])} tensors in {_OUTPUT.value}, as dataset "
-        f"{dataset!r}: epoch {content['epoch']}, step {content['global_step']}, "
-        f"{moments} the optimiser's moments"
+        f"{dataset!r}: epoch {content['epoch']}, "
+        f"step {content['global_step']}, {moments} the optimiser's moments"
         + (
             ", which are of other weights (--noema writes those, with them)"
             if info["ema"]
