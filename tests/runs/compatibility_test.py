@@ -27,6 +27,8 @@ from nvae_tf.training import trainer
 from nvae_tf.training.run_state import RunState
 from tests.support.in_process import run
 
+pytestmark = pytest.mark.long
+
 _FOLDER = pathlib.Path(__file__).parents[1] / "data" / "runs"
 _ARCHIVES = sorted(_FOLDER.glob("*.tar.xz"))
 
