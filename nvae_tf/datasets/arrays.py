@@ -7,7 +7,6 @@ import gzip
 import math
 import pathlib
 import struct
-import zipfile
 import zlib
 
 import numpy as np
@@ -36,6 +35,7 @@ _ARRAY_SPLITS = {
 }
 _MNIST_5K = pathlib.Path(__file__).parent / "mnist_5k.npz"
 _IDX_UBYTE = 0x08
+_MAX_RANK = 4
 _IDX_SPLITS = {"train": "train", "validation": "t10k", "test": "t10k"}
 
 
@@ -161,6 +161,8 @@ def read_idx(path: pathlib.Path, max_unpacked_mb: int = 2048) -> np.ndarray:
     if len(content) < 4 or content[:2] != b"\0\0":
         raise DataError(f"{path} is not an IDX file; {again}")
     kind, rank = content[2], content[3]
+    if rank > _MAX_RANK:
+        raise DataError(f"{path} states {rank} dimensions; {again}")
     if kind != _IDX_UBYTE:
         raise DataError(
             f"{path} holds values of IDX type {kind:#04x}; only unsigned "
@@ -192,7 +194,8 @@ def labelled_mnist_5k() -> tuple[np.ndarray, np.ndarray]:
 def _load_npy(path: pathlib.Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:
+        # Its header is parsed as Python: whatever that raises, it is damaged.
         raise _damaged(path, error) from error
 
 
@@ -214,13 +217,9 @@ def _load_npz(
                 for key in archive.files
                 if archive[key].ndim in (3, 4)
             }
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except DataError:
+        raise
+    except Exception as error:
         raise _damaged(path, error) from error
 
 

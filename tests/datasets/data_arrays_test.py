@@ -264,3 +264,19 @@ def test_files_that_unpack_to_too_much_are_refused(tmp_path, name):
     config = make_config(**given, max_unpacked_mb=2, model=model)
     with pytest.raises(DataError, match=r"max_unpacked_mb=2.*raise that"):
         open_source(config, "train")
+
+
+@pytest.mark.parametrize("header", [b"{", b"(((", b"{'descr': 1}", b"'a" * 40])
+def test_damaged_headers_are_one_sentence(tmp_path, header):
+    path = tmp_path / "images.npy"
+    size = len(header).to_bytes(2, "little")
+    path.write_bytes(b"\x93NUMPY\x01\x00" + size + header)
+    with pytest.raises(DataError, match="cannot be read as a NumPy file"):
+        open_source(make_config(source="array", path=str(path)), "train")
+
+
+def test_idx_file_of_many_dimensions_is_refused(tmp_path):
+    path = tmp_path / "images-ubyte"
+    path.write_bytes(bytes([0, 0, 8, 65]) + bytes(4 * 65))
+    with pytest.raises(DataError, match="65 dimensions"):
+        open_source(make_config(source="idx", path=str(path)), "train")
