@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from nvae_tf.core.errors import UserError
-from nvae_tf.core.files import write_bytes
+from nvae_tf.core.files import read_json, write_bytes
 from nvae_tf.sampling.images import encode_png
 
 __all__ = ["SETTINGS", "write_samples"]
@@ -63,7 +63,9 @@ def image_path(folder: pathlib.Path, seed: int) -> pathlib.Path:
 
 def _check_settings(path: pathlib.Path, settings: dict) -> None:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError("it holds no settings")
     except FileNotFoundError:
         write_bytes(path, (json.dumps(settings, indent=2) + "\n").encode())
         return
