@@ -36,14 +36,14 @@ def require_new(folder: Workdir) -> None:
     What an import has left that was ended before its last file, config.json,
     is none: it is written again.
     """
-    if folder.config_path.exists() or not _is_half_imported(folder):
+    if folder.config_path.exists() or not _is_free(folder):
         raise UserError(
             f"--workdir={folder.path} holds a run already; choose a new folder."
         )
 
 
-def _is_half_imported(folder: Workdir) -> bool:
-    """Whether all checkpoints, if there are any, are of an import alone."""
+def _is_free(folder: Workdir) -> bool:
+    """Whether there is no checkpoint but that of an import."""
     store = folder.checkpoints()
     steps = store.steps()
     # One of any other step is of a run that has lost its config.json.
