@@ -10,11 +10,10 @@ Besides the sampler, `nvae.onnx`, there are `nvae_decode.onnx`,
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Sequence
 
 from nvae_tf.core.errors import ExportError
-from nvae_tf.core.files import sync
+from nvae_tf.core.files import scratch_folder, sync
 from nvae_tf.export import onnx_sampler
 from nvae_tf.export.model_card import describe
 from nvae_tf.export.onnx_convert import MAX_INLINE_BYTES, save
@@ -84,11 +83,7 @@ def export_onnx(
     )
     reference = Reference(source, range(fixed_batch or 2), temperature)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{output.name}.", suffix=".tmp", dir=output.parent
-        ) as folder:
-            folder = pathlib.Path(folder)
+        with scratch_folder(output) as folder:
             for name in graphs:
                 save(
                     converter.convert(name),

@@ -8,6 +8,7 @@ import numpy as np
 
 from nvae_tf.core.errors import UserError
 from nvae_tf.core.files import write_bytes
+from nvae_tf.core.json_files import read_json
 from nvae_tf.sampling.images import encode_png
 
 __all__ = ["SETTINGS", "write_samples"]
@@ -63,7 +64,7 @@ def image_path(folder: pathlib.Path, seed: int) -> pathlib.Path:
 
 def _check_settings(path: pathlib.Path, settings: dict) -> None:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = read_json(path)
     except FileNotFoundError:
         write_bytes(path, (json.dumps(settings, indent=2) + "\n").encode())
         return
