@@ -1,8 +1,10 @@
 """The environment of the tests, set before anything imports TensorFlow."""
 
+import ctypes
 import gc
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -46,6 +48,19 @@ if _workers > 1:
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_graphs():
-    """Graphs are full of cycles; those of one file's tests may be large."""
+    """What a file's tests have built is released before the next file's."""
     yield
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None:
+        return
+    # Every custom gradient of a graph is registered for good, and with it all
+    # of the graph's tensors.
+    from tensorflow.python.framework import ops
+
+    registered = ops.gradient_registry._registry
+    for name in [n for n in registered if n.startswith("CustomGradient-")]:
+        del registered[name]
+    # Graphs are full of cycles.
     gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -69,6 +69,8 @@ def test_files_of_the_project_are_where_documents_say(document):
     places = (ROOT, ROOT / "nvae_tf")
     for span in _spans(_read(document)):
         top = span.partition("/")[0]
+        if top == "runs" and not span.endswith(".py"):
+            continue  # What programs write, in a folder of a package's name.
         known = any((place / top).is_dir() for place in places)
         if known and named.fullmatch(span):
             assert any((place / span).exists() for place in places), span
@@ -136,6 +138,15 @@ def test_commands_exist_and_have_the_flags_shown(document):
             placeholder = re.search("[A-Z]|path/|^workdir:", value)
             if name == "config" and not placeholder:
                 presets.read(value)
+
+
+@each_document
+def test_flags_in_sentences_are_of_some_command(document):
+    known = frozenset({"help"}).union(*map(_flags_of, _MODULES))
+    for span in _spans(_read(document)):
+        if span.startswith("--"):
+            for flag in re.findall(r"--([a-z_]+)(?=[ =]|$)", span):
+                assert {flag, flag.removeprefix("no")} & known, span
 
 
 @each_document

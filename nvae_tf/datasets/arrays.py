@@ -88,7 +88,11 @@ def open_array(data: DataConfig, split: str) -> Source:
         images = map_npy(files[chosen])
         return _checked_source(str(files[chosen]), images, data)
     if path.suffix == ".npz":
-        with NpzFile(path) as archive:
+        advice = (
+            "save it again with NumPy, as .npy files if it is large, or raise "
+            f"data.max_unpacked_mb={data.max_unpacked_mb}"
+        )
+        with NpzFile(path, DataError, advice) as archive:
             # Labels and the like are not images: leave them on disk.
             arrays = {
                 name: header
@@ -164,7 +168,10 @@ def read_idx(path: pathlib.Path, max_unpacked_mb: int) -> np.ndarray:
             most = max_unpacked_mb * 2**20
             with gzip.open(file) as unpacked:
                 return _read_idx(
-                    path, unpacked, most, "data.max_unpacked_mb allows"
+                    path,
+                    unpacked,
+                    most,
+                    f"data.max_unpacked_mb={max_unpacked_mb} allows",
                 )
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(
@@ -185,7 +192,7 @@ def _read_idx(path: pathlib.Path, file, most: int, why: str) -> np.ndarray:
         )
     if rank not in (3, 4):
         raise DataError(
-            f"{path} holds values of {rank} dimensions; images are [N, height, "
+            f"{path} states {rank} dimensions; images are [N, height, "
             "width] or [N, height, width, channels]."
         )
     header = file.read(4 * rank)

@@ -9,11 +9,17 @@ from nvae_tf.core.extras import require
 from nvae_tf.core.reading import shown
 from nvae_tf.export import onnx_file
 
-__all__ = ["GRAPHS", "OnnxRunner", "graph_path"]
+__all__ = ["GRAPHS", "OnnxRunner", "graph_path", "require_packages"]
 
 GRAPHS = ("sample", "decode", "encode", "reconstruct", "score")
 
 _DTYPES = {"float": "float32", "uint8": "uint8"}
+
+
+def require_packages() -> None:
+    """Raises ExportError, naming the extra, if what exports need is missing."""
+    for package in ("onnx", "tf2onnx", "onnxruntime"):
+        require(package, "onnx", "An ONNX export", ExportError)
 
 
 def graph_path(path: str | os.PathLike, name: str) -> pathlib.Path:

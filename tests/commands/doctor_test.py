@@ -154,7 +154,8 @@ def test_every_extra_is_known_with_all_its_packages():
         brought = {normal(d) for m in modules for d in installed[m]}
         assert brought >= {normal(d) for d in declared[name]}, name
         assert len(modules) == len(declared[name]), name
-    assert set(declared) == {*extras.EXTRAS, "all", "dev"}
+    # Nothing of the program needs those of developers.
+    assert set(declared) == {*extras.EXTRAS, "all", "dev", "docs"}
 
 
 def test_package_of_another_version_is_a_problem(alone, monkeypatch, capsys):

@@ -188,7 +188,7 @@ def test_too_few_or_contradicting_samples_are_refused(
         _compare(
             workdir, features, f"--samples={few}", "--samples_output=s.npz"
         )
-    with pytest.raises(UserError, match=r"train\.py makes one"):
+    with pytest.raises(UserError, match=r"nvae train makes one"):
         _compare(tmp_path / "nothing", features)
 
 
