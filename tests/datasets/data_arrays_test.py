@@ -215,7 +215,7 @@ def test_other_idx_types_are_errors(tmp_path):
 
 def test_labels_are_not_images(tmp_path):
     (tmp_path / "labels").write_bytes(idx_bytes(np.zeros(5, np.uint8)))
-    with pytest.raises(DataError, match="labels holds values of 1 dim"):
+    with pytest.raises(DataError, match="labels states 1 dimensions"):
         open_idx(tmp_path / "labels")
 
 
