@@ -65,6 +65,8 @@ def test_folder_of_samples_is_whole_or_not_there(tmp_path):
     ]
     with pytest.raises(ConfigError, match="exists"):
         check_output(str(path))
+    with pytest.raises(ConfigError, match="must end in"):
+        check_output("samples.zip")
 
 
 def test_two_commands_that_write_one_folder_do_not_mix(tmp_path):
@@ -116,6 +118,7 @@ def test_half_done_evaluation_is_the_old_or_the_new(tmp_path):
         PartialResult(tmp_path, settings).save(Progress(batch=done))
 
     assert PartialResult(tmp_path, settings).load().batch == 0
+    save(0)  # Its folder is there from now on.
     for call in faults.numbers_of_calls(lambda: save(2)):
         save(1)
         with faults.disk(call, errno.ENOSPC):
@@ -123,8 +126,6 @@ def test_half_done_evaluation_is_the_old_or_the_new(tmp_path):
                 save(2)
         assert PartialResult(tmp_path, settings).load().batch in (1, 2)
         assert len([*(tmp_path / "partial_evaluations").iterdir()]) == 1
-    with pytest.raises(ConfigError, match="must end in"):
-        check_output("samples.zip")
 
 
 def test_array_without_channels_is_gray(tmp_path):

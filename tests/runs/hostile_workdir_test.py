@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from nvae_tf.core.errors import CheckpointError, UserError
@@ -169,21 +168,12 @@ def test_records_go_on_where_the_checkpoint_was(folder):
     assert [json.loads(line)["step"] for line in lines] == [1, 4]
 
 
-@pytest.mark.parametrize("what", ["records", "pictures"])
-def test_disk_without_room_is_a_sentence(folder, what):
+def test_disk_without_room_for_records_is_a_sentence(folder):
     writer = MetricsWriter(folder)
-    noise = np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8)
-
-    def write():
-        for step in range(100):
-            if what == "pictures":
-                writer.image(step, "noise", noise)
-            else:
-                writer.event(step, "event", text="x" * 1000)
-
     with faults.file_limit(20_000):
         with pytest.raises(UserError, match=r"Cannot write .*make room"):
-            write()
+            for step in range(100):
+                writer.event(step, "event", text="x" * 1000)
     writer.close()
 
 
