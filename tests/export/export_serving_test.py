@@ -90,7 +90,7 @@ np.savez(answers, **results)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "nvae"
-    return export_saved_model(source("tiny"), path, warmup_batch_sizes=())
+    return export_saved_model(source("served"), path, warmup_batch_sizes=())
 
 
 @pytest.fixture(scope="module")

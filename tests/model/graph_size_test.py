@@ -14,7 +14,6 @@ from benchmarks.train_step import build_step, concrete_step, count_nodes
 
 _BOUNDS = {
     "small": 17_300,
-    "mnist": 25_600,
     "cifar": 14_000,
     "deep": 11_500,
 }
