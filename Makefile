@@ -16,17 +16,24 @@ LOCK := $(BIN)/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes
 
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint format docs demo bench soak lock clean
+.PHONY: help setup test numerics lint format docs demo bench soak lock clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' \
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' \
 		Makefile
 
 setup: $(VENV)/.installed ## Build .venv from the lock files; does nothing when it is up to date.
 
+# A file at a time in each process, those that take long first.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	--no-loadscope-reorder --max-worker-restart 0
+
 test: setup ## Run the test suite.
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 \
-		--durations=10 $(ARGS)
+	$(PYTEST) --durations=10 $(ARGS)
+
+numerics: setup ## Run the numerical tests with other kernels, as on another processor.
+	TF_ENABLE_ONEDNN_OPTS=0 NVAE_TEST_OPTIMIZED=1 \
+		$(PYTEST) -m numerics $(ARGS)
 
 lint: setup ## Check style, formatting and what imports what.
 	$(BIN)/ruff check

@@ -14,6 +14,8 @@ from nvae_tf.training.optimizer import Adamax
 from tests.support import golden_files
 from tests.support.golden_files import Golden
 
+pytestmark = [pytest.mark.long, pytest.mark.numerics, pytest.mark.optimized]
+
 _TOLERANCE = 1e-4
 _GIVEN = {"config", "x", "eps", "state", "spectral_order", "spectral_u0"}
 _RESULTS = {"eval", "sample", "train", "train0", "train1", "grad0", "state2"}

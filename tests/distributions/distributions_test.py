@@ -17,6 +17,8 @@ from nvae_tf.distributions.likelihoods import (
     ResidualNormal,
 )
 
+pytestmark = pytest.mark.numerics
+
 tfd = tfp.distributions
 
 _HERE = pathlib.Path(__file__).parents[1] / "data" / "reference"

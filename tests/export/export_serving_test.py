@@ -15,6 +15,8 @@ from nvae_tf.export.saved_model import export_saved_model
 from nvae_tf.export.warmup import example_inputs
 from tests.support.export_cases import source
 
+pytestmark = pytest.mark.long
+
 HERE = pathlib.Path(__file__).parent
 
 # Imports of what a server does not have fail in the processes of these tests.

@@ -12,6 +12,8 @@ import tensorflow as tf
 from benchmarks import cases
 from benchmarks.train_step import build_step, concrete_step, count_nodes
 
+pytestmark = pytest.mark.long
+
 _BOUNDS = {
     "small": 17_300,
     "cifar": 14_000,

@@ -13,6 +13,8 @@ from tests.support import train_processes
 from tests.support.run_helpers import SMALLEST, make_config, write_images
 from tests.support.train_processes import TrainingRun
 
+pytestmark = pytest.mark.long
+
 _STEPS_PER_EPOCH = 9
 # Seconds: a kill must be able to come in the middle of writing.
 _SLOW_DISK = 0.02
@@ -124,7 +126,11 @@ def test_run_that_is_killed_at_every_phase_ends_like_one_that_is_not(
 def test_hierarchy_that_is_killed_fifty_times_ends_like_one_that_is_not(
     images, tmp_path
 ):
-    config = _config(images, epochs=12, model={})
+    config = _config(
+        images,
+        epochs=12,
+        model={"architecture": "res_mbconv", "use_se": True},
+    )
     whole = TrainingRun(tmp_path / "whole", config)
     whole.start()
     assert whole.wait() == 0, whole.log.read_text()

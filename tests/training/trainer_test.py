@@ -16,6 +16,8 @@ from nvae_tf.training import trainer
 from nvae_tf.training.watchdog import Watchdog
 from tests.support.run_helpers import SMALLEST, make_config, write_images
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
