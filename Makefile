@@ -12,28 +12,32 @@ LOCK_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# A file at a time in each process.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	--no-loadscope-reorder --max-worker-restart 0
 LOCK := $(BIN)/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes
 
 .DELETE_ON_ERROR:
-.PHONY: help setup test numerics lint format docs demo bench soak lock clean
+.PHONY: help setup test test-long test-numerics lint format docs demo bench soak lock clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' \
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' \
 		Makefile
 
 setup: $(VENV)/.installed ## Build .venv from the lock files; does nothing when it is up to date.
 
-# A file at a time in each process, those that take long first.
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
-	--no-loadscope-reorder --max-worker-restart 0
-
-test: setup ## Run the test suite.
+test: setup ## Run the test suite, but for the tests that take long.
 	$(PYTEST) --durations=10 $(ARGS)
 
-numerics: setup ## Run the numerical tests with other kernels, as on another processor.
-	TF_ENABLE_ONEDNN_OPTS=0 NVAE_TEST_OPTIMIZED=1 \
-		$(PYTEST) -m numerics $(ARGS)
+test-long: setup ## Run the tests that take long.
+	$(PYTEST) -m "long and not soak" $(ARGS)
+
+# Without oneDNN, with one thread per operation and graphs optimised, TensorFlow rounds
+# elsewhere: a tolerance that only one way to compute meets is none.
+test-numerics: setup ## Run the numerical tests as another processor computes.
+	TF_ENABLE_ONEDNN_OPTS=0 TF_NUM_INTRAOP_THREADS=1 NVAE_TEST_OPTIMIZED=1 \
+		$(PYTEST) -m "numerics and not soak" $(ARGS)
 
 lint: setup ## Check style, formatting and what imports what.
 	$(BIN)/ruff check

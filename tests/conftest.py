@@ -48,7 +48,7 @@ if _workers > 1:
 
 def pytest_collection_modifyitems(items):
     """Files that take long come first: a process idles after its last."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
 
 
 @pytest.fixture(autouse=True, scope="module")

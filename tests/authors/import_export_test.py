@@ -32,7 +32,7 @@ from tests.support import faults, golden_files, model_cases
 from tests.support.in_process import run
 from tests.support.run_helpers import make_config, write_images
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.early
 
 _GOLDEN = [path.with_suffix(".pt") for path in golden_files.pairs()]
 
@@ -477,7 +477,7 @@ def test_commands_make_a_workdir_and_write_it_back(tmp_path, capsys):
     printed = capsys.readouterr().out
     for word in ("num_groups_per_scale", "'mnist_5k'", "epoch 7 of 400"):
         assert word in printed
-    command = f"--config=configs/workdir.py:{workdir} --workdir={workdir}"
+    command = f"--config=workdir:{workdir} --workdir={workdir}"
     assert command in printed
     output = tmp_path / "c.pt"
     run("export checkpoint", f"--workdir={workdir}", f"--output={output}")

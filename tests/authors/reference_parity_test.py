@@ -14,7 +14,11 @@ from nvae_tf.training.optimizer import Adamax
 from tests.support import golden_files
 from tests.support.golden_files import Golden
 
-pytestmark = [pytest.mark.long, pytest.mark.numerics, pytest.mark.optimized]
+pytestmark = [
+    pytest.mark.early,
+    pytest.mark.numerics,
+    pytest.mark.optimized,
+]
 
 _TOLERANCE = 1e-4
 _GIVEN = {"config", "x", "eps", "state", "spectral_order", "spectral_u0"}

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_replicas_together_compute_what_one_would(count):

@@ -22,7 +22,7 @@ from nvae_tf.export.parity import Reference, difference
 from nvae_tf.export.serving import ServedModel
 from tests.support.export_cases import MODELS, REFERENCE, source
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.early
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from tests.support import faults
 from tests.support.export_cases import MODELS, REFERENCE, source
 from tests.support.model_cases import random_model, small
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.early
 
 SIGNATURES = {
     "sample",

@@ -15,7 +15,7 @@ from nvae_tf.export.saved_model import export_saved_model
 from nvae_tf.export.warmup import example_inputs
 from tests.support.export_cases import source
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.early
 
 HERE = pathlib.Path(__file__).parent
 

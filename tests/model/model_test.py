@@ -10,7 +10,7 @@ from nvae_tf.config import Config
 from nvae_tf.model.nvae import NVAE
 from tests.support import model_cases
 
-pytestmark = [pytest.mark.long, pytest.mark.numerics]
+pytestmark = [pytest.mark.early, pytest.mark.numerics]
 
 _CONFIG = model_cases.CONFIGS["two_flows"]
 _SEED = tf.constant([3, 5])

@@ -14,7 +14,7 @@ from tests.support.arrays import (
     rounding,
 )
 
-pytestmark = [pytest.mark.long, pytest.mark.numerics]
+pytestmark = [pytest.mark.early, pytest.mark.numerics]
 
 _CONFIG = model_cases.small(
     num_flow_pairs=1,

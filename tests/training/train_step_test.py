@@ -16,7 +16,7 @@ from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.train_step import TrainStep
 from tests.support import model_cases
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.early
 
 _SEED = tf.constant([1, 2])
 

@@ -16,7 +16,7 @@ from nvae_tf.training import trainer
 from nvae_tf.training.watchdog import Watchdog
 from tests.support.run_helpers import SMALLEST, make_config, write_images
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.early
 
 
 @pytest.fixture(scope="module")
