@@ -16,7 +16,7 @@ LOCK := $(BIN)/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes
 
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint format demo bench soak lock clean
+.PHONY: help setup test lint format docs demo bench soak lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' \
@@ -28,7 +28,7 @@ test: setup ## Run the test suite.
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 \
 		--durations=10 $(ARGS)
 
-lint: setup ## Check style and formatting.
+lint: setup ## Check style, formatting and what imports what.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
@@ -37,8 +37,11 @@ format: setup ## Format the code and fix what can be fixed safely.
 	$(BIN)/ruff check --fix-only --quiet
 	$(BIN)/ruff format
 
+docs: setup ## Build the site of the documentation into site/; warnings are errors.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 demo: setup ## Train, evaluate, sample and export a small model on MNIST digits.
-	$(BIN)/python -m nvae_tf.demo --workdir=runs/demo
+	$(BIN)/nvae demo --workdir=runs/demo
 
 bench: setup ## Measure speed, memory and graph sizes: minutes; ARGS=--full for hours.
 	$(BIN)/python -m benchmarks.suite $(ARGS)
@@ -54,7 +57,7 @@ lock: $(BIN)/uv ## Resolve the dependencies of pyproject.toml anew into the lock
 		pyproject.toml
 
 clean: ## Remove .venv, caches and build products; runs and exports stay.
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/uv:

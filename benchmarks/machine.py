@@ -1,10 +1,11 @@
 """What the machine can do at best, in this process."""
 
 import math
-import os
 import time
 
 import tensorflow as tf
+
+from nvae_tf.distribute.cores import available_cores
 
 __all__ = ["matmul_rate", "moving_rate", "side_by_side"]
 
@@ -16,7 +17,7 @@ _MOVES = 32
 
 def side_by_side() -> int:
     """How many operations it takes to use all cores."""
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     threads = tf.config.threading.get_intra_op_parallelism_threads() or cores
     return max(1, cores // threads)
 

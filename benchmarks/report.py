@@ -1,4 +1,4 @@
-"""Puts results into docs/performance.md.
+"""Puts results into docs/developers/performance.md.
 
     python -m benchmarks.report
 
@@ -284,6 +284,8 @@ def _main(_) -> None:
 if __name__ == "__main__":
     from nvae_tf.commands import command_line
 
-    flags.DEFINE_string("document", "docs/performance.md", "To fill in.")
+    flags.DEFINE_string(
+        "document", "docs/developers/performance.md", "To fill in."
+    )
     results.define_folder()
     command_line.run(_main)

@@ -113,7 +113,7 @@ def measure(name: str, started: float = 0.0) -> dict:
 
     from benchmarks import machine
     from benchmarks.graph_work import GraphWork
-    from nvae_tf.commands.profile import operations
+    from nvae_tf.training.profile_times import operations
 
     share_cores(case.model.convolution_work(case.batch_size))
     step = train_step.build_step(case)

@@ -48,7 +48,8 @@ def run(store: results.Results, processes, seconds: float = 30.0) -> None:
       processes: numbers of them.
       seconds: how long to count the steps of each.
     """
-    cores = sorted(os.sched_getaffinity(0))
+    # Processes cannot be kept to cores on every system.
+    cores = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0))
     rows = []
     one = None
     for count in processes:

@@ -4,10 +4,8 @@
     python -m benchmarks.suite --full     # all cases and the growth: hours
 
 Leave the machine alone meanwhile.  `python -m benchmarks.report` makes
-docs/performance.md of the results.
+docs/developers/performance.md of the results.
 """
-
-import os
 
 from absl import flags
 
@@ -22,6 +20,7 @@ from benchmarks import (
     targets,
     train_step,
 )
+from nvae_tf.distribute.cores import available_cores
 
 __all__ = ["run"]
 
@@ -51,7 +50,7 @@ def run(store: results.Results, full: bool) -> None:
     _title("Sampling")
     sampling.run(store, ["small", "cifar"] if full else ["small"])
     _title("Several processes")
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     scaling.run(store, [count for count in (1, 2, 4, 8) if count <= cores])
     _title("Input pipeline")
     input_pipeline.run(store, seconds=5.0 if full else 2.0)

@@ -13,9 +13,6 @@ from benchmarks.train_step import name_of
 
 __all__ = ["TARGETS", "Target", "compare"]
 
-# Images per GFLOP of matrix products that the authors' program samples: 458
-# images/s in batches of 32, where the products ran at 183 to 206 GFLOP/s.
-_AUTHORS_SAMPLING = 458 / 194.5
 # MFU that the paper's CIFAR-10 model is to reach in float32.
 _CIFAR_MFU = 0.55
 
@@ -89,20 +86,6 @@ def _start(case: str, bound: float) -> Target:
     )
 
 
-def _sampling(program: str, bound: float) -> Target:
-    return Target(
-        f"sampling over the authors' program, small, {program}",
-        "sampling",
-        _entry(
-            f"small {program}",
-            "images_per_gflop",
-            lambda rate: rate / _AUTHORS_SAMPLING,
-        ),
-        bound,
-        at_least=True,
-    )
-
-
 def _nodes_per_group(found: dict[str, dict]) -> float | None:
     """Between the smallest and the largest number of groups."""
     nodes = {
@@ -157,8 +140,6 @@ TARGETS = (
         300,
         form="{:.1f}",
     ),
-    _sampling("SavedModel", 2.5),
-    _sampling("ONNX Runtime", 4.0),
 )
 
 

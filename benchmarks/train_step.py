@@ -285,7 +285,7 @@ def profiled(take, steps: int) -> Iterator[pathlib.Path]:
       take: see `taker`.
       steps: how many.
     """
-    from nvae_tf.commands.profile import latest_profile
+    from nvae_tf.training.profile_times import latest_profile
     from nvae_tf.training.profiling import StepProfiler
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,6 @@
-r"""CelebA, cropped and resized to 64x64: 35 latent groups at three scales.
+"""CelebA, cropped and resized to 64x64: 35 latent groups at three scales.
 
-    python train.py --config=configs/celeba64.py --workdir=runs/celeba64 \
-        --num_processes=8
+    nvae train --config=celeba64 --workdir=runs/celeba64 --num_processes=8
 
 Devices: the paper's run took 8 V100 GPUs with 16 images each, in mixed
 precision, 92 hours.

@@ -1,8 +1,7 @@
 r"""CelebA HQ, 256x256, 5 bits: 36 latent groups at five scales.
 
     srun --nodes=3 --ntasks-per-node=8 --gpus-per-node=8 \
-        python train.py --config=configs/celeba_hq256.py \
-        --workdir=runs/celeba_hq256
+        nvae train --config=celeba_hq256 --workdir=runs/celeba_hq256
 
 Devices: the paper's run took 24 V100 GPUs of 32 GB with 4 images each, in
 mixed precision, 94 hours.

@@ -1,7 +1,6 @@
-r"""CIFAR-10, 32x32: 30 latent groups at 16x16.
+"""CIFAR-10, 32x32: 30 latent groups at 16x16.
 
-    python train.py --config=configs/cifar10.py --workdir=runs/cifar10 \
-        --num_processes=8
+    nvae train --config=cifar10 --workdir=runs/cifar10 --num_processes=8
 
 Devices: the paper's run took 8 V100 GPUs with 32 images each, in mixed
 precision, 55 hours.

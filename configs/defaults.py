@@ -1,6 +1,6 @@
 """The bare defaults, a starting point for a configuration of one's own.
 
-    python train.py --config=configs/defaults.py --workdir=runs/mine
+    nvae train --config=defaults --workdir=runs/mine
 
 Devices: those of the model that you describe.
 The paper has no result to compare with.

@@ -1,7 +1,7 @@
 r"""FFHQ, 256x256, 5 bits: 36 latent groups at five scales.
 
     srun --nodes=3 --ntasks-per-node=8 --gpus-per-node=8 \
-        python train.py --config=configs/ffhq256.py --workdir=runs/ffhq256
+        nvae train --config=ffhq256 --workdir=runs/ffhq256
 
 Devices: the paper's run took 24 V100 GPUs of 32 GB with 4 images each, in
 mixed precision, 160 hours.

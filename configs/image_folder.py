@@ -1,15 +1,15 @@
 r"""Your own colour images, 64x64, on one small GPU.
 
-    python train.py --config=configs/image_folder.py \
-        --config.data.path=DIR --workdir=runs/mine
+    nvae train --config=image_folder --config.data.path=DIR \
+        --workdir=runs/mine
 
 Devices: 1 GPU with 8 GB, 16 images; hours not measured.
 The paper has no result to compare with. The sizes are ours: half the width and
 fewer groups than its CelebA 64, and 5 bits, as in its large images: a small
 model spends much of what it can do on the noise of the last three.
 
-Variants: `default`; and `small`, 6 groups of a quarter of the width, an
-afternoon on two CPU cores.
+Variants: `default`; and `small`, 6 groups of a quarter of the width, for
+two CPU cores.
 
 PNG, JPEG, WebP and BMP, in nested folders; a tenth is held out. What most
 people change: `--config.model.image_size`, `--config.model.image_channels=1`

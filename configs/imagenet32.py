@@ -1,7 +1,7 @@
 r"""ImageNet, down-sampled to 32x32: 28 latent groups at 16x16.
 
     srun --nodes=3 --ntasks-per-node=8 --gpus-per-node=8 \
-        python train.py --config=configs/imagenet32.py --workdir=runs/imagenet32
+        nvae train --config=imagenet32 --workdir=runs/imagenet32
 
 Devices: the paper's run took 24 V100 GPUs with 24 images each, in mixed
 precision, 70 hours.

@@ -1,7 +1,7 @@
 r"""LSUN churches, 64x64: 35 latent groups at three scales.
 
-    python train.py --config=configs/lsun_church64.py \
-        --workdir=runs/lsun_church64 --num_processes=8
+    nvae train --config=lsun_church64 --workdir=runs/lsun_church64 \
+        --num_processes=8
 
 Devices: as CelebA 64, whose run in the paper took 8 V100 GPUs with 16 images
 each, in mixed precision, and 92 hours for as many steps.

@@ -1,15 +1,14 @@
-r"""Dynamically binarised MNIST, 28x28: 15 latent groups at two scales.
+"""Dynamically binarised MNIST, 28x28: 15 latent groups at two scales.
 
-    python train.py --config=configs/mnist.py --workdir=runs/mnist \
-        --num_processes=2
+    nvae train --config=mnist --workdir=runs/mnist --num_processes=2
 
 Devices: the paper's run took 2 V100 GPUs with 200 images each, 21 hours.
 The paper: 78.01 nats without flow, 78.19 with (NLL, 1000 importance samples).
 
 Variants: `no_flow` (default, the better one); `flow`, with one pair of
 flow cells per group (that number is ours, the paper does not give its own);
-and `small`, ours too: 6 groups of half the width, an afternoon on two CPU
-cores. From MNIST's four IDX files in a folder instead of TFDS:
+and `small`, ours too: 6 groups of half the width, for two CPU cores. From
+MNIST's four IDX files in a folder instead of TFDS:
 `--config.data.source=idx --config.data.path=DIR`.
 """
 

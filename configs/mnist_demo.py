@@ -1,8 +1,8 @@
-"""The demonstration: 5,000 digits of MNIST, minutes on two CPU cores.
+"""The demonstration: 5,000 digits of MNIST, on two CPU cores.
 
-    python train.py --config=configs/mnist_demo.py --workdir=runs/demo
+    nvae train --config=mnist_demo --workdir=runs/demo
 
-Devices: 2 CPU cores, at most 10 minutes; nothing is downloaded.
+Devices: 2 CPU cores; nothing is downloaded.
 The paper trains on all 60,000 digits for 42 GPU hours and reaches 78.01 nats;
 this aims at digits that a person recognises and at less than 120 nats on the
 500 held out.

@@ -1,6 +1,6 @@
 """OMNIGLOT, resized to 28x28, binarised at every read.
 
-    python train.py --config=configs/omniglot.py --workdir=runs/omniglot
+    nvae train --config=omniglot --workdir=runs/omniglot
 
 Devices: 1 GPU with 16 GB, 200 images; hours not measured.
 The paper has no result on OMNIGLOT: the model is its MNIST model, trained for

@@ -1,7 +1,6 @@
-r"""Stacked MNIST, 28x28: three digits as red, green and blue, 8 bits.
+"""Stacked MNIST, 28x28: three digits as red, green and blue, 8 bits.
 
-    python train.py --config=configs/stacked_mnist.py \
-        --workdir=runs/stacked_mnist
+    nvae train --config=stacked_mnist --workdir=runs/stacked_mnist
 
 Devices: 1 GPU with 8 GB, 100 images; hours not measured.
 The paper has no result on stacked MNIST, whose use is to count the modes that

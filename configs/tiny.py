@@ -1,8 +1,8 @@
-"""Every code path in seconds on a CPU: flow, scales, mixture, annealing.
+"""Every code path, small: flow, scales, mixture, annealing.
 
-    python train.py --config=configs/tiny.py --workdir=runs/tiny
+    nvae train --config=tiny --workdir=runs/tiny
 
-Devices: 1 CPU core, seconds; nothing is downloaded.
+Devices: 1 CPU core; nothing is downloaded.
 The paper has no result to compare with: this is for tests and for trying things
 out, on digits of MNIST shrunk to 8x8 and taken as colour images.
 """

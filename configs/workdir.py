@@ -1,25 +1,27 @@
-r"""The configuration of a run that exists, to go on or to begin another with.
+"""The configuration of a run that exists, to go on or to begin another with.
 
-    python train.py --config=configs/workdir.py:runs/demo --workdir=runs/demo
+    nvae train --config=workdir:runs/demo --workdir=runs/demo
 
 What follows the colon is the workdir. Any value can be changed as usual;
 within one run, only what does not decide the model and the order of its data.
 """
 
-import json
 import pathlib
 
-from nvae_tf.config import presets
+from nvae_tf.config import config_from_dict, presets
 from nvae_tf.core.errors import ConfigError
+from nvae_tf.core.json_files import read_json
 
 
 def get_config(variant=None):
     path = pathlib.Path(variant or "") / "config.json"
     if variant is None or not path.is_file():
         raise ConfigError(
-            "configs/workdir.py takes the folder of a run, which holds a "
-            "config.json: --config=configs/workdir.py:runs/demo."
+            "The preset workdir takes the folder of a run, which holds a "
+            "config.json: --config=workdir:runs/demo."
         )
     config = presets.create("workdir")
-    config.update(json.loads(path.read_text(encoding="utf-8")))
+    # Here, where an unknown key or a wrong type gets a sentence.
+    saved = config_from_dict(read_json(path, ConfigError))
+    config.update(saved.to_dict())
     return config

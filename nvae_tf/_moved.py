@@ -21,6 +21,7 @@ _COMMANDS = {
     "preview_data": "data preview",
     "profile_summary": "profile",
     "reconstruct": "reconstruct",
+    "report": "report",
     "sample": "sample",
     "train_features": "eval features",
     "traverse": "traverse",
@@ -28,7 +29,6 @@ _COMMANDS = {
 
 # Modules that README showed, as attributes of the package.
 MODULES = {
-    "datasets": "nvae_tf.datasets.pipeline",
     "losses": "nvae_tf.model.losses",
     "reference_export": "nvae_tf.authors.reference_export",
     "reference_import": "nvae_tf.authors.reference_import",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import pathlib
 
 from nvae_tf.authors.reference_import import (
@@ -13,29 +11,12 @@ from nvae_tf.authors.reference_import import (
 )
 from nvae_tf.authors.reference_optimizer import Moments, moments_from_reference
 from nvae_tf.config import Config
-from nvae_tf.core.errors import UserError
-from nvae_tf.core.files import write_bytes
-from nvae_tf.model.averaging import WeightAverage
 from nvae_tf.model.nvae import NVAE
-from nvae_tf.model.pure_layer import Mode
-from nvae_tf.model.regularizers import (
-    FIRST_STEP_ROUNDS,
-    ROUNDS,
-    SpectralRegularizer,
-)
-from nvae_tf.runs.workdir import Workdir, read_tensors
-from nvae_tf.training.optimizer import Adamax
+from nvae_tf.runs.workdir import Workdir
+from nvae_tf.training import new_run
 from nvae_tf.training.train_step import TrainStep
 
-__all__ = ["require_new", "write_run"]
-
-
-def require_new(folder: Workdir) -> None:
-    """Raises UserError if a workdir holds a run."""
-    if folder.config_path.exists() or folder.checkpoints().steps():
-        raise UserError(
-            f"--workdir={folder.path} holds a run already; choose a new folder."
-        )
+__all__ = ["write_run"]
 
 
 def write_run(
@@ -45,11 +26,7 @@ def write_run(
     *,
     weights_only: bool = False,
 ) -> str:
-    """Writes the workdir: configuration, checkpoint and a record of both.
-
-    The checkpoint is that of step 0, whatever the epoch: how many steps an
-    epoch has depends on the images and devices that training will meet, so
-    `steps_per_epoch` stays None and the position is the start of an epoch.
+    """Writes a workdir to go on from, see `nvae_tf.training.new_run`.
 
     Args:
       folder: to write to; must not hold a run.
@@ -64,7 +41,7 @@ def write_run(
       CheckpointError: if the tensors are not those of the configuration.
       UserError: if the folder holds a run or cannot be written to.
     """
-    require_new(folder)
+    new_run.require_new(folder)
     train_step = _train_step(checkpoint, config)
     moments = None
     if not weights_only:
@@ -77,46 +54,27 @@ def write_run(
         )
     _prepare(train_step, checkpoint, moments)
     epoch = 0 if weights_only else checkpoint.epoch
-    origin = {
-        "file": pathlib.Path(checkpoint.path).name,
-        "epoch": checkpoint.epoch,
-        "global_step": checkpoint.global_step,
-        "weights_only": weights_only,
-    }
-    record = json.dumps({"step": 0, "kind": "import", **origin}) + "\n"
-    with folder.locked():
-        write_bytes(folder.metrics_path, record.encode())
-        folder.checkpoints().save(
-            0,
-            read_tensors(train_step.named_variables()),
-            {
-                "steps_per_epoch": None,
-                "position": [epoch, 0],
-                "seed": config.train.seed,
-                "model": dataclasses.asdict(config.model),
-                "metrics_offset": len(record.encode()),
-                "evaluation": None,
-                "evaluation_due": False,
-                "imported": origin,
-            },
-        )
-        folder.write_config(config)
+    new_run.write_run(
+        folder,
+        train_step,
+        config,
+        kind="import",
+        epoch=epoch,
+        origin={
+            "file": pathlib.Path(checkpoint.path).name,
+            "epoch": checkpoint.epoch,
+            "global_step": checkpoint.global_step,
+            "weights_only": weights_only,
+        },
+    )
     return _summary(checkpoint, config, moments, epoch)
 
 
 def _train_step(checkpoint: ReferenceCheckpoint, config: Config) -> TrainStep:
     """All state of training, the weights being the checkpoint's."""
-    train = config.train
     model = NVAE(config.model, seed=None, dtype=config.precision)
     assign_state(model, checkpoint.state, checkpoint.path)
-    return TrainStep(
-        model,
-        Adamax(model.trainable_variables, train.weight_decay),
-        SpectralRegularizer(model, train.seed),
-        average=WeightAverage(model, train.ema_decay)
-        if train.ema_decay
-        else None,
-    )
+    return new_run.fresh_train_step(model, config)
 
 
 def _prepare(
@@ -132,9 +90,7 @@ def _prepare(
         if train_step.scales_loss and checkpoint.loss_scale:
             train_step.state["loss_scale"].assign(checkpoint.loss_scale)
     # Their program does not save these; it estimates them anew as well.
-    train_step.spectral.warm_up(
-        train_step.model.read_params(Mode.TRAINING), FIRST_STEP_ROUNDS - ROUNDS
-    )
+    new_run.warm_up(train_step)
 
 
 def _summary(checkpoint, config, moments, epoch) -> str:

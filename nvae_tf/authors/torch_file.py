@@ -21,19 +21,20 @@ from nvae_tf.authors.torch_file_format import (
     decode,
     item_size,
     result_dtype,
-    shown,
 )
 from nvae_tf.authors.torch_file_writer import write
 from nvae_tf.core.errors import CheckpointError
+from nvae_tf.core.reading import open_regular, shown
 
 __all__ = ["read", "write"]
 
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 _STREAM_VERSION = 1001
 _ORDERS = {b"little": "<", b"big": ">"}
-_MAX_LINE = (
-    1 << 16
-)  # Of the opcodes that end with a line break; names are short.
+# Of the opcodes that end with a line break; names are short.
+_MAX_LINE = 1 << 16
+# Of a zip's record: the sizes follow its content; its name is in UTF-8.
+_FLAGS = 0x8 | 0x800
 
 
 def read(path: str | os.PathLike[str]) -> object:
@@ -57,6 +58,8 @@ def read(path: str | os.PathLike[str]) -> object:
     path = Path(path)
     try:
         return _read(path)
+    except CheckpointError:
+        raise
     except RefusedError as refusal:
         raise CheckpointError(f"{path} {refusal}") from refusal
     except OSError as error:
@@ -71,11 +74,8 @@ def read(path: str | os.PathLike[str]) -> object:
 
 
 def _read(path: Path) -> object:
-    if not path.exists():
-        raise RefusedError("does not exist; check the path")
-    if not path.is_file():
-        raise RefusedError("is not a file; name the file of torch.save itself")
-    with path.open("rb") as file:
+    advice = "name the file of torch.save itself"
+    with open_regular(path, CheckpointError, advice) as file:
         stream = _Stream(file)
         start = stream.read(4)
         stream.seek(0)
@@ -144,12 +144,16 @@ def _read_zip(stream: _Stream) -> object:
         if any(
             info.compress_type != zipfile.ZIP_STORED
             or info.compress_size != info.file_size
-            or info.flag_bits & 1
-            for info in records.values()
+            or info.flag_bits & ~_FLAGS
+            for info in archive.infolist()
         ):
-            raise _foreign("its records are compressed or encrypted")
-        if sum(info.file_size for info in records.values()) > stream.size:
+            raise _foreign("its records are compressed, encrypted or patched")
+        sizes = [info.file_size for info in archive.infolist()]
+        if sum(sizes) > stream.size:
             raise damaged("its records claim more bytes than the file has")
+        # torch finds records whatever the case of their names.
+        if len({name.lower() for name in records}) != len(sizes):
+            raise damaged("two of its records have the same name")
 
         def content(name: str) -> bytes:
             if folder + name not in records:
@@ -208,6 +212,7 @@ def _read_pickles(stream: _Stream) -> object:
     if (
         type(keys) is not list
         or len(keys) != len(storages)
+        or not all(type(key) is str for key in keys)
         or set(keys) != set(storages)
     ):
         raise damaged("its list of storages is not that of its tensors")

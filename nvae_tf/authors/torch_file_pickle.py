@@ -20,12 +20,12 @@ import numpy as np
 
 from nvae_tf.authors.torch_file_format import (
     STORAGES,
+    Budget,
     RefusedError,
     damaged,
-    is_key,
-    shown,
     view_tensor,
 )
+from nvae_tf.core.reading import shown
 
 __all__ = ["LoadStorage", "load"]
 
@@ -52,7 +52,8 @@ _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": set}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _TEXTS = {"BINUNICODE", "BINUNICODE8", "SHORT_BINUNICODE"}
 _FOREIGN_TEXTS = {"BINSTRING", "SHORT_BINSTRING", "STRING", "UNICODE"}
-_LITERALS = {"BINFLOAT", "BININT", "BININT1", "BININT2", "LONG1", "LONG4"}
+# LONG4 is for integers of more than 255 bytes.
+_LITERALS = {"BINFLOAT", "BININT", "BININT1", "BININT2", "LONG1"}
 _GETS = {"BINGET", "LONG_BINGET"}
 _PUTS = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _OPCODES = {
@@ -63,6 +64,8 @@ _OPCODES = {
 }  # fmt: skip
 
 _MARK = object()
+# Steps that a call or an object of some size counts as.
+_OBJECT_WORK = 4
 
 # Takes the kind of a storage ("FloatStorage" say), its key in the file and the
 # number of its elements; returns these, one axis.
@@ -129,11 +132,13 @@ def _scan(stream: _Readable) -> None:
             otherwise by the name of the opcode.
     """
     foreign = None
+    budget = Budget()
     # What is surely on top of the stack, to know the names STACK_GLOBAL takes:
     # None stands for anything but a string.
     top: list[str | None] = [None, None]
     memo: dict[int, str | None] = {}
     for opcode, argument, _ in pickletools.genops(stream):
+        budget.spend()
         if opcode.name in ("GLOBAL", "INST"):
             _check_global(argument.replace(" ", "."))
         elif opcode.name == "STACK_GLOBAL":
@@ -171,6 +176,7 @@ class _Machine:
 
     def __init__(self, load_storage: LoadStorage):
         self._load_storage = load_storage
+        self._budget = Budget()
         self._stack: list[object] = []
         self._memo: dict[int, object] = {}
         self._storages: dict[str, _Storage] = {}
@@ -184,6 +190,7 @@ class _Machine:
         return value
 
     def _step(self, name: str, argument: object) -> None:
+        self._budget.spend()
         stack, memo = self._stack, self._memo
         if name in _TEXTS or name in _LITERALS:
             stack.append(argument)
@@ -199,6 +206,7 @@ class _Machine:
                 raise damaged("a tuple of more items than there are")
             stack[start:] = [tuple(stack[start:])]
         elif name in _EMPTY:
+            self._budget.spend(_OBJECT_WORK)
             stack.append(_EMPTY[name]())
         else:
             self._step_rest(name, argument)
@@ -213,16 +221,17 @@ class _Machine:
             case "TUPLE":
                 stack.append(tuple(self._pop_marked()))
             case "FROZENSET":
-                stack.append(frozenset(_checked_keys(self._pop_marked())))
+                members = self._budget.check_keys(self._pop_marked())
+                stack.append(frozenset(members))
             case "APPEND":
                 item = stack.pop()
-                _fill(stack[-1], [item])
+                self._fill(stack[-1], [item])
             case "SETITEM":
                 item, key = stack.pop(), stack.pop()
-                _fill(stack[-1], [key, item])
+                self._fill(stack[-1], [key, item])
             case "ADDITEMS" | "APPENDS" | "SETITEMS":
                 items = self._pop_marked()
-                _fill(stack[-1], items)
+                self._fill(stack[-1], items)
             case "GLOBAL":
                 stack.append(_named(argument.replace(" ", ".")))
             case "STACK_GLOBAL":
@@ -230,10 +239,10 @@ class _Machine:
                 stack.append(_named(f"{module}.{attribute}"))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
-                stack.append(_call(name, function, arguments))
+                stack.append(self._call(name, function, arguments))
             case "BUILD":
                 state = stack.pop()
-                _set_state(stack[-1], state)
+                self._set_state(stack[-1], state)
             case "BINPERSID":
                 stack.append(self._storage(stack.pop()))
             case _:
@@ -246,10 +255,14 @@ class _Machine:
         return items[::-1]
 
     def _storage(self, identifier: object) -> _Storage:
+        if type(identifier) is not tuple or len(identifier) > 6:
+            raise damaged("a reference to a storage that is none")
         match identifier:
             # The stream format has None at the end; before torch 0.4, views.
             case ("storage", _Global(kind), str(key), _, int(count), *rest) if (
-                rest in ([], [None]) and kind in _STORAGES and count >= 0
+                rest in ([], [None])
+                and kind in _STORAGES
+                and 0 <= count < 2**63
             ):
                 kind = _STORAGES[kind]
             case _:
@@ -262,68 +275,66 @@ class _Machine:
             raise damaged(f"storage {shown(key)} is described in two ways")
         return storage
 
+    def _fill(self, container: object, items: list[object]) -> None:
+        """Adds items, or keys and values in turn, to what takes them."""
+        if type(container) is list:
+            container.extend(items)
+        elif type(container) is set:
+            container.update(self._budget.check_keys(items))
+        elif type(container) in (dict, collections.OrderedDict):
+            keys = self._budget.check_keys(items[::2])
+            container.update(zip(keys, items[1::2], strict=True))
+        else:
+            raise damaged("items for something that is no container")
+
+    def _set_state(self, target: object, state: object) -> None:
+        if type(state) is not dict:
+            raise damaged("an object whose state is no dictionary of names")
+        self._budget.spend(len(state))
+        if not all(type(key) is str for key in state):
+            raise damaged("an object whose state is no dictionary of names")
+        if type(target) is argparse.Namespace:
+            vars(target).update(state)
+        elif type(target) is collections.OrderedDict:
+            # Any other attribute could hide a method of OrderedDict's.
+            if "_metadata" in state:
+                target._metadata = state["_metadata"]
+        else:
+            raise damaged("a state for something that has none")
+
+    def _call(self, opcode: str, function: object, arguments: object) -> object:
+        """Makes what a call in the pickle stands for, without calling it."""
+        is_named = isinstance(function, _Global)
+        name = function.name if is_named else "something else"
+        if type(arguments) is not tuple:
+            raise damaged(f"{name} is called without arguments")
+        # The arguments may be those of many calls, and are copied by each.
+        copied = [len(a) for a in arguments[:6] if type(a) in (list, tuple)]
+        self._budget.spend(_OBJECT_WORK + sum(copied))
+        match opcode, name.rpartition(".")[2], arguments:
+            case "NEWOBJ", "Namespace", ():
+                return argparse.Namespace()
+            case "REDUCE", "OrderedDict", ():
+                return collections.OrderedDict()
+            case "REDUCE", "set", (list(items),):
+                return set(self._budget.check_keys(items))
+            case "REDUCE", "frozenset", (list(items),):
+                return frozenset(self._budget.check_keys(items))
+            case "REDUCE", "Size", (list(sizes) | tuple(sizes),):
+                return tuple(sizes)
+            case "REDUCE", "_rebuild_parameter", (np.ndarray() as data, _, _):
+                return data
+            case "REDUCE", "_rebuild_tensor", (_, _, _, _):
+                return _rebuild_tensor(*arguments)
+            # What follows is whether it wants a gradient, and its hooks.
+            case "REDUCE", "_rebuild_tensor_v2", (_, _, _, _, _, _):
+                return _rebuild_tensor(*arguments[:4])
+        raise damaged(f"{name} is called in a way that is not known")
+
 
 def _named(name: str) -> _Global:
     _check_global(name)
     return _Global(name)
-
-
-def _checked_keys(items: list[object]) -> list[object]:
-    if not all(map(is_key, items)):
-        raise damaged("a dictionary key or set member that is no plain value")
-    return items
-
-
-def _fill(container: object, items: list[object]) -> None:
-    """Adds items, or keys and values in turn, to what takes them."""
-    if type(container) is list:
-        container.extend(items)
-    elif type(container) is set:
-        container.update(_checked_keys(items))
-    elif type(container) in (dict, collections.OrderedDict):
-        keys = _checked_keys(items[::2])
-        container.update(zip(keys, items[1::2], strict=True))
-    else:
-        raise damaged("items for something that is no container")
-
-
-def _set_state(target: object, state: object) -> None:
-    if type(state) is not dict or not all(type(key) is str for key in state):
-        raise damaged("an object whose state is no dictionary of names")
-    if type(target) is argparse.Namespace:
-        vars(target).update(state)
-    elif type(target) is collections.OrderedDict:
-        # Any other attribute could hide a method of OrderedDict's.
-        if "_metadata" in state:
-            target._metadata = state["_metadata"]
-    else:
-        raise damaged("a state for something that has none")
-
-
-def _call(opcode: str, function: object, arguments: object) -> object:
-    """Makes what a call in the pickle stands for, without calling it."""
-    name = function.name if isinstance(function, _Global) else "something else"
-    if type(arguments) is not tuple:
-        raise damaged(f"{name} is called without arguments")
-    match opcode, name.rpartition(".")[2], arguments:
-        case "NEWOBJ", "Namespace", ():
-            return argparse.Namespace()
-        case "REDUCE", "OrderedDict", ():
-            return collections.OrderedDict()
-        case "REDUCE", "set", (list(items),):
-            return set(_checked_keys(items))
-        case "REDUCE", "frozenset", (list(items),):
-            return frozenset(_checked_keys(items))
-        case "REDUCE", "Size", (list(sizes) | tuple(sizes),):
-            return tuple(sizes)
-        case "REDUCE", "_rebuild_parameter", (np.ndarray() as data, _, _):
-            return data
-        case "REDUCE", "_rebuild_tensor", (_, _, _, _):
-            return _rebuild_tensor(*arguments)
-        # What follows is whether it wants a gradient, and its hooks.
-        case "REDUCE", "_rebuild_tensor_v2", (_, _, _, _, _, _):
-            return _rebuild_tensor(*arguments[:4])
-    raise damaged(f"{name} is called in a way that is not known")
 
 
 def _rebuild_tensor(

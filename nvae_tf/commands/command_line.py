@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from nvae_tf.core.errors import (
     USER_ERROR_STATUS,
     ConfigError,
     UserError,
+    one_line,
 )
 from nvae_tf.distribute.cores import share_heaps
 
@@ -30,6 +32,7 @@ _NAME_ONE = "Name a configuration, such as --{}=mnist_demo."
 _HELP = ("--help", "-help", "-h", "--helpshort")
 _WIDTH = 80
 _INDENT = 26
+_LARGEST = 2**31 - 1
 
 
 def define_config(name: str = "config") -> None:
@@ -137,7 +140,9 @@ def _describe(flag: flags.Flag) -> list[str]:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(_with_presets(argv))
+        rest = flags.FLAGS(_with_presets(argv))
+        _require_sensible_numbers()
+        return rest
     except ConfigError as error:
         _fail(error)
     except flags.Error as error:
@@ -157,6 +162,21 @@ def _parse(argv: list[str]) -> list[str]:
         _fail(problem, error)
 
 
+def _require_sensible_numbers() -> None:
+    """Raises ConfigError for numbers that no command could count with."""
+    for name in flags.FLAGS:
+        parser, value = flags.FLAGS[name].parser, flags.FLAGS[name].value
+        if value is None:
+            continue
+        if isinstance(parser, flags.FloatParser) and not math.isfinite(value):
+            raise ConfigError(f"--{name}={value} must be finite.")
+        if isinstance(parser, flags.IntegerParser) and abs(value) > _LARGEST:
+            raise ConfigError(
+                f"--{name}={value} is out of range: the largest is "
+                f"{_LARGEST:,}."
+            )
+
+
 def _with_presets(argv: Sequence[str], name: str = "config") -> list[str]:
     """The arguments with the names of presets replaced by their files."""
     found = list(argv)
@@ -172,7 +192,7 @@ def _with_presets(argv: Sequence[str], name: str = "config") -> list[str]:
 
 
 def _fail(problem: object, cause: Exception | None = None) -> NoReturn:
-    print("error: " + " ".join(str(problem).split()), file=sys.stderr)
+    print(f"error: {one_line(problem)}", file=sys.stderr)
     raise SystemExit(USER_ERROR_STATUS) from cause
 
 

@@ -24,11 +24,7 @@ from nvae_tf.core.errors import UserError
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the run.")
 _CONFIG = flags.DEFINE_string("demo_config", "mnist_demo", "What to train.")
 
-_EXTRAS = {
-    "report": ("jinja2", "matplotlib"),
-    "onnx": ("onnx", "onnxruntime", "tf2onnx"),
-    "serving": ("grpc", "tensorflow_serving"),
-}
+_EXTRAS = ("report", "onnx", "serving")
 
 
 def main(argv) -> None:
@@ -77,11 +73,7 @@ def main(argv) -> None:
 
 def _require_extras() -> None:
     """Names all extras that are missing, before minutes of training."""
-    missing = [
-        extra
-        for extra, packages in _EXTRAS.items()
-        if not all(map(extras.is_installed, packages))
-    ]
+    missing = [extra for extra in _EXTRAS if extras.missing(extra)]
     if missing:
         raise UserError(
             f"The demo also writes a report and exports, which needs the "

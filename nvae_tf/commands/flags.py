@@ -19,10 +19,17 @@ __all__ = [
     "DrawFlags",
     "ImageFlags",
     "ModelFlags",
-    "SourceFlags",
+    "PixelsFlag",
     "define_batch_size",
+    "define_importance_samples",
+    "define_latents",
     "define_output",
+    "define_overwrite",
+    "define_readjust_bn",
+    "define_resize",
     "define_seed",
+    "define_split",
+    "define_steps",
     "numbers",
     "require_suffix",
     "whole_numbers",
@@ -45,7 +52,11 @@ class ModelFlags:
             "step.",
         )
         self._ema = flags.DEFINE_bool(
-            "ema", False, "Use the running average of the weights."
+            "ema",
+            None,
+            "Use the running average of the weights, or with --noema the "
+            "weights of the step alone. By default the average, where the run "
+            "keeps one.",
         )
 
     @property
@@ -59,21 +70,34 @@ class ModelFlags:
         return self._checkpoint.value
 
     @property
-    def ema(self) -> bool:
-        """Whether the average is wanted."""
+    def ema(self) -> bool | None:
+        """Whether the average is wanted; None for it where there is one."""
         return self._ema.value
 
     def load(self):
         """`(model, config, info)`, see `workdir.load_model`.
+
+        Says which weights they are: `info["ema"]`.
 
         Raises:
           UserError: if there is no run, or no intact checkpoint.
         """
         from nvae_tf.runs import workdir
 
-        return workdir.load_model(
+        model, config, info = workdir.load_model(
             self.workdir, ema=self.ema, checkpoint=self._checkpoint.value
         )
+        self.tell(info)
+        return model, config, info
+
+    def tell(self, info) -> None:
+        """Prints which weights are used.
+
+        Args:
+          info: what `load_model` knows of them.
+        """
+        weights = "Averaged weights" if info["ema"] else "Weights"
+        print(f"{weights} of step {info['step']} in {self.workdir}")
 
 
 class DrawFlags:
@@ -82,17 +106,24 @@ class DrawFlags:
     Args:
       model_flags: whose model is drawn from.
       default: temperature.
+      note: why that, for the help.
     """
 
-    def __init__(self, model_flags: ModelFlags, default: str = "0.7"):
+    def __init__(
+        self, model_flags: ModelFlags, default: str = "0.7", note: str = ""
+    ):
         """Defines the flags."""
         self._model_flags = model_flags
         self._temperature = flags.DEFINE_list(
             "temperature",
             default,
             "Multiplies the prior's sigma: one number, or one per latent "
-            "group, top-down, as in 1,0.9,0.8. The paper shows 0.5 to 0.7 for "
-            "colour images and 1 for likelihood.",
+            "group, top-down, as in 1,0.9,0.8. "
+            + (
+                note
+                or "The paper shows 0.5 to 0.7 for colour images and 1 for "
+                "likelihood."
+            ),
         )
         self._scale_temperature = flags.DEFINE_list(
             "scale_temperature",
@@ -100,13 +131,7 @@ class DrawFlags:
             "In place of --temperature, one number per scale, coarsest first, "
             "as in 1.0,0.8,0.6.",
         )
-        self._readjust = flags.DEFINE_bool(
-            "readjust_bn",
-            False,
-            "First let batch normalisation settle on draws at this "
-            "temperature, as the paper does for colour images. The result is "
-            "kept in the workdir.",
-        )
+        self._readjust = define_readjust_bn()
 
     @property
     def readjusts(self) -> bool:
@@ -144,8 +169,6 @@ class DrawFlags:
           UserError: if the temperature does not fit the model, or the model
             does not bear it.
         """
-        import numpy as np
-
         from nvae_tf.core.progress import progress
         from nvae_tf.sampling import readjust
         from nvae_tf.sampling.temperatures import parse_temperatures
@@ -157,12 +180,36 @@ class DrawFlags:
             readjust.readjust_cached(
                 model,
                 self._model_flags.workdir,
-                readjust.checkpoint_tag(info["step"], self._model_flags.ema),
-                # [L] would be one per image.
-                temperature if np.ndim(temperature) == 0 else temperature[None],
+                readjust.checkpoint_tag(info["step"], info["ema"]),
+                temperature,
                 progress=functools.partial(progress, desc="re-adjusting"),
             )
         return temperature
+
+
+class PixelsFlag:
+    """`--pixels`: what a draw from the prior shows."""
+
+    def __init__(self):
+        """Defines the flag."""
+        self._pixels = flags.DEFINE_enum(
+            "pixels",
+            "auto",
+            ["auto", "mean", "sample"],
+            "Show the mean image of the likelihood, or draw every pixel from "
+            "it; 'auto' takes the mean for binary data and draws otherwise, "
+            "as the paper and exported models do.",
+        )
+
+    def choose(self, config) -> str:
+        """What is shown: "mean" or "sample".
+
+        Args:
+          config: of the model.
+        """
+        from nvae_tf.sampling.illustrator import choose_pixels
+
+        return choose_pixels(config.likelihood, self._pixels.value)
 
 
 class ImageFlags:
@@ -175,25 +222,14 @@ class ImageFlags:
 
     def __init__(self, num: int, split: str = "test"):
         """Defines the flags."""
-        self._split = flags.DEFINE_enum(
-            "split",
-            split,
-            ["train", "validation", "test"],
-            "Which images of the run's data.",
-        )
+        self._split = define_split(split)
         self._images = flags.DEFINE_list(
             "images",
             "",
             "Your own images in place of the run's: files, folders, or an "
             ".npy, .npz or IDX file.",
         )
-        self._resize = flags.DEFINE_enum(
-            "resize",
-            "crop",
-            ["crop", "resize", "celeba"],
-            "How --images get the model's size: cropped to a square and "
-            "scaled, squeezed, or as the paper crops CelebA.",
-        )
+        self._resize = define_resize()
         self._indices = flags.DEFINE_list(
             "indices", "", "Numbers of the images to take, from 0, as in 3,17."
         )
@@ -244,51 +280,6 @@ class ImageFlags:
         return image_input.select(source, indices, num), config
 
 
-class SourceFlags:
-    """What is exported: the flags of a model, and how it draws."""
-
-    def __init__(self):
-        """Defines the flags."""
-        self._model = ModelFlags()
-        self._temperature = flags.DEFINE_float(
-            "temperature", 0.7, "The model is meant to be sampled at."
-        )
-        self._readjust = flags.DEFINE_bool(
-            "readjust_bn",
-            False,
-            "Re-adjust normalisation to draws at the temperature, for what "
-            "draws from the prior.",
-        )
-        self._readjust_seed = flags.DEFINE_integer(
-            "readjust_seed", 0, "Of these draws."
-        )
-
-    @property
-    def temperature(self) -> float:
-        """What the model is meant to be sampled at."""
-        return self._temperature.value
-
-    def load(self):
-        """The `nvae_tf.export.source.Source` that the flags describe.
-
-        Raises:
-          UserError: see `load_source`.
-        """
-        from nvae_tf.core.progress import progress
-        from nvae_tf.export.source import load_source
-
-        return load_source(
-            self._model.workdir,
-            checkpoint=self._model.checkpoint,
-            ema=self._model.ema,
-            readjust_temperature=(
-                self.temperature if self._readjust.value else None
-            ),
-            readjust_seed=self._readjust_seed.value,
-            progress=functools.partial(progress, desc="re-adjusting"),
-        )
-
-
 def define_seed(what: str):
     """`--seed`, of `what`."""
     return flags.DEFINE_integer(
@@ -303,6 +294,72 @@ def define_batch_size(default: int = 64):
         default,
         "Images at once; decides memory and speed alone.",
         lower_bound=1,
+    )
+
+
+def define_importance_samples(default: int):
+    """`--num_importance_samples`."""
+    return flags.DEFINE_integer(
+        "num_importance_samples",
+        default,
+        "K, draws per image for the estimate of -log p(x), which falls "
+        "towards the truth as K grows.",
+        lower_bound=1,
+    )
+
+
+def define_latents():
+    """`--latents`, of the posterior."""
+    return flags.DEFINE_enum(
+        "latents",
+        "sample",
+        ["sample", "mean"],
+        "Draw the latents from the posterior, or take its mean in every group.",
+    )
+
+
+def define_overwrite():
+    """`--overwrite`."""
+    return flags.DEFINE_bool(
+        "overwrite", False, "Replace what --output names, if it is there."
+    )
+
+
+def define_readjust_bn():
+    """`--readjust_bn`, for draws from the prior."""
+    return flags.DEFINE_bool(
+        "readjust_bn",
+        False,
+        "First let batch normalisation settle on draws at the temperature, as "
+        "the paper does for colour images. The result is kept in the workdir.",
+    )
+
+
+def define_split(default: str):
+    """`--split`, of a run's data."""
+    return flags.DEFINE_enum(
+        "split",
+        default,
+        ["train", "validation", "test"],
+        "Which images of the run's data.",
+    )
+
+
+def define_steps():
+    """`--steps`, of ways through the latents."""
+    return flags.DEFINE_integer(
+        "steps", 9, "Images on each way, both ends counted.", lower_bound=2
+    )
+
+
+def define_resize():
+    """`--resize`, of `--images`."""
+    return flags.DEFINE_enum(
+        "resize",
+        "crop",
+        ["crop", "resize", "celeba", "none"],
+        "How --images get the model's size: cropped to a square and scaled, "
+        "squeezed, as the paper crops CelebA, or not: others are refused.",
     )
 
 
@@ -352,7 +409,7 @@ def whole_numbers(name: str, texts: Sequence[str]) -> list[int]:
     for text in texts:
         if not (text.isascii() and text.isdigit() and len(text) < 19):
             raise UserError(
-                f"--{name} holds {text!r}, which is not a whole number from 0 "
-                "up."
+                f"--{name} holds {text[:40]!r}, which is not a whole number "
+                "from 0 up."
             )
     return [int(text) for text in texts]

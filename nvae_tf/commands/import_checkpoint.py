@@ -3,7 +3,7 @@ r"""Makes a workdir from a checkpoint of the authors' PyTorch program.
     nvae import --checkpoint=ckpt.pt --workdir=runs/ffhq
 
 Weights, statistics, the optimiser's moments and the epoch are taken over, so
-that train.py can go on and every other command works. A checkpoint does not
+that nvae train can go on and every other command works. A checkpoint does not
 know where the images are: say so with --data_source, --data_path, --data_dir
 and --data_resize, or give --config=FILE.py with any --config.KEY=VALUE; its
 architecture must be the checkpoint's, everything else of it counts. PyTorch is
@@ -40,10 +40,11 @@ def main(argv) -> None:
     """Reads, compares, writes the workdir and says how to go on."""
     del argv
     from nvae_tf.authors import reference_import, reference_table
-    from nvae_tf.authors.imported_run import require_new, write_run
+    from nvae_tf.authors.imported_run import write_run
     from nvae_tf.authors.reference_config import config_from_reference
     from nvae_tf.core.errors import UserError
     from nvae_tf.runs.workdir import Workdir
+    from nvae_tf.training.new_run import require_new
 
     if not _CHECKPOINT.value:
         raise UserError("Name the file to import with --checkpoint=FILE.pt.")
@@ -71,8 +72,7 @@ def main(argv) -> None:
     )
     print(f"\n{summary}\nWritten to {folder.path}. To go on training:")
     print(
-        f"  python train.py --config=configs/workdir.py:{folder.path} "
-        f"--workdir={folder.path}"
+        f"  nvae train --config=workdir:{folder.path} --workdir={folder.path}"
     )
 
 

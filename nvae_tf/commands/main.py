@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from nvae_tf.core.errors import USER_ERROR_STATUS
+from nvae_tf.core.errors import USER_ERROR_STATUS, one_line
 
 __all__ = ["COMMANDS", "main"]
 
@@ -120,8 +120,8 @@ def _find(arguments: list[str]) -> tuple[Command, list[str]]:
     close = difflib.get_close_matches(words, group or list(_BY_WORDS), n=1)
     hint = f" Did you mean nvae {close[0]}?" if close else ""
     print(
-        f"error: There is no command nvae {words[:80]}.{hint} nvae alone "
-        "lists them.",
+        f"error: There is no command nvae {one_line(words, 80)}.{hint} nvae "
+        "alone lists them.",
         file=sys.stderr,
     )
     sys.exit(USER_ERROR_STATUS)

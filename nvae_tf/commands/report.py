@@ -28,19 +28,8 @@ _TEMPERATURES = flags.DEFINE_list(
 _NUM = flags.DEFINE_integer(
     "num", 36, "Samples per temperature.", lower_bound=1
 )
-_READJUST = flags.DEFINE_bool(
-    "readjust_bn",
-    False,
-    "For the samples, let batch normalisation settle on draws at each "
-    "temperature, as the paper does for colour images. The result is kept in "
-    "the workdir.",
-)
-_SPLIT = flags.DEFINE_enum(
-    "split",
-    "test",
-    ["train", "validation", "test"],
-    "Which images to reconstruct.",
-)
+_READJUST = common_flags.define_readjust_bn()
+_SPLIT = common_flags.define_split("test")
 _SEED = common_flags.define_seed("Of the draws.")
 # Of `evaluate` and `evaluate_samples`, in the workdir.
 _RESULTS = ("evaluation.json", "sample_quality.json")
@@ -76,7 +65,7 @@ def main(argv) -> None:
         subtitle=f"{progress}. Workdir {folder.path.resolve().name}.",
         notes=notes,
         facts=report_sections.facts(
-            config, history, results["evaluation.json"]
+            config, history, results["evaluation.json"], ema=_MODEL.ema
         ),
         sections=[
             report_sections.training(config, history),
@@ -104,6 +93,7 @@ def _pictures(notes: list[str]) -> list:
     """Sections of what the model draws; what cannot be drawn is noted."""
     from nvae_tf.report.page import Section
     from nvae_tf.report.pictures import Pictures
+    from nvae_tf.sampling import readjust
 
     try:
         model, config, info = _MODEL.load()
@@ -111,17 +101,18 @@ def _pictures(notes: list[str]) -> list:
         notes.append(f"Without pictures: {error}")
         return []
     draws = Pictures(model, config, _SEED.value)
-    weights = "averaged weights" if _MODEL.ema else "weights"
+    weights = "averaged weights" if info["ema"] else "weights"
     origin = f"Drawn with the {weights} of step {info['step']:,}"
     # Before the samples, which may change the model's statistics.
     held_out = _held_out(draws, f"{origin}.", notes)
     if _READJUST.value:
         origin += ", batch normalisation re-adjusted at each temperature"
-    samples = _samples(draws, model, config, info["step"])
+    tag = readjust.checkpoint_tag(info["step"], info["ema"])
+    samples = _samples(draws, model, config, tag)
     return [Section("Samples", f"{origin}.", samples), *held_out]
 
 
-def _samples(draws, model, config, step: int) -> tuple:
+def _samples(draws, model, config, tag: str) -> tuple:
     """A figure for every temperature."""
     from nvae_tf.core.progress import progress
     from nvae_tf.report.page import figure
@@ -132,12 +123,7 @@ def _samples(draws, model, config, step: int) -> tuple:
         _temperatures(config), desc="drawing", unit="grid"
     ):
         if _READJUST.value:
-            readjust.readjust_cached(
-                model,
-                _MODEL.workdir,
-                readjust.checkpoint_tag(step, _MODEL.ema),
-                temperature,
-            )
+            readjust.readjust_cached(model, _MODEL.workdir, tag, temperature)
         png = draws.samples(temperature, _NUM.value)
         caption = f"Draws at temperature {temperature:g}"
         figures.append(figure(png, caption, is_picture=True))

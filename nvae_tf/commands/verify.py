@@ -25,7 +25,9 @@ def main(argv) -> int:
     export = verify.open_export(argv[1])
     source = None
     if _WORKDIR.value:
-        source = load_source(_WORKDIR.value, **export.facts["source_options"])
+        # What was exported, whatever the default is now.
+        options = {"ema": False, **export.facts["source_options"]}
+        source = load_source(_WORKDIR.value, **options)
     results = verify.verify(export, source)
     print(verify.report(export, results))
     return int(any(result.problem for result in results))

@@ -10,7 +10,9 @@ from nvae_tf.config.model import (
     ModelConfig,
     cell_operations,
 )
+from nvae_tf.config.parsing import config_from_dict
 from nvae_tf.config.run import (
+    MAX_PIXELS,
     PRECISIONS,
     RECOMPUTE,
     CheckpointConfig,
@@ -18,11 +20,11 @@ from nvae_tf.config.run import (
     DataConfig,
     EvaluationConfig,
     TrainConfig,
-    config_from_dict,
 )
 
 __all__ = [
     "ARCHITECTURES",
+    "MAX_PIXELS",
     "PRECISIONS",
     "RECOMPUTE",
     "CheckpointConfig",

@@ -6,13 +6,14 @@ import dataclasses
 import typing
 
 from nvae_tf.core.errors import ConfigError
+from nvae_tf.core.reading import shown
 
 __all__ = [
     "ARCHITECTURES",
     "LatentShape",
     "ModelConfig",
     "cell_operations",
-    "require_at_least",
+    "require_between",
     "require_choice",
 ]
 
@@ -75,6 +76,31 @@ ARCHITECTURES: dict[str, dict[str, tuple[str, ...]]] = {
 
 LIKELIHOODS = ("bernoulli", "mixture", "normal")
 
+# The least and the most that each number may be.  The most is far above any
+# model that was ever trained: a configuration may come from a stranger, and
+# shall not ask for more than can be counted.
+_RANGES = {
+    "image_size": (1, 8192),
+    "image_channels": (1, 64),
+    "padding": (0, 1024),
+    "num_bits": (1, 8),
+    "num_mixtures": (1, 1000),
+    "num_latent_scales": (1, 16),
+    "num_groups_per_scale": (1, 1000),
+    "min_groups_per_scale": (1, 1000),
+    "num_latent_per_group": (1, 4096),
+    "num_channels_enc": (1, 4096),
+    "num_channels_dec": (1, 4096),
+    "num_preprocess_blocks": (0, 16),
+    "num_preprocess_cells": (0, 64),
+    "num_postprocess_cells": (0, 64),
+    "num_cells_enc": (1, 64),
+    "num_cells_dec": (1, 64),
+    "num_flow_pairs": (0, 64),
+}
+# Channels at the coarsest scale.
+_MOST_CHANNELS = 2**14
+
 
 def cell_operations(architecture: str, kind: str) -> tuple[str, ...]:
     """Names of the operations of a cell.
@@ -97,6 +123,10 @@ class LatentShape(typing.NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The architecture (paper sections 3.1 to 3.3 and its table 6).
+
+    Every number has a most that it may be, far above what was ever trained: up
+    to 8,192 pixels, 16 scales, 1,000 groups per scale, 64 cells per group and
+    16,384 channels at the coarsest scale.
 
     Attributes:
       image_size: height and width of the data, without padding.
@@ -151,34 +181,10 @@ class ModelConfig:
 
     def __post_init__(self):
         """Raises ConfigError for a model that cannot exist."""
-        for name in (
-            "image_size",
-            "image_channels",
-            "num_mixtures",
-            "num_latent_scales",
-            "num_groups_per_scale",
-            "min_groups_per_scale",
-            "num_latent_per_group",
-            "num_channels_enc",
-            "num_channels_dec",
-            "num_cells_enc",
-            "num_cells_dec",
-        ):
-            require_at_least(self, "model", name, 1)
-        for name in (
-            "padding",
-            "num_preprocess_blocks",
-            "num_preprocess_cells",
-            "num_postprocess_cells",
-            "num_flow_pairs",
-        ):
-            require_at_least(self, "model", name, 0)
+        for name, (least, most) in _RANGES.items():
+            require_between(self, "model", name, least, most)
         require_choice(self, "model", "likelihood", LIKELIHOODS)
         require_choice(self, "model", "architecture", tuple(ARCHITECTURES))
-        if not 1 <= self.num_bits <= 8:
-            raise ConfigError(
-                f"model.num_bits is {self.num_bits}; it must be 1 to 8."
-            )
         if self.num_preprocess_blocks and not (
             self.num_preprocess_cells and self.num_postprocess_cells
         ):
@@ -207,7 +213,18 @@ class ModelConfig:
         self._check_widths()
 
     def _check_widths(self) -> None:
-        """Where a cell divides its channels, they must be enough."""
+        """Channels must be enough where a cell divides them; and countable."""
+        for key, channels in zip(
+            ("num_channels_enc", "num_channels_dec"),
+            self.latent_width,
+            strict=True,
+        ):
+            if channels > _MOST_CHANNELS:
+                raise ConfigError(
+                    f"model.{key} is {getattr(self, key)}, which makes "
+                    f"{channels:,} channels at the coarsest scale; at most "
+                    f"{_MOST_CHANNELS:,} are possible."
+                )
         if self.total_downsampling > 1 and self.num_channels_enc < 2:
             raise ConfigError(
                 "model.num_channels_enc is 1; a cell that halves the "
@@ -294,6 +311,32 @@ class ModelConfig:
         factor = self.total_downsampling
         return self.num_channels_enc * factor, self.num_channels_dec * factor
 
+    def least_weights(self) -> int:
+        """A lower bound of the number of weights.
+
+        At widths that are used it is more than a fiftieth of the number:
+        enough to tell, before anything is built, that a file cannot hold them.
+        """
+        enc, dec = self.latent_width
+        d = self.num_latent_per_group
+        total = self.scale_sizes[0] ** 2 * dec
+        for number, groups in enumerate(self.groups_top_down):
+            flows = 2 * self.num_flow_pairs * 60 * d**2
+            total += groups * (18 * enc * d + d * dec + flows)
+            # The top group has no cells and no prior of its own.
+            below = groups - (number == 0)
+            total += below * (self.num_cells_dec * 12 * dec + enc) * dec
+            if not self.is_plain_vae:
+                total += groups * self.num_cells_enc * 12 * enc**2
+            enc, dec = enc // 2, dec // 2
+        for block in range(self.num_preprocess_blocks):
+            for cells, width in (
+                (self.num_preprocess_cells, self.num_channels_enc),
+                (self.num_postprocess_cells, self.num_channels_dec),
+            ):
+                total += cells * 6 * (width * 2**block) ** 2
+        return total
+
     def convolution_work(self, batch_size: int) -> int:
         """Multiplications of a 1x1 convolution at the finest latent scale.
 
@@ -309,12 +352,23 @@ class ModelConfig:
         return self.image_size**2 * self.image_channels
 
 
-def require_at_least(config, group: str, name: str, minimum: float) -> None:
-    """Raises ConfigError if the attribute `name` is below the minimum."""
+def require_between(
+    config, group: str, name: str, least: float, most: float
+) -> None:
+    """Raises ConfigError if the attribute `name` is not in a range.
+
+    Args:
+      config: that has the attribute.
+      group: of keys, for the message.
+      name: of the attribute, a number.
+      least: that it may be.
+      most: likewise.
+    """
     value = getattr(config, name)
-    if value < minimum:
+    # So that NaN is in no range.
+    if not least <= value <= most:
         raise ConfigError(
-            f"{group}.{name} is {value}; it must be at least {minimum}."
+            f"{group}.{name} is {shown(value)}; it must be {least} to {most}."
         )
 
 
@@ -324,5 +378,6 @@ def require_choice(config, group: str, name: str, choices) -> None:
     if value not in choices:
         key = f"{group}.{name}" if group else name
         raise ConfigError(
-            f"{key} is {value!r}; it must be one of {', '.join(choices)}."
+            f"{key} is {shown(value)!r}; it must be one of "
+            f"{', '.join(choices)}."
         )

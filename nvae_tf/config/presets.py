@@ -20,8 +20,10 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from nvae_tf.config.run import Config, config_from_dict
+from nvae_tf.config.parsing import config_from_dict
+from nvae_tf.config.run import Config
 from nvae_tf.core.errors import ConfigError
+from nvae_tf.core.reading import shown
 
 __all__ = ["choose", "create", "find", "load", "names", "read"]
 
@@ -54,13 +56,14 @@ def find(preset: str) -> str:
         return preset
     stem = name.removesuffix(".py").removeprefix("configs/")
     path = folder() / f"{stem}.py"
-    if pathlib.PurePath(stem).name == stem and path.is_file():
+    if pathlib.PurePath(stem).name == stem and os.path.isfile(path):
         return f"{path}{colon}{variant}"
     known = names()
-    close = difflib.get_close_matches(stem, known, n=1)
+    close = difflib.get_close_matches(stem[:80], known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise ConfigError(
-        f"There is no configuration file and no preset {name!r}.{hint} "
+        f"There is no configuration file and no preset "
+        f"'{shown(name, 240)}'.{hint} "
         f"Presets: {', '.join(known)}."
     )
 
@@ -80,10 +83,10 @@ def read(preset: str) -> ConfigDict:
         values = get_config(variant) if colon else get_config()
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # A file of the user's may raise anything.
         raise ConfigError(
-            f"{file} is not a configuration file: {error!r}."
+            f"{file} is not a configuration file: {shown(repr(error), 200)}."
         ) from error
     if not isinstance(values, ConfigDict):
         raise ConfigError(
@@ -140,7 +143,8 @@ def choose(variant: str | None, *known: str) -> str:
         return known[0]
     if variant not in known:
         raise ConfigError(
-            f"There is no variant {variant!r} of this configuration; choose "
+            f"There is no variant '{shown(variant)}' of this configuration; "
+            "choose "
             f"one of {', '.join(known)}."
         )
     return variant

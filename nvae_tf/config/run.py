@@ -10,28 +10,29 @@ exist is a `ConfigError` that names the key and the way out.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-import types
-import typing
-from collections.abc import Mapping
 from typing import Any
 
-from nvae_tf.config.model import ModelConfig, require_at_least, require_choice
+from nvae_tf.config.model import ModelConfig, require_between, require_choice
 from nvae_tf.core.errors import ConfigError
 
 __all__ = [
+    "MAX_PIXELS",
     "CheckpointConfig",
     "Config",
     "DataConfig",
     "EvaluationConfig",
     "TrainConfig",
-    "config_from_dict",
 ]
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 SOURCES = ("mnist_5k", "tfds", "image_folder", "array", "idx", "tfrecord")
 RECOMPUTE = ("none", "bn_swish", "cell")
+# Of an image file, 8192 x 8192; and what Pillow decodes without being asked.
+MAX_PIXELS = 2**26
+_MOST_PIXELS = 89_478_485
+# What no run comes to: epochs, steps, images.
+_MANY = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +61,19 @@ class DataConfig:
         or "keep" it as the model's fourth channel.
       convert_colors: turn colour images gray where the model has one
         channel; otherwise they are an error there.
-      split_by: for folders, "hash" or "folder" (sub-folders train,
-        validation, test).
+      split_by: for folders, "content" (a hash of each file's content, so that
+        copies of an image stay on one side), "hash" (of its path, as runs of
+        before did) or "folder" (sub-folders train, validation, test).
       validation_fraction: share held out when the source has no split.
       skip_corrupt: skip and count unreadable images instead of stopping.
       num_workers: threads that read and decode ahead of use; 0 reads when a
         batch is asked for.
+      max_pixels: what an image file may have by its header, up to 89,478,485;
+        larger ones count as unreadable. Decoding takes up to 16 bytes for
+        each.
+      max_unpacked_mb: MiB that a compressed file of many images (.npz, gzipped
+        IDX) may unpack to by its header; larger ones are refused. They are
+        unpacked in memory, which .npy files are not.
     """
 
     source: str = "mnist_5k"
@@ -78,10 +86,12 @@ class DataConfig:
     resize: str = "none"
     alpha: str = "drop"
     convert_colors: bool = False
-    split_by: str = "hash"
+    split_by: str = "content"
     validation_fraction: float = 0.1
     skip_corrupt: bool = False
     num_workers: int = 2
+    max_pixels: int = MAX_PIXELS
+    max_unpacked_mb: int = 2048
 
     def __post_init__(self):
         """Raises ConfigError for values out of range."""
@@ -95,13 +105,11 @@ class DataConfig:
         require_choice(
             self, "data", "alpha", ("drop", "keep", "white", "black")
         )
-        require_choice(self, "data", "split_by", ("hash", "folder"))
-        require_at_least(self, "data", "num_workers", 0)
-        if not 0 <= self.bits <= 16:
-            raise ConfigError(
-                f"data.bits is {self.bits}; it must be 1 to 16, or 0 for all "
-                "that the images' dtype has."
-            )
+        require_choice(self, "data", "split_by", ("content", "hash", "folder"))
+        require_between(self, "data", "num_workers", 0, 1024)
+        require_between(self, "data", "max_pixels", 1, _MOST_PIXELS)
+        require_between(self, "data", "max_unpacked_mb", 1, 2**24)
+        require_between(self, "data", "bits", 0, 16)
         if not 0 < self.validation_fraction < 1:
             raise ConfigError(
                 "data.validation_fraction must lie between 0 and 1, not "
@@ -129,7 +137,8 @@ class TrainConfig:
       regularization: lambda of the spectral and BN terms at beta = 1.
       regularization_init: lambda at beta = 0; `None` for no annealing.
       ema_decay: of the exponential average of the weights per step, which
-        evaluation, sampling and export then offer; 0 keeps none.
+        evaluation, sampling and export then take unless told otherwise; 0
+        keeps none.
       max_gradient_norm: a step whose gradient is longer is skipped, like one
         that is not finite; 0 sets no limit.
       skips_before_rollback: skipped steps in a row after which the run goes
@@ -167,26 +176,19 @@ class TrainConfig:
 
     def __post_init__(self):
         """Raises ConfigError for values out of range."""
-        for name in (
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "log_every",
-            "skips_before_rollback",
-        ):
-            require_at_least(self, "train", name, 1)
+        for name in ("epochs", "log_every", "skips_before_rollback"):
+            require_between(self, "train", name, 1, _MANY)
+        for name in ("batch_size", "accumulate"):
+            require_between(self, "train", name, 1, 2**20)
         for name in ("warmup_epochs", "max_rollbacks"):
-            require_at_least(self, "train", name, 0)
+            require_between(self, "train", name, 0, _MANY)
         if self.warmup_epochs >= self.epochs and self.epochs > 1:
             raise ConfigError(
                 f"train.warmup_epochs is {self.warmup_epochs}, but there are "
                 f"only {self.epochs} epochs; lower it with "
                 "--config.train.warmup_epochs."
             )
-        if not 0 <= self.seed < 2**31:
-            raise ConfigError(
-                f"train.seed is {self.seed}; it must be 0 to {2**31 - 1}."
-            )
+        require_between(self, "train", "seed", 0, 2**31 - 1)
         for name, lowest, highest in (
             ("learning_rate", 0.0, math.inf),
             ("min_learning_rate", 0.0, self.learning_rate),
@@ -207,12 +209,12 @@ class TrainConfig:
                     f"train.{name} is {value}; it must be finite and lie "
                     f"between {lowest:g} and {highest:g}."
                 )
-        if self.regularization_init is not None and (
-            self.regularization_init <= 0 or self.regularization <= 0
+        if self.regularization_init is not None and not (
+            0 < self.regularization_init < math.inf and self.regularization > 0
         ):
             raise ConfigError(
                 "train.regularization_init anneals lambda on a log scale: it "
-                "and train.regularization must be positive."
+                "and train.regularization must be positive and finite."
             )
 
 
@@ -241,8 +243,14 @@ class EvaluationConfig:
             "num_importance_samples",
             "final_importance_samples",
         ):
-            require_at_least(self, "evaluation", name, 1)
-        require_at_least(self, "evaluation", "batch_size", 0)
+            require_between(self, "evaluation", name, 1, _MANY)
+        require_between(self, "evaluation", "batch_size", 0, 2**20)
+        for temperature in self.image_temperatures:
+            if not 0 <= temperature <= 100:
+                raise ConfigError(
+                    "evaluation.image_temperatures has "
+                    f"{temperature}; each must be 0 to 100."
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,9 +272,9 @@ class CheckpointConfig:
 
     def __post_init__(self):
         """Raises ConfigError for values out of range."""
-        require_at_least(self, "checkpoint", "every_steps", 0)
-        require_at_least(self, "checkpoint", "keep", 1)
-        require_at_least(self, "checkpoint", "keep_every_hours", 0)
+        require_between(self, "checkpoint", "every_steps", 0, _MANY)
+        require_between(self, "checkpoint", "keep", 1, _MANY)
+        require_between(self, "checkpoint", "keep_every_hours", 0, _MANY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,60 +327,3 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict; `config_from_dict` reads it back."""
         return dataclasses.asdict(self)
-
-
-def config_from_dict(values: Mapping[str, Any]) -> Config:
-    """Builds the frozen, validated configuration of a run.
-
-    Args:
-      values: a (nested) mapping, such as a `ConfigDict` or parsed JSON.  Keys
-        left out take their defaults.
-
-    Raises:
-      ConfigError: for an unknown key, a wrong type or impossible values.
-    """
-    return _build(Config, values, "")
-
-
-def _build(cls, values: Mapping[str, Any], prefix: str):
-    if not isinstance(values, Mapping) and not hasattr(values, "items"):
-        raise ConfigError(
-            f"config.{prefix.rstrip('.')} must be a group of keys, not "
-            f"{values!r}."
-        )
-    hints = typing.get_type_hints(cls)
-    arguments = {}
-    for key, value in values.items():
-        if key not in hints:
-            close = difflib.get_close_matches(key, hints, n=1)
-            hint = f" Did you mean {prefix}{close[0]}?" if close else ""
-            raise ConfigError(
-                f"Unknown config key {prefix}{key}.{hint} Known keys: "
-                f"{', '.join(hints)}."
-            )
-        arguments[key] = _convert(hints[key], value, f"{prefix}{key}")
-    return cls(**arguments)
-
-
-def _convert(kind, value, name: str):
-    """Returns `value` as a `kind`, without guessing."""
-    if dataclasses.is_dataclass(kind):
-        return _build(kind, value, f"{name}.")
-    if isinstance(kind, types.UnionType):
-        if value is None:
-            return None
-        kind = next(k for k in typing.get_args(kind) if k is not type(None))
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{name} must be a list, not {value!r}.")
-        element = typing.get_args(kind)[0]
-        return tuple(_convert(element, item, name) for item in value)
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if kind is float and is_integer:
-        return float(value)
-    matches = is_integer if kind is int else isinstance(value, kind)
-    if not matches:
-        raise ConfigError(
-            f"{name} must be of type {kind.__name__}, not {value!r}."
-        )
-    return value

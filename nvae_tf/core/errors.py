@@ -10,6 +10,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "UserError",
+    "one_line",
 ]
 
 # A mistake of the user's, told in one sentence.
@@ -45,3 +46,24 @@ class ExportError(UserError):
 
 class ClientError(ExportError):
     """A request that a server refused, or that never reached one."""
+
+
+def one_line(problem: object, most: int = 1000) -> str:
+    """A message as one line of bounded length.
+
+    Values from files and flags may be of any length and hold what would steer
+    a terminal.
+
+    Args:
+      problem: an error or a text.
+      most: characters; beyond them the middle is left out, since names stand
+        first in a message and ways out last.
+    """
+    text = " ".join(str(problem).split())
+    if len(text) > most:
+        end = most // 3
+        text = f"{text[: most - end - 5]} ... {text[-end:]}"
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in text
+    )

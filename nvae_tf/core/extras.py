@@ -8,17 +8,34 @@ from types import ModuleType
 
 from nvae_tf.core.errors import DataError, UserError
 
-__all__ = ["how_to_install", "is_installed", "require"]
+__all__ = ["EXTRAS", "how_to_install", "is_installed", "missing", "require"]
+
+# What each extra of pyproject.toml brings, by the names to import.
+EXTRAS = {
+    "data": ("tensorflow_datasets", "array_record", "importlib_resources"),
+    "onnx": ("onnx", "onnxruntime", "tf2onnx"),
+    "report": ("jinja2", "matplotlib"),
+    "serving": ("grpc", "tensorflow_serving", "urllib3"),
+    "video": ("av",),
+}
 
 
 def how_to_install(extra: str) -> str:
     """The command that installs an extra: nvae_tf is on no package index."""
-    return f'pip install ".[{extra}]" in a clone of nvae_tf'
+    return (
+        f'pip install ".[{extra}]" in a clone of nvae_tf, or pip install '
+        f'"FILE.whl[{extra}]" with the file of its wheel'
+    )
 
 
 def is_installed(module: str) -> bool:
     """Whether a package can be imported; it is not."""
     return importlib.util.find_spec(module) is not None
+
+
+def missing(extra: str) -> list[str]:
+    """The packages of an extra that are not installed."""
+    return [name for name in EXTRAS[extra] if not is_installed(name)]
 
 
 def require(

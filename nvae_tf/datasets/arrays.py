@@ -14,7 +14,7 @@ import numpy as np
 
 from nvae_tf.config import DataConfig
 from nvae_tf.core.errors import DataError
-from nvae_tf.datasets.folder import hash_fraction
+from nvae_tf.datasets.image_files import hash_fraction
 from nvae_tf.datasets.sources import ArraySource, Source, Subset
 
 __all__ = [

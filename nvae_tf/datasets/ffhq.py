@@ -15,8 +15,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from nvae_tf.core.errors import DataError
-from nvae_tf.datasets.folder import decode_image, list_images
+from nvae_tf.datasets.folder import decode_image
 from nvae_tf.datasets.geometry import match_channels, match_size
+from nvae_tf.datasets.image_files import list_images
 
 __all__ = ["Ffhq256"]
 

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
+import io
 import pathlib
-from collections.abc import Sequence
+import re
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nvae_tf.config import DataConfig
+from nvae_tf.config import MAX_PIXELS, DataConfig
 from nvae_tf.core.errors import DataError
+from nvae_tf.core.reading import read_bytes, shown
+from nvae_tf.datasets.image_files import (
+    content_fractions,
+    hash_fraction,
+    list_images,
+)
 from nvae_tf.datasets.sources import CorruptImageError, Source
 
-__all__ = [
-    "SUFFIXES",
-    "FolderSource",
-    "decode_image",
-    "find_images",
-    "hash_fraction",
-    "list_images",
-    "open_folder",
-]
+__all__ = ["FolderSource", "decode_image", "open_folder"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_SKIP = "replace or delete it, or set data.skip_corrupt=True"
+# Of a file: two bytes for each of four channels.
+_BYTES_PER_PIXEL = 8
+# In a JPEG: a marker, but for those between the pixels of a scan.
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_SCAN, _END, _WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)
+# Programs write about 10; a file with a preview in it has those of both.
+_MAX_SCANS = 100
 _SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val"),
@@ -39,10 +44,16 @@ class FolderSource(Source):
       paths: the files.
     """
 
-    def __init__(self, name: str, paths: list[pathlib.Path]):
+    def __init__(
+        self,
+        name: str,
+        paths: list[pathlib.Path],
+        max_pixels: int = MAX_PIXELS,
+    ):
         """Keeps the files' paths; nothing is opened."""
         super().__init__(name, bits=8)
         self.paths = paths
+        self._max_pixels = max_pixels
 
     def __len__(self) -> int:
         """Number of files."""
@@ -50,7 +61,7 @@ class FolderSource(Source):
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Image `index`: uint8 `[H, W, C]`, C from 1 to 4."""
-        return decode_image(self.paths[index])
+        return decode_image(self.paths[index], self._max_pixels)
 
     def describe(self, index: int) -> str:
         """The file's path."""
@@ -60,9 +71,11 @@ class FolderSource(Source):
 def open_folder(data: DataConfig, split: str) -> Source:
     """Opens the images below `data.path`.
 
-    With `data.split_by` "hash", each file falls by a hash of its path within
-    the folder, so adding files moves no other file; "test" is the validation
-    split.  With "folder" the sub-folders train, validation (val, valid) and
+    With `data.split_by` "content", each file falls by a hash of its content, so
+    copies stay together, and neither renaming nor adding files moves another;
+    with "hash" by one of its path within the folder, as runs of before did,
+    where a copy may fall to the other side.  "test" is the validation split
+    then.  With "folder" the sub-folders train, validation (val, valid) and
     test (any one of the last two may be missing) are the splits.
 
     Raises:
@@ -76,16 +89,19 @@ def open_folder(data: DataConfig, split: str) -> Source:
         )
     if data.split_by == "folder":
         folder = _split_folder(root, split)
-        return FolderSource(str(folder), list_images(folder))
+        return FolderSource(str(folder), list_images(folder), data.max_pixels)
     held_out = split != "train"
+    paths = list_images(root)
+    if data.split_by == "content":
+        fractions = content_fractions(paths, skip_corrupt=data.skip_corrupt)
+    else:
+        fractions = [
+            hash_fraction(path.relative_to(root).as_posix()) for path in paths
+        ]
     paths = [
         path
-        for path in list_images(root)
-        if (
-            hash_fraction(path.relative_to(root).as_posix())
-            < data.validation_fraction
-        )
-        == held_out
+        for path, fraction in zip(paths, fractions, strict=True)
+        if (fraction < data.validation_fraction) == held_out
     ]
     if not paths:
         raise DataError(
@@ -94,103 +110,78 @@ def open_folder(data: DataConfig, split: str) -> Source:
             f"({data.validation_fraction})."
         )
     kind = "held-out" if held_out else "train"
-    return FolderSource(f"{root} ({kind})", paths)
+    return FolderSource(f"{root} ({kind})", paths, data.max_pixels)
 
 
-def list_images(root: pathlib.Path) -> list[pathlib.Path]:
-    """Image files below `root`, in the order of their paths.
-
-    Hidden files and folders are left out.
-
-    Raises:
-      DataError: if there are none, or the folder cannot be read.
-    """
-
-    def refuse(error: OSError):
-        raise DataError(f"Cannot read the folder {root}: {error}.") from error
-
-    found = []
-    for folder, folders, files in os.walk(
-        root, onerror=refuse, followlinks=True
-    ):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found.extend(
-            pathlib.Path(folder, name)
-            for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        )
-    if not found:
-        raise DataError(
-            f"There are no images in {root}; files must end in "
-            f"{', '.join(SUFFIXES)}."
-        )
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
-
-
-def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
-    """The image files among and below paths, in the order to take them.
-
-    Args:
-      paths: image files and folders in any mixture.
-
-    Raises:
-      DataError: if there are none, or a path is neither.
-    """
-    if not paths:
-        raise DataError("Name image files or folders of them with --images.")
-    files: list[pathlib.Path] = []
-    for path in (pathlib.Path(p).expanduser() for p in paths):
-        if path.is_dir():
-            files += list_images(path)
-        elif path.suffix.lower() in SUFFIXES and path.exists():
-            files.append(path)
-        elif not path.exists():
-            raise DataError(f"--images names {path}, which does not exist.")
-        else:
-            raise DataError(
-                f"--images names {path}, which is neither a folder nor a file "
-                f"that ends in {', '.join(SUFFIXES)}."
-            )
-    return files
-
-
-def decode_image(path: pathlib.Path) -> np.ndarray:
+def decode_image(
+    path: pathlib.Path, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """Decodes an image file, turned upright.
 
-    16-bit files are reduced to their upper 8 bits; palettes are expanded.
+    16-bit files are reduced to their upper 8 bits; palettes are expanded; of
+    an animation the first picture counts.  The file may come from anyone: what
+    is none of `SUFFIXES`' formats by its content is not looked at any further,
+    and what would grow too large is not decoded.
+
+    Args:
+      path: the file.
+      max_pixels: that it may have by its header.
 
     Returns:
       uint8 `[H, W, C]`: gray (1), gray and alpha (2), RGB (3), RGBA (4).
 
     Raises:
-      CorruptImageError: if the file is not a readable image.
+      CorruptImageError: if the file is not a readable image, or too large.
     """
+    content = read_bytes(
+        path, _BYTES_PER_PIXEL * max_pixels + 2**20, CorruptImageError, _SKIP
+    )
     try:
-        with Image.open(path) as picture:
+        # Without a list, Pillow would try all that it knows: of PostScript
+        # under any name it would start a program.
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+            _check_size(picture, max_pixels)
+            if picture.format in ("JPEG", "MPO"):
+                _check_scans(content)
             picture.load()
             return _to_array(ImageOps.exif_transpose(picture))
-    except FileNotFoundError as error:
+    except UnidentifiedImageError as error:
         raise CorruptImageError(
-            f"{path} has vanished since the folder was listed."
+            f"{path} cannot be read as an image (it is none of "
+            f"{', '.join(_FORMATS)}, or damaged); {_SKIP}."
         ) from error
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-        SyntaxError,
-        ValueError,
-    ) as error:
-        reason = str(error).replace(f" {str(path)!r}", "")
+    # Pillow's readers raise nearly anything for damaged bytes.
+    except Exception as error:
         raise CorruptImageError(
-            f"{path} cannot be read as an image ({reason}): replace or "
-            "delete it, or set data.skip_corrupt=True."
+            f"{path} cannot be read as an image "
+            f"({shown(str(error) or type(error).__name__)}); {_SKIP}."
         ) from error
 
 
-def hash_fraction(text: str) -> float:
-    """A number in [0, 1) that depends on `text` alone."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+def _check_size(picture: Image.Image, max_pixels: int) -> None:
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{width}x{height} pixels by its header, more than "
+            f"data.max_pixels={max_pixels}"
+        )
+
+
+def _check_scans(content: bytes) -> None:
+    """Raises ValueError for a JPEG of many scans.
+
+    A hundred bytes can be a scan of all pixels: a small file could take hours.
+    """
+    scans, at = 0, 2
+    while match := _MARKER.search(content, at):
+        kind, at = match[1][0], match.end()
+        if kind == _END:
+            return
+        scans += kind == _SCAN
+        if scans > _MAX_SCANS:
+            raise ValueError(f"more than {_MAX_SCANS} scans")
+        if kind not in _WITHOUT_LENGTH:
+            at += int.from_bytes(content[at : at + 2])
 
 
 def _to_array(picture: Image.Image) -> np.ndarray:
@@ -222,5 +213,5 @@ def _split_folder(root: pathlib.Path, split: str) -> pathlib.Path:
     wanted = "train" if split == "train" else "validation or test"
     raise DataError(
         f"There is no sub-folder {wanted} in {root}, which data.split_by "
-        "'folder' needs; create it, or set data.split_by=hash."
+        "'folder' needs; create it, or set data.split_by=content."
     )

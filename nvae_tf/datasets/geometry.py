@@ -24,6 +24,8 @@ __all__ = [
 CELEBA_SHAPE = (218, 178)
 _CELEBA_ROWS = slice(40, 188)
 _CELEBA_COLUMNS = slice(15, 163)
+# Pixels that an image may be scaled to: far more than any model takes.
+_MOST_PIXELS = 2**27
 # ITU-R 601-2 luma, the weights of most image libraries.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -144,9 +146,14 @@ def match_size(
     if policy == "resize":
         return resize(image, size, size)
     shorter = min(height, width)
-    image = resize(
-        image, _scaled(height, size, shorter), _scaled(width, size, shorter)
-    )
+    scaled = [_scaled(side, size, shorter) for side in (height, width)]
+    if scaled[0] * scaled[1] > _MOST_PIXELS:
+        raise DataError(
+            f"{where} is {width}x{height} pixels, which data.resize "
+            f"{policy!r} would scale to {scaled[1]}x{scaled[0]}: crop it, or "
+            "set data.resize=resize."
+        )
+    image = resize(image, *scaled)
     if policy == "random_crop":
         return image
     top = (image.shape[0] - size) // 2

@@ -18,8 +18,9 @@ import tensorflow as tf
 from nvae_tf.config import Config
 from nvae_tf.core.errors import DataError
 from nvae_tf.datasets import pipeline
-from nvae_tf.datasets.folder import FolderSource, find_images
+from nvae_tf.datasets.folder import FolderSource
 from nvae_tf.datasets.geometry import FittedSource
+from nvae_tf.datasets.image_files import find_images
 from nvae_tf.datasets.sources import Source, Subset
 
 __all__ = [
@@ -94,7 +95,8 @@ def open_images(config: Config, paths: Sequence[str]) -> Source:
         return _open_array(config, arrays[0])
     files = find_images(paths)
     name = ", ".join(str(path) for path in found)
-    return FittedSource(FolderSource(name, files), config)
+    source = FolderSource(name, files, config.data.max_pixels)
+    return FittedSource(source, config)
 
 
 def select(

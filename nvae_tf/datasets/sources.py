@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,9 +17,20 @@ __all__ = [
     "Source",
     "Subset",
     "require_split",
+    "tfds_folder",
 ]
 
 SPLITS = ("train", "validation", "test")
+
+
+def tfds_folder(data_dir: str = "") -> pathlib.Path:
+    """Where TFDS looks for data sets, and puts those that it prepares.
+
+    Args:
+      data_dir: of the configuration; empty for TFDS's default.
+    """
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return pathlib.Path(data_dir or default).expanduser()
 
 
 class CorruptImageError(DataError):

@@ -26,7 +26,7 @@ def share_cores(work: int) -> None:
 
     Two operations usually run side by side: the two gradients of a
     convolution.  While they are small, half of the cores for each beats all
-    cores for one after the other (docs/performance.md).
+    cores for one after the other (docs/developers/performance.md).
     `TF_NUM_INTRAOP_THREADS` in the environment goes before.  To be called
     before TensorFlow's first operation.
 
@@ -49,8 +49,8 @@ def share_heaps() -> None:
     """One heap for every two cores, where the C library is GNU's.
 
     It keeps eight for each core otherwise, and free memory of one cannot be
-    used by another (docs/memory.md).  `MALLOC_ARENA_MAX` and `GLIBC_TUNABLES`
-    in the environment go before.
+    used by another (docs/developers/memory.md).  `MALLOC_ARENA_MAX` and
+    `GLIBC_TUNABLES` in the environment go before.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,4 +1,4 @@
-"""Starts the local processes of a run: `train.py --num_processes=N`.
+"""Starts the local processes of a run: `nvae train --num_processes=N`.
 
 Every process runs the same command, with `TF_CONFIG` telling it who it is.
 The first one's output is the command's; what the others print goes to files.
@@ -15,8 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 from nvae_tf.core.errors import RESUME_STATUS, UserError
+from nvae_tf.core.files import open_own
+from nvae_tf.distribute.cores import available_cores
 
 __all__ = ["launch", "launched"]
 
@@ -48,7 +51,7 @@ def launch(num_processes: int, workdir, command: Sequence[str]) -> int:
       should be started again; else that of the first process that failed.
 
     Raises:
-      UserError: if the folder for the logs cannot be made.
+      UserError: if the logs cannot be written.
     """
     ports = _free_ports(num_processes)
     logs = pathlib.Path(workdir) / "logs"
@@ -60,11 +63,10 @@ def launch(num_processes: int, workdir, command: Sequence[str]) -> int:
         ) from error
     paths = {i: logs / f"worker_{i}.log" for i in range(1, num_processes)}
     with contextlib.ExitStack() as stack:
+        outputs = {i: stack.enter_context(_open_log(paths[i])) for i in paths}
         processes = []
         for i in range(num_processes):
-            output = None
-            if i in paths:
-                output = stack.enter_context(open(paths[i], "ab"))
+            output = outputs.get(i)
             process = subprocess.Popen(
                 list(command),
                 env=_environment(i, ports),
@@ -81,6 +83,15 @@ def launch(num_processes: int, workdir, command: Sequence[str]) -> int:
     return status
 
 
+def _open_log(path: pathlib.Path) -> BinaryIO:
+    try:
+        return open(path, "ab", opener=open_own)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written to: {error}. Choose another --workdir."
+        ) from error
+
+
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -93,7 +104,7 @@ def _environment(index: int, ports: Sequence[int]) -> dict[str, str]:
     """What process `index` finds around it."""
     workers = [f"127.0.0.1:{port}" for port in ports]
     task = {"type": "worker", "index": index}
-    cores = max(1, len(os.sched_getaffinity(0)) // len(ports))
+    cores = max(1, available_cores() // len(ports))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else []
     return {

@@ -1,29 +1,25 @@
 """A picture of what the latent groups hold."""
 
-import importlib.util
 import io
 from typing import Any
 
+from nvae_tf.core import extras
 from nvae_tf.core.errors import UserError
 from nvae_tf.core.files import write_bytes
 
-__all__ = ["HOW_TO_INSTALL", "can_plot", "plot_groups", "require_matplotlib"]
+__all__ = ["EXTRA", "can_plot", "plot_groups", "require_matplotlib"]
 
-HOW_TO_INSTALL = "pip install 'nvae_tf[report]'"
+EXTRA = "report"
 
 
 def can_plot() -> bool:
     """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
+    return extras.is_installed("matplotlib")
 
 
 def require_matplotlib() -> None:
     """Raises UserError if there is no matplotlib."""
-    if not can_plot():
-        raise UserError(
-            "--plot draws with matplotlib, which is not installed: "
-            f"{HOW_TO_INSTALL}, or leave the flag away."
-        )
+    extras.require("matplotlib", EXTRA, "--plot", UserError)
 
 
 def plot_groups(

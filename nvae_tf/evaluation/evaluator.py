@@ -83,8 +83,8 @@ class Evaluator:
           batches: of `(images, weights)`, see `nvae_tf.datasets.pipeline`.
           num_importance_samples: K passes per batch.
           seed: of the noise.
-          **options: `should_stop`, `draws_per_pass`, `progress` and `on_pass`
-            of `ImportanceEstimator`.
+          **options: `should_stop`, `draws_per_pass`, `progress`, `on_pass`
+            and `on_images` of `ImportanceEstimator`.
 
         Returns:
           The means over all images of weight 1; None if given up.

@@ -34,6 +34,8 @@ INCEPTION = "inception"
 _INCEPTION_SIZE = 299
 # Names in the frozen graph: float 0..255 of any size in, 2048 features out.
 _GRAPH_INPUT, _GRAPH_OUTPUT = "ExpandDims:0", "pool_3:0"
+# What only that graph has between and behind them.
+_GRAPH_NODES = frozenset({"mixed_10/join", "pool_3", "softmax"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,8 @@ class FeatureNetwork:
       channels: likewise.
       scale: what a float input's values, 0 to 1, are multiplied by.
       offset: what is added then.
+      gives_fid: whether these are the features of published FIDs: those of
+        the frozen Inception graph of 2015 and of no other network.
     """
 
     name: str
@@ -62,6 +66,7 @@ class FeatureNetwork:
     channels: int | None = None
     scale: float = 1.0
     offset: float = 0.0
+    gives_fid: bool = False
 
     def extract(self, batches: Iterable[np.ndarray]) -> np.ndarray:
         """Features of images.
@@ -233,7 +238,17 @@ def _frozen_graph(path: pathlib.Path) -> FeatureNetwork:
         function=run,
         channels=3,
         scale=255.0,
+        gives_fid=_is_inception_of_2015(graph),
     )
+
+
+def _is_inception_of_2015(graph) -> bool:
+    """Whether a frozen graph is that network, by the names of its layers.
+
+    They are that file's own: Inception networks of other trainings name theirs
+    otherwise (`InceptionV3/Mixed_7c/...`).
+    """
+    return {node.name for node in graph.node} >= _GRAPH_NODES
 
 
 def _keras_file(path: pathlib.Path, output: str) -> FeatureNetwork:

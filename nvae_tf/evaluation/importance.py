@@ -150,6 +150,7 @@ class ImportanceEstimator:
         draws_per_pass: int = 1,
         progress: Progress | None = None,
         on_pass: Callable[[Progress], None] = lambda progress: None,
+        on_images: Callable[..., None] = lambda nelbo, nll: None,
     ) -> Estimate | None:
         """Streams over the images.
 
@@ -166,6 +167,8 @@ class ImportanceEstimator:
           progress: where to go on; `batches` begins after its finished ones.
             It is changed.
           on_pass: gets the progress after every pass.
+          on_images: gets the NELBO and the estimate of -log p(x) of each image
+            of weight 1, float64 `[B']` in nats, when its batch is finished.
 
         Returns:
           The estimate over all images of weight 1; None if given up.
@@ -185,7 +188,9 @@ class ImportanceEstimator:
                     progress, shared, num_draws, seed, draws_per_pass
                 )
                 if progress.draw == num_draws:
-                    _finish_batch(progress, np.asarray(weights), num_draws)
+                    on_images(
+                        *_finish_batch(progress, np.asarray(weights), num_draws)
+                    )
                     on_pass(progress)
                     break
                 on_pass(progress)
@@ -321,8 +326,14 @@ def _noise(keys, draws, size: int):
     )
 
 
-def _finish_batch(progress: Progress, weights, num_draws: int) -> None:
-    """Adds a batch whose draws are complete to the totals."""
+def _finish_batch(
+    progress: Progress, weights, num_draws: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Adds a batch whose draws are complete to the totals.
+
+    Returns:
+      NELBO and estimate of -log p(x) of the images that count.
+    """
     counts = weights > 0
     nll = np.log(num_draws) - progress.rows["log_sum"][counts]
     nelbo = progress.rows["nelbo"][counts]
@@ -334,6 +345,7 @@ def _finish_batch(progress: Progress, weights, num_draws: int) -> None:
     progress.batch += 1
     progress.draw = 0
     progress.rows = {}
+    return nelbo, nll
 
 
 def _estimate(totals: dict) -> Estimate:

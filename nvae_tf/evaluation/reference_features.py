@@ -20,7 +20,13 @@ __all__ = ["FOLDER", "reference_features"]
 
 FOLDER = "reference_features"
 # Keys of `data` that do not change what an image is.
-_IRRELEVANT = ("binarize", "flip", "num_workers")
+_IRRELEVANT = (
+    "binarize",
+    "flip",
+    "num_workers",
+    "max_pixels",
+    "max_unpacked_mb",
+)
 
 
 def reference_features(

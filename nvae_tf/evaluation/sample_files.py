@@ -7,7 +7,6 @@ Samples are kept as a folder of PNG files, as an `.npz` file with one array
 
 import io
 import pathlib
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 
@@ -15,12 +14,13 @@ import numpy as np
 
 from nvae_tf.config import Config
 from nvae_tf.core.errors import ConfigError, DataError
-from nvae_tf.core.files import replacing
+from nvae_tf.core.files import new_folder, replacing
 from nvae_tf.core.threads import map_ahead
-from nvae_tf.datasets.folder import FolderSource, list_images
+from nvae_tf.datasets.folder import FolderSource
+from nvae_tf.datasets.image_files import list_images
 from nvae_tf.datasets.records import RecordSource, read_shard_index, write_shard
 from nvae_tf.datasets.sources import ArraySource, CorruptImageError, Source
-from nvae_tf.sampling.images import write_png
+from nvae_tf.sampling.images import encode_png
 
 __all__ = ["check_output", "in_batches", "open_samples", "write_samples"]
 
@@ -65,17 +65,10 @@ def write_samples(path: str, batches: Iterable[np.ndarray]) -> None:
         _write_folder(pathlib.Path(path), images)
 
 
-def _write_folder(folder: pathlib.Path, images: Iterable[np.ndarray]) -> None:
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+def _write_folder(path: pathlib.Path, images: Iterable[np.ndarray]) -> None:
+    with new_folder(path, overwrite=None) as folder:
         for number, image in enumerate(images):
-            write_png(temporary / f"{number:06d}.png", image)
-        temporary.rename(folder)
-    except OSError as error:
-        raise DataError(f"Cannot write {folder}: {error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            (folder / f"{number:06d}.png").write_bytes(encode_png(image))
 
 
 def open_samples(path: str) -> Source:

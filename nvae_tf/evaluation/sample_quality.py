@@ -3,15 +3,19 @@
 All take features float `[N, F]`, one row per image; see
 `nvae_tf.evaluation.features`.
 
-- FID, Frechet distance of two Normals: Heusel et al., "GANs trained by a two
-  time-scale update rule converge to a local Nash equilibrium", 2017.
+- Frechet distance of two Normals: Heusel et al., "GANs trained by a two
+  time-scale update rule converge to a local Nash equilibrium", 2017. It is
+  called FID where the features are those of the network that published FIDs
+  have in common, and nowhere else.
 - KID, an unbiased kernel distance: Binkowski et al., "Demystifying MMD GANs",
   2018.
 - Precision and recall of k-nearest-neighbour manifolds: Kynkaanniemi et al.,
   "Improved precision and recall metric for assessing generative models", 2019.
 """
 
+import pathlib
 import typing
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -21,6 +25,7 @@ __all__ = [
     "KernelDistance",
     "PrecisionRecall",
     "frechet_distance",
+    "frechet_title",
     "kernel_distance",
     "precision_recall",
 ]
@@ -56,6 +61,24 @@ class PrecisionRecall(typing.NamedTuple):
 
     precision: float
     recall: float
+
+
+def frechet_title(record: Mapping) -> str:
+    """What the Frechet distance of a record may be called.
+
+    Args:
+      record: of sample_quality.json.  Records from before there was
+        "frechet_distance" call it "fid" whatever the network was.
+
+    Returns:
+      "FID", or "Frechet distance (NETWORK)" if published FIDs cannot be
+      compared with it.
+    """
+    network = pathlib.PurePath(str(record.get("features", "?"))).name
+    is_old = "frechet_distance" not in record
+    if "fid" in record and not (is_old and not network.endswith(".pb")):
+        return "FID"
+    return f"Frechet distance ({network})"
 
 
 def frechet_distance(real, samples) -> float:

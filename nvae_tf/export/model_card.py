@@ -130,10 +130,10 @@ exported by nvae_tf {facts["nvae_tf_version"]} on {facts["created"]}.
 ## Signatures
 
 Every input and output has the batch, B, as its first axis.  `temperature` is
-[B], or [B, {len(facts["latent_shapes"])}] for one per latent group; requests \
-that a server may merge into one
-batch must all use the same form.  Images are 0 to 255; binary models see 128
-and above as 1.
+[B], one per image, or [B, {len(facts["latent_shapes"])}], one per image and \
+latent group; requests that a server
+may merge into one batch must all use the same form.  Images are 0 to 255;
+binary models see 128 and above as 1.
 
 | | inputs | outputs |
 |---|---|---|

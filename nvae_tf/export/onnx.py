@@ -33,6 +33,8 @@ from nvae_tf.export.source import Source
 __all__ = ["export_onnx"]
 
 DEFAULT_OPSET = 17
+# What converts, and what checks the result.
+PACKAGES = ("onnx", "tf2onnx", "onnxruntime")
 # The program that draws with an export, beside it.
 SAMPLER = "onnx_sampler.py"
 
@@ -69,7 +71,8 @@ def export_onnx(
       ExportError: if a package is missing, a file cannot be written, or a
         graph differs from the live model.
     """
-    require("onnxruntime", "onnx", "Checking an ONNX export", ExportError)
+    for package in PACKAGES:
+        require(package, "onnx", "An ONNX export", ExportError)
     output = pathlib.Path(output)
     _check_arguments(output, graphs, fixed_batch, overwrite)
     precision = "float16" if fp16 else "float32"

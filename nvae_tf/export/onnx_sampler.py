@@ -153,8 +153,9 @@ class Sampler:
 
         Args:
           seeds: integers `[N]`.
-          temperature: number, `[N]`, or `[N, L]`: scales the noise of the
-            latent groups.
+          temperature: scales the noise of the latent groups: a number, `[L]`
+            for one per group, top-down, `[N, L]`, or `[N, 1]` for one per
+            image.  One axis always means groups.
           output: "images" (uint8), "images_float" or "mean" (float32 in
             [0, 1]; the mean image of the same latents).
           batch_size: images at a time.
@@ -185,16 +186,19 @@ class Sampler:
 
     def _temperature(self, temperature, count):
         t = np.asarray(temperature, np.float32)
-        if t.ndim == 1:
-            t = t[:, None]
-        shape = (count, self.num_groups)
-        try:
-            t = np.ascontiguousarray(np.broadcast_to(t, shape))
-        except ValueError as error:
+        groups = self.num_groups
+        fits = t.shape in ((), (groups,)) or (
+            t.ndim == 2
+            and t.shape[0] in (1, count)
+            and t.shape[1] in (1, groups)
+        )
+        if not fits:
             raise ValueError(
-                f"temperature must be a number, [{count}] or {list(shape)}, "
-                f"not {list(np.shape(temperature))}."
-            ) from error
+                f"temperature must be a number, [{groups}] for one per latent "
+                f"group, [{count}, 1] for one per image, or "
+                f"[{count}, {groups}], not of shape {list(t.shape)}."
+            )
+        t = np.ascontiguousarray(np.broadcast_to(t, (count, groups)))
         if not np.all(np.isfinite(t) & (t >= 0)):
             raise ValueError("temperature must be finite and not negative.")
         return t

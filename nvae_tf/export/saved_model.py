@@ -1,8 +1,11 @@
 """Writing a SavedModel for TF Serving."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
 
 from nvae_tf.core.errors import ExportError
 from nvae_tf.core.files import new_folder
@@ -16,7 +19,7 @@ from nvae_tf.export.serving_files import (
     write_serving_files,
 )
 from nvae_tf.export.source import Source
-from nvae_tf.export.warmup import write_warmup
+from nvae_tf.export.warmup import require_protos, write_warmup
 
 __all__ = ["export_saved_model"]
 
@@ -46,9 +49,12 @@ def export_saved_model(
       The version's folder.
 
     Raises:
-      ExportError: if the version exists, cannot be written, or differs from
-        the live model.
+      ExportError: if a package is missing, the version exists, cannot be
+        written, or differs from the live model.
     """
+    if warmup_batch_sizes:
+        # They are written last.
+        require_protos()
     if not temperature >= 0:
         raise ExportError(
             f"The temperature is {temperature}; it must not be negative."
@@ -62,19 +68,31 @@ def export_saved_model(
     name = output.resolve().name
     check_model_name(name)
     path = output / str(version)
-    with new_folder(path, overwrite=overwrite) as folder:
-        ServedModel(source).save(str(folder))
+    with new_folder(path, overwrite=overwrite, error=ExportError) as folder:
+        with _explaining(path):
+            ServedModel(source).save(str(folder))
         runner = SavedModelRunner(folder)
         check(runner, Reference(source, temperature=temperature))
         facts = describe(source, temperature)
         if warmup_batch_sizes:
-            write_warmup(
-                folder,
-                runner,
-                warmup_batch_sizes,
-                facts["image_shape"],
-                name,
-            )
+            with _explaining(path):
+                write_warmup(
+                    folder,
+                    runner,
+                    warmup_batch_sizes,
+                    facts["image_shape"],
+                    name,
+                )
         write_card(folder, facts, signature_table(runner))
-    write_serving_files(output)
+        # Before the version appears: a disk without room leaves none.
+        write_serving_files(output)
     return path
+
+
+@contextlib.contextmanager
+def _explaining(path: pathlib.Path) -> Iterator[None]:
+    """Within, TensorFlow's errors are those of a disk that it writes to."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise ExportError(f"Cannot write {path}: {error.message}.") from error

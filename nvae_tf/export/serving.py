@@ -1,7 +1,9 @@
 """The signatures of an exported SavedModel.
 
 Every input and output has the batch as its first axis, as TF Serving's
-batching needs it, and a row's result depends on that row's inputs alone.
+batching needs it, and a row's result depends on that row's inputs alone.  So a
+`temperature` of one axis, `[B]`, is one per image here, and one per group takes
+`[B, L]`; in Python, one axis means groups (`nvae_tf.sampling.temperatures`).
 """
 
 import math
@@ -58,9 +60,9 @@ class ServedModel:
             del folded["encoder"]
             self.draws = Programs(model, self._tensors(folded))
         self.signatures = {
-            name: tf.function(function, autograph=False).get_concrete_function(
-                *specs
-            )
+            name: tf.function(
+                _guarded(function, specs), autograph=False
+            ).get_concrete_function(*specs)
             for name, (function, specs) in self._definitions().items()
         }
         self.signatures["serving_default"] = self.signatures["sample"]
@@ -226,6 +228,37 @@ class ServedModel:
 
 def _spec(name, shape, dtype=tf.float32) -> tf.TensorSpec:
     return tf.TensorSpec([None, *shape], dtype, name)
+
+
+def _guarded(function, specs):
+    """Refuses inputs of different lengths, and numbers that are not finite."""
+    # The temperature, of unknown rank, has checks of its own.
+    known = [i for i, spec in enumerate(specs) if spec.shape.rank]
+    numbers = [i for i in known if specs[i].dtype.is_floating]
+
+    def call(*arguments):
+        rows = tf.stack([tf.shape(arguments[i])[0] for i in known])
+        checks = [
+            tf.debugging.Assert(
+                tf.reduce_all(tf.equal(rows, rows[0])),
+                ["inputs must have the same number of rows, not", rows],
+            )
+        ]
+        if numbers:
+            finite = [
+                tf.reduce_all(tf.math.is_finite(arguments[i])) for i in numbers
+            ]
+            names = ", ".join(specs[i].name for i in numbers)
+            checks.append(
+                tf.debugging.Assert(
+                    tf.reduce_all(tf.stack(finite)),
+                    [f"{names} must be finite"],
+                )
+            )
+        with tf.control_dependencies(checks):
+            return function(*[tf.identity(value) for value in arguments])
+
+    return call
 
 
 def _shown(mean) -> dict:

@@ -5,6 +5,8 @@ import pathlib
 import re
 
 from nvae_tf.core.errors import ExportError
+from nvae_tf.core.files import write_bytes
+from nvae_tf.core.reading import open_regular
 
 __all__ = ["check_model_name", "versions", "write_serving_files"]
 
@@ -65,7 +67,8 @@ def check_model_name(name: str) -> None:
 def write_serving_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes models.config, batching_parameters.txt and docker-compose.yml.
 
-    Files that exist stay as they are: they may have been adapted.
+    Files that exist stay as they are: they may have been adapted.  One that
+    breaks off, as a full disk may have left it, is written again.
 
     Args:
       folder: of the model, with its versions; its name is the model's.
@@ -85,15 +88,23 @@ def write_serving_files(folder: pathlib.Path) -> list[pathlib.Path]:
     written = []
     for name, content in contents.items():
         path = folder / name
-        try:
-            with open(path, "x", encoding="utf-8") as file:
-                file.write(content)
-        except FileExistsError:
+        if _is_whole(path, content.encode()):
             continue
-        except OSError as error:
-            raise ExportError(f"Cannot write {path}: {error}.") from error
+        write_bytes(path, content.encode(), ExportError)
         written.append(path)
     return written
+
+
+def _is_whole(path: pathlib.Path, content: bytes) -> bool:
+    """Whether a file is there that is more than a beginning of `content`."""
+    try:
+        with open_regular(path, None) as file:
+            found = file.read()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error}.") from error
+    return found == content or not content.startswith(found)
 
 
 def versions(path: str | os.PathLike) -> list[int]:

@@ -20,7 +20,8 @@ class Source:
     Attributes:
       model: its variables are those of the checkpoint.
       config: of the run.
-      info: what else is known: "step", and where measured "nelbo" in nats.
+      info: what else is known: "step", whether the weights are the average,
+        "ema", and where measured "nelbo" in nats.
       params: nest of tensors to run the model with, like that of
         `model.read_params()`, which is the default.
       draw_params: likewise for draws from the prior, where their statistics
@@ -72,7 +73,7 @@ def load_source(
     workdir: str,
     *,
     checkpoint: str = "latest",
-    ema: bool = False,
+    ema: bool | None = None,
     readjust_temperature: float | None = None,
     readjust_seed: int = 0,
     **readjust_options,
@@ -82,16 +83,16 @@ def load_source(
     Args:
       workdir: of a training run.
       checkpoint: which of the run, see `nvae_tf.runs.workdir.load_model`.
-      ema: take the exponential average of the weights.
+      ema: whether to take the exponential average of the weights; None takes
+        it where the run keeps one. `Source.options` says what was taken.
       readjust_temperature: re-adjust normalisation at this temperature, for
         draws from the prior; None for the statistics of training.
       readjust_seed: of the draws that they settle on.
       **readjust_options: of `nvae_tf.sampling.readjust.readjust_cached`.
 
     Raises:
-      UserError: if there is no usable checkpoint, no average, or re-adjusted
-        statistics
-        are not finite.
+      UserError: if there is no usable checkpoint, no average where one is
+        wanted, or re-adjusted statistics are not finite.
     """
     # Imported here: the rest of `export` does not know of training runs.
     from nvae_tf.runs.workdir import load_model
@@ -100,13 +101,13 @@ def load_source(
     # By its step: the run may go on.
     options: dict[str, typing.Any] = {
         "checkpoint": str(info["step"]),
-        "ema": ema,
+        "ema": info["ema"],
     }
     source = Source(
         model,
         config,
         info,
-        weights="exponential average" if ema else "as trained",
+        weights="exponential average" if info["ema"] else "as trained",
         options=options,
     )
     if readjust_temperature is None:
@@ -116,7 +117,7 @@ def load_source(
     readjust_cached(
         source.model,
         workdir,
-        checkpoint_tag(source.info["step"], ema),
+        checkpoint_tag(info["step"], info["ema"]),
         readjust_temperature,
         readjust_seed,
         **readjust_options,

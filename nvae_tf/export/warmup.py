@@ -15,11 +15,30 @@ from nvae_tf.core.extras import require
 from nvae_tf.export.runners import Runner
 from nvae_tf.sampling.images import encode_png
 
-__all__ = ["WARMUP_FILE", "example_inputs", "read_warmup", "write_warmup"]
+__all__ = [
+    "WARMUP_FILE",
+    "example_inputs",
+    "read_warmup",
+    "require_protos",
+    "write_warmup",
+]
 
 WARMUP_FILE = pathlib.PurePath("assets.extra/tf_serving_warmup_requests")
 
 _PURPOSE = "Writing warm-up requests (or leave them out with --nowarmup)"
+
+
+def require_protos(purpose: str = _PURPOSE):
+    """Imports TF Serving's messages.
+
+    Args:
+      purpose: what needs them, for the message.
+
+    Raises:
+      ExportError: if tensorflow-serving-api is not installed.
+    """
+    module = "tensorflow_serving.apis.prediction_log_pb2"
+    return require(module, "serving", purpose, ExportError)
 
 
 def example_inputs(
@@ -76,8 +95,7 @@ def write_warmup(
     Raises:
       ExportError: if tensorflow-serving-api is not installed.
     """
-    module = "tensorflow_serving.apis.prediction_log_pb2"
-    log_protos = require(module, "serving", _PURPOSE, ExportError)
+    log_protos = require_protos()
     path = folder / WARMUP_FILE
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as writer:
@@ -101,10 +119,7 @@ def read_warmup(folder: pathlib.Path) -> list[tuple[str, dict]]:
     Raises:
       ExportError: if tensorflow-serving-api is not installed.
     """
-    module = "tensorflow_serving.apis.prediction_log_pb2"
-    log_protos = require(
-        module, "serving", "Reading warm-up requests", ExportError
-    )
+    log_protos = require_protos("Reading warm-up requests")
     requests = []
     for record in tf.data.TFRecordDataset(str(folder / WARMUP_FILE)):
         log = log_protos.PredictionLog.FromString(record.numpy())

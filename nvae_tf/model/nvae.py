@@ -214,8 +214,9 @@ class NVAE(PureLayer, keras.Model):
         Args:
           eps: L tensors `[B, h, w, d]`, top-down.
           seed: int32 `[2]`; with `batch_size`, where `eps` is None.
-          temperature: None for 1, a scalar, `[B]`, or `[B, L]` (B may be 1):
-            multiplies the prior's sigma in every group.
+          temperature: multiplies the prior's sigma: None for 1, a scalar,
+            `[L]` for one per group, top-down, `[B, L]`, or `[B, 1]` for one
+            per image.  One axis always means groups; a first of two may be 1.
           batch_size: number of images, with `seed`.
           latents: L tensors `[B, h, w, d]`, in place of draws.
           params: see `call`.
@@ -224,6 +225,9 @@ class NVAE(PureLayer, keras.Model):
 
         Returns:
           An `NVAEOutput` without KL and densities.
+
+        Raises:
+          ValueError: if `eps`, `latents` or `temperature` does not fit.
         """
         params = self.read_params(mode) if params is None else params
         noise = None
@@ -231,9 +235,10 @@ class NVAE(PureLayer, keras.Model):
             noise = self._noise(eps, seed, batch_size)
         else:
             latents = self._by_scale(latents, "latents")
+        batch = (noise or latents)[0].shape[1]
         h, results, decoder_updates = self.parts["decoder"](
             noise,
-            temperature=self._temperature(temperature),
+            temperature=self._temperature(temperature, batch),
             latents=latents,
             params=params["decoder"],
             mode=mode,
@@ -332,20 +337,35 @@ class NVAE(PureLayer, keras.Model):
             start += groups
         return stacked
 
-    def _temperature(self, temperature):
+    def _temperature(self, temperature, batch: int | None):
         """Per group, `[L, B or 1]`."""
         if temperature is None:
             return None
         t = tf.cast(temperature, tf.float32)
         groups = self.config.num_groups
-        if t.shape.rank < 2:
-            return tf.tile(tf.reshape(t, [1, -1]), [groups, 1])
-        if t.shape.rank != 2 or t.shape[1] != groups:
-            raise ValueError(
-                f"`temperature` has shape {tuple(t.shape)}; it must be a "
-                f"number, [B] or [B, {groups}]."
-            )
-        return tf.transpose(t)
+        match t.shape.as_list():
+            case []:
+                return tf.fill([groups, 1], t)
+            case [length] if length in (groups, None):
+                return tf.ensure_shape(t, [groups])[:, None]
+            case [_, length] if length == groups and _fits(t, batch):
+                return tf.transpose(t)
+            case [_, length] if length in (1, None) and _fits(t, batch):
+                return tf.broadcast_to(
+                    tf.transpose(t), [groups, tf.shape(t)[0]]
+                )
+        raise ValueError(
+            f"`temperature` has shape {tuple(t.shape)}, but this model has "
+            f"{groups} latent groups and the batch "
+            f"{'B' if batch is None else batch} images: give a number, "
+            f"[{groups}] for one per group, top-down, [B, 1] for one per "
+            f"image, or [B, {groups}]."
+        )
+
+
+def _fits(rows, batch: int | None) -> bool:
+    """Whether tensors have a row for each image, or one for all."""
+    return batch is None or rows.shape[0] in (batch, 1, None)
 
 
 def _sum_groups(per_scale):

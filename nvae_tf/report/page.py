@@ -109,7 +109,7 @@ class Page:
 
 def figure(png: bytes, caption: str, *, is_picture: bool = False) -> Figure:
     """A PNG file as a `Figure`."""
-    with Image.open(io.BytesIO(png)) as image:
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         width, height = image.size
     encoded = base64.b64encode(png).decode("ascii")
     return Figure(

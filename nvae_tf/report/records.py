@@ -7,21 +7,30 @@ of evaluation.json's kind are written by other commands.
 from __future__ import annotations
 
 import dataclasses
-import json
-import pathlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from nvae_tf.core.json_files import parse_json, read_json
+from nvae_tf.core.reading import open_regular
+
 __all__ = [
     "History",
     "Series",
+    "is_number",
     "leaves",
     "progress_text",
     "read_history",
     "read_result",
 ]
+
+
+# What no run reaches, and no plot or table could show.
+_LARGEST_STEP = 10**15
+_LARGEST_VALUE = 1e100
+_DEEPEST = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,24 +74,26 @@ class History:
       train: of training steps, oldest first.
       evaluations: of held-out evaluations.
       events: all others: changed settings, rollbacks, imports.
+      averaged: evaluations with the averaged weights, where the run keeps them.
     """
 
     train: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     events: list[dict[str, Any]]
+    averaged: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
     def last_step(self) -> int:
         """The latest step of any record."""
         records = [*self.train, *self.evaluations, *self.events]
-        return max((int(r["step"]) for r in records), default=0)
+        return max((r["step"] for r in records), default=0)
 
     def series(self, name: str, kind: str = "train") -> Series | None:
         """One quantity, None if no record has it.
 
         Args:
           name: of the value in the records.
-          kind: "train" or "evaluations".
+          kind: "train", "evaluations" or "averaged".
         """
         found = [r for r in getattr(self, kind) if r.get(name) is not None]
         if not found:
@@ -90,6 +101,7 @@ class History:
         # Vectors of another length belong to another configuration.
         shape = np.shape(found[-1][name])
         found = [r for r in found if np.shape(r[name]) == shape]
+        found.sort(key=lambda r: r["step"])
         return Series(
             np.array([r["step"] for r in found], np.float64),
             np.array([r[name] for r in found], np.float64),
@@ -102,24 +114,29 @@ def read_history(path) -> History:
     Args:
       path: of the file, which may be missing.
     """
-    train, evaluations, events = [], [], []
-    path = pathlib.Path(path)
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    for line in text.splitlines():
+    train, evaluations, averaged, events = [], [], [], []
+    try:
+        with open_regular(path, None) as file:
+            lines = file.read().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
         try:
-            record = json.loads(line)
+            record = parse_json(line, finite=False)
         except ValueError:
             continue  # The last one, as it is being written.
-        if not isinstance(record, dict) or "step" not in record:
+        if not isinstance(record, dict) or not _is_step(record.get("step")):
             continue
         kind = record.get("kind")
         if kind == "train":
-            train.append(record)
+            train.append(_numbers_of(record))
         elif kind == "evaluation":
-            evaluations.append(record)
+            evaluations.append(_numbers_of(record))
+        elif kind == "evaluation_ema":
+            averaged.append(_numbers_of(record))
         else:
             events.append(record)
-    return History(train, evaluations, events)
+    return History(train, evaluations, events, averaged)
 
 
 def read_result(path) -> dict[str, Any]:
@@ -129,10 +146,35 @@ def read_result(path) -> dict[str, Any]:
       path: of the file.
     """
     try:
-        value = json.loads(pathlib.Path(path).read_bytes())
+        value = read_json(path, finite=False, kind=None)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {"records": value}
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a number that can be counted and drawn with."""
+    return (
+        type(value) in (int, float)
+        and math.isfinite(value)
+        and abs(value) <= _LARGEST_VALUE
+    )
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _LARGEST_STEP
+
+
+def _numbers_of(record: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a record and their lists, None in place of no number."""
+    found = {}
+    for name, value in record.items():
+        if isinstance(value, list):
+            if all(v is None or type(v) in (int, float) for v in value):
+                found[name] = [v if is_number(v) else None for v in value]
+        elif is_number(value) or value is None:
+            found[name] = value
+    return found
 
 
 def progress_text(history: History, state: Mapping, epochs: int) -> str:
@@ -144,23 +186,28 @@ def progress_text(history: History, state: Mapping, epochs: int) -> str:
       epochs: in all.
     """
     step, per_epoch = history.last_step, state.get("steps_per_epoch")
-    if not per_epoch:
+    if type(per_epoch) is not int or per_epoch <= 0:
         return f"{step:,} steps of training, {epochs:,} epochs in all"
     total = epochs * per_epoch
     done = "complete" if step >= total else f"{100 * step // total} %"
     return f"Step {step:,} of {total:,} ({epochs:,} epochs): {done}"
 
 
-def leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def leaves(
+    value: Any, prefix: str = "", depth: int = _DEEPEST
+) -> list[tuple[str, Any]]:
     """All plain values in nested dictionaries and lists of them.
 
     Args:
       value: of JSON. Lists of plain values count as one value.
       prefix: of the names.
+      depth: below which nothing is looked at.
 
     Returns:
       `(name, value)`, names joined by dots.
     """
+    if not depth:
+        return [(prefix, "...")]
     if isinstance(value, dict):
         pairs = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, list | tuple) and any(
@@ -172,5 +219,7 @@ def leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
     return [
         leaf
         for key, item in pairs
-        for leaf in leaves(item, f"{prefix}.{key}" if prefix else key)
+        for leaf in leaves(
+            item, f"{prefix}.{key}" if prefix else key, depth - 1
+        )
     ]

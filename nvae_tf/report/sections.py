@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from nvae_tf.config import Config
+from nvae_tf.evaluation.sample_quality import frechet_title
 from nvae_tf.report import plots as report_plots
 from nvae_tf.report.page import Figure, Row, Section, Table, figure
-from nvae_tf.report.records import History, leaves
+from nvae_tf.report.records import History, is_number, leaves
 
 __all__ = [
     "configuration",
@@ -34,10 +37,15 @@ _COLUMNS = {
     "nll_standard_error": "-log p(x), standard error",
 }
 _MOST_EVENTS = 200
+# Beyond this a number is shown by its exponent.
+_LONG = 1e15
 
 
 def facts(
-    config: Config, history: History, evaluation: Mapping[str, Any] = {}
+    config: Config,
+    history: History,
+    evaluation: Mapping[str, Any] = {},
+    ema: bool | None = None,
 ) -> list[tuple[str, str]]:
     """The numbers to put first: the latest evaluation and the model's size.
 
@@ -46,13 +54,19 @@ def facts(
       history: of the run.
       evaluation: of evaluation.json; counts unless training went on since and
         evaluated again.
+      ema: whether the numbers of the averaged weights count; None if the run
+        keeps them.
     """
     model = config.model
     found = []
-    last = history.evaluations[-1] if history.evaluations else None
-    step = evaluation.get("step") or 0
+    is_average = bool(history.averaged) and ema is not False
+    records = history.averaged if is_average else history.evaluations
+    last = records[-1] if records else None
+    step = evaluation.get("step")
+    step = step if is_number(step) else 0
     if "nelbo" in evaluation and (last is None or step >= last["step"]):
         last = evaluation
+        is_average = bool(evaluation.get("ema"))
     if last is not None:
         found += [
             (_COLUMNS[name], shown(last[name]))
@@ -61,6 +75,10 @@ def facts(
         ]
         if last.get("step") is not None:
             found.append(("held out, at step", shown(last["step"])))
+        if config.train.ema_decay:
+            found.append(
+                ("weights", "averaged" if is_average else "as trained")
+            )
     elif history.train and history.train[-1].get("nelbo") is not None:
         found.append(
             ("NELBO of the last batch, nats", shown(history.train[-1]["nelbo"]))
@@ -84,9 +102,10 @@ def training(config: Config, history: History) -> Section:
     """Curves over the steps."""
     figures = []
 
-    def add(caption, names, points=(), label="nats"):
+    def add(caption, names, points=(), averaged=(), label="nats"):
         curves = _present(history, names, "train")
         marks = _present(history, points, "evaluations")
+        marks |= _present(history, averaged, "averaged")
         if curves or marks:
             plot = report_plots.lines(curves, marks, label)
             figures.append(figure(plot, caption))
@@ -95,6 +114,7 @@ def training(config: Config, history: History) -> Section:
         "Negative evidence lower bound",
         {"nelbo": "training batches"},
         {"nelbo": "held out", "nll": "held out, -log p(x)"},
+        {"nelbo": "held out, averaged weights"},
     )
     add(
         "Its two parts on training batches",
@@ -158,8 +178,9 @@ def latents(config: Config, history: History) -> Section:
             ("active_latents", "Active latents per group", "channels"),
         ):
             values = last.get(name)
-            if values and len(values) == sum(scales):
-                plot = report_plots.group_bars(values, scales, label)
+            if isinstance(values, list) and len(values) == sum(scales):
+                heights = np.array(values, np.float64)
+                plot = report_plots.group_bars(heights, scales, label)
                 where = f"{caption}, held out, at step {last['step']:,}"
                 figures.append(figure(plot, where))
     return Section("Latent groups", "", tuple(figures))
@@ -174,35 +195,42 @@ def evaluations(
       history: of the run.
       results: what commands measured, by the names of their files.
     """
-    tables = []
-    columns = [
-        name
-        for name in _COLUMNS
-        if any(r.get(name) is not None for r in history.evaluations)
-    ]
-    if columns:
-        rows = [
-            Row(tuple(shown(r.get(name)) for name in ("step", *columns)))
-            for r in reversed(history.evaluations)
-        ]
-        header = ("step", *(_COLUMNS[name] for name in columns))
-        tables.append(
-            Table(
-                header,
-                tuple(rows),
-                f"All {len(rows)} evaluations" if len(rows) > 10 else "",
-            )
+    tables = [
+        table
+        for records, what in (
+            (history.averaged, "step, averaged weights"),
+            (history.evaluations, "step"),
         )
+        for table in _table_of(records, what)
+    ]
     for file, result in results.items():
         rows = [
             Row((_COLUMNS.get(name, name), shown(value)))
-            for name, value in leaves(result)
+            for name, value in leaves(_with_frechet_title(result))
             if not isinstance(value, list)
         ]
         if rows:
             tables.append(Table((file, "value"), tuple(rows), wraps=True))
     text = "" if tables else "Not evaluated yet."
     return Section("Evaluation", text, (), tuple(tables))
+
+
+def _table_of(records: Sequence[Mapping], what: str) -> list[Table]:
+    """A table of evaluations, the latest first; none without any."""
+    columns = [
+        name
+        for name in _COLUMNS
+        if any(r.get(name) is not None for r in records)
+    ]
+    if not columns:
+        return []
+    rows = [
+        Row(tuple(shown(r.get(name)) for name in ("step", *columns)))
+        for r in reversed(records)
+    ]
+    header = (what, *(_COLUMNS[name] for name in columns))
+    title = f"All {len(rows)} evaluations" if len(rows) > 10 else ""
+    return [Table(header, tuple(rows), title)]
 
 
 def events(history: History) -> Section:
@@ -246,17 +274,43 @@ def configuration(config: Config) -> Section:
     )
 
 
-def shown(value: Any) -> str:
-    """A value as people read it."""
+def shown(value: Any, depth: int = 3) -> str:
+    """A value as people read it.
+
+    Args:
+      value: of JSON.
+      depth: of lists and groups within it; what is deeper is left out.
+    """
     if value is None:
         return "-"
     if isinstance(value, bool | str):
         return str(value)
-    if isinstance(value, list | tuple):
-        return ", ".join(shown(item) for item in value)
+    if isinstance(value, list | tuple | dict):
+        if not depth:
+            return "..."
+        if isinstance(value, dict):
+            return ", ".join(
+                f"{key}: {shown(item, depth - 1)}"
+                for key, item in value.items()
+            )
+        return ", ".join(shown(item, depth - 1) for item in value)
+    if abs(value) >= _LONG or not math.isfinite(value):
+        return f"{value:.4g}"
     if isinstance(value, float) and not value.is_integer():
         return f"{value:,.4g}" if abs(value) < 10 else f"{value:,.2f}"
     return f"{int(value):,}"
+
+
+def _with_frechet_title(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with its Frechet distance under the name that it may have."""
+    keys = ("frechet_distance", "fid")
+    if not any(key in result for key in keys):
+        return dict(result)
+    title = frechet_title(result)
+    return {
+        (title if name in keys else name): value
+        for name, value in result.items()
+    }
 
 
 def _details(record: dict[str, Any]) -> str:
@@ -267,8 +321,6 @@ def _details(record: dict[str, Any]) -> str:
             continue
         if isinstance(value, list) and all(isinstance(v, str) for v in value):
             parts.append(f"{key}: {'; '.join(value)}")
-        elif isinstance(value, dict):
-            parts.append(f"{key}: {json.dumps(value)}")
         else:
             parts.append(f"{key}: {shown(value)}")
     return ", ".join(parts)
@@ -280,10 +332,13 @@ def _present(history: History, names, kind: str) -> dict:
     found = {
         legend: history.series(name, kind) for name, legend in names.items()
     }
-    return {k: s for k, s in found.items() if s is not None}
+    return {
+        k: s for k, s in found.items() if s is not None and s.values.ndim == 1
+    }
 
 
 def _ever(history: History, name: str) -> int:
     """The latest count of something, 0 if it is not recorded."""
-    values: Sequence = [r[name] for r in history.train if r.get(name)]
-    return int(values[-1]) if values else 0
+    values = [r[name] for r in history.train if is_number(r.get(name))]
+    counts = [value for value in values if value]
+    return int(counts[-1]) if counts else 0

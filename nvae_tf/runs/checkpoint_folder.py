@@ -16,8 +16,8 @@ before.
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -26,7 +26,9 @@ import safetensors
 import safetensors.numpy
 
 from nvae_tf.core.errors import CheckpointError
-from nvae_tf.core.files import sync
+from nvae_tf.core.files import sync, write_bytes
+from nvae_tf.core.json_files import read_json
+from nvae_tf.core.reading import open_regular, shown
 from nvae_tf.runs.retention import Note
 
 __all__ = [
@@ -79,6 +81,8 @@ def write(folder: pathlib.Path, checkpoint: Checkpoint, note: Note) -> None:
     )
     sync(path)
     _write_state(folder, step, _checksum(path), state, note)
+    # safetensors makes files for their owner's eyes only.
+    shutil.copymode(folder / _STATE, path)
     sync(folder)
 
 
@@ -95,9 +99,10 @@ def replace_state(
 
     Raises:
       OSError: if it cannot be written; the old state stays.
+      ValueError: if the old state is damaged.
     """
-    content = json.loads((folder / _STATE).read_bytes())
-    _write_state(folder, step, content["sha256"], state, note)
+    checksum = _read_state(folder)["sha256"]
+    _write_state(folder, step, checksum, state, note)
 
 
 def read(folder: pathlib.Path, step: int) -> Checkpoint:
@@ -112,7 +117,7 @@ def read(folder: pathlib.Path, step: int) -> Checkpoint:
       CheckpointError: if the disk does not give it.
     """
     try:
-        content = json.loads((folder / _STATE).read_bytes())
+        content = _read_state(folder)
         if (
             content["step"] != step
             or content["state_sha256"] != _state_checksum(content["state"])
@@ -121,17 +126,11 @@ def read(folder: pathlib.Path, step: int) -> Checkpoint:
             raise DamagedCheckpointError(
                 f"The checkpoint {folder} is damaged: a checksum is wrong."
             )
-        tensors = safetensors.numpy.load_file(folder / _TENSORS)
+        tensors = _load(folder / _TENSORS)
         return Checkpoint(step, tensors, content["state"])
-    except (
-        FileNotFoundError,
-        ValueError,
-        KeyError,
-        TypeError,
-        safetensors.SafetensorError,
-    ) as error:
+    except (FileNotFoundError, ValueError) as error:
         raise DamagedCheckpointError(
-            f"The checkpoint {folder} is damaged: {error}."
+            f"The checkpoint {folder} is damaged: {shown(str(error), 200)}."
         ) from error
     except OSError as error:
         # The disk's or the network's fault: nothing is said about the
@@ -144,10 +143,19 @@ def read(folder: pathlib.Path, step: int) -> Checkpoint:
 def read_note(folder: pathlib.Path) -> Note:
     """The note in a checkpoint; the default if it has none to read."""
     try:
-        content = json.loads((folder / _STATE).read_bytes())
-        return Note(**content["retention"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Note.from_dict(_read_state(folder)["retention"])
+    except (OSError, ValueError, KeyError):
         return Note()
+
+
+def _read_state(folder: pathlib.Path) -> dict[str, Any]:
+    """All of state.json, of which nothing is known but the kinds."""
+    content = read_json(folder / _STATE, finite=False)
+    kinds = {"step": int, "sha256": str, "state_sha256": str, "state": dict}
+    for name, kind in kinds.items():
+        if type(content.get(name)) is not kind:
+            raise ValueError(f"{_STATE} has no {name} of the right kind")
+    return content
 
 
 def _write_state(folder, step: int, checksum: str, state, note: Note) -> None:
@@ -159,10 +167,24 @@ def _write_state(folder, step: int, checksum: str, state, note: Note) -> None:
         "retention": dataclasses.asdict(note),
         "state": dict(state),
     }
-    aside = folder / f"{_STATE}.writing"
-    aside.write_bytes(json.dumps(content, indent=1).encode())
-    sync(aside)
-    os.replace(aside, folder / _STATE)
+    text = json.dumps(content, indent=1)
+    write_bytes(folder / _STATE, text.encode(), error=None)
+
+
+def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """All arrays of a file.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if it is no such file.
+    """
+    try:
+        return safetensors.numpy.load_file(path)
+    except OSError:
+        raise
+    # Among others an AttributeError, for numbers that NumPy has not.
+    except Exception as error:
+        raise ValueError(f"{_TENSORS}: {error}") from error
 
 
 def _state_checksum(state) -> str:
@@ -171,5 +193,5 @@ def _state_checksum(state) -> str:
 
 
 def _checksum(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path, None) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,6 +5,7 @@ example; `nvae_tf.runs.checkpoint_folder` says what is in it.  It appears under
 its name only when complete, and disappears from it at once.
 """
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -20,7 +21,7 @@ import numpy as np
 import safetensors
 
 from nvae_tf.core.errors import CheckpointError
-from nvae_tf.core.files import sync
+from nvae_tf.core.files import remove_leftovers, sync
 from nvae_tf.runs import checkpoint_folder, retention
 from nvae_tf.runs.checkpoint_folder import Checkpoint, DamagedCheckpointError
 from nvae_tf.runs.retention import Entry, Retention
@@ -32,7 +33,7 @@ _WRITING = ".writing-"
 _REMOVING = ".removing-"
 _REPLACED = ".replaced-"
 # 00001400, or 00001400.abandoned-1 once a run went back before it.
-_NAME = re.compile(r"(\d+)(\.abandoned-\d+)?")
+_NAME = re.compile(r"([0-9]{8}|[1-9][0-9]{8,17})(\.abandoned-[0-9]+)?")
 _LOG = logging.getLogger(__name__)
 
 
@@ -90,6 +91,7 @@ class CheckpointStore:
         """
         target = self.directory / f"{step:08d}"
         aside = self.directory / f"{_WRITING}{step:08d}"
+        before = self.directory / f"{_REPLACED}{step:08d}"
         try:
             self._clean_up()
             entries = self._entries()
@@ -101,12 +103,15 @@ class CheckpointStore:
             if target.exists():
                 # Aside, not away: if what follows does not happen, the
                 # clean-up puts it back.
-                os.replace(target, self.directory / f"{_REPLACED}{step:08d}")
+                os.replace(target, before)
             os.replace(aside, target)
             sync(self.directory)
             self._clean_up()
         except (OSError, safetensors.SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
+            if before.exists() and not target.exists():
+                with contextlib.suppress(OSError):
+                    os.replace(before, target)
             raise CheckpointError(
                 f"Cannot write the checkpoint {target}: {error}. Earlier "
                 "checkpoints are intact; make room or fix the permissions and "
@@ -140,7 +145,7 @@ class CheckpointStore:
             note = dataclasses.replace(note, score=known)
         try:
             checkpoint_folder.replace_state(folder, step, state, note)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"Cannot write the state of the checkpoint {folder}: {error}. "
                 "Make room or fix the permissions and start the same command "
@@ -161,7 +166,7 @@ class CheckpointStore:
         for later in reversed(self.steps()):
             if later > step:
                 folder = self.directory / f"{later:08d}"
-                os.replace(folder, _free_name(f"{folder}.abandoned"))
+                _move(folder, _free_name(f"{folder}.abandoned"))
         self._prune()
 
     def restore(self, step: int) -> Checkpoint:
@@ -218,7 +223,7 @@ class CheckpointStore:
                 if discard:
                     aside = folder.with_name(f"{folder.name}.{_DAMAGED}")
                     shutil.rmtree(aside, ignore_errors=True)
-                    os.replace(folder, aside)
+                    _move(folder, aside)
         if problems:
             raise CheckpointError(
                 f"No checkpoint in {self.directory} is intact. "
@@ -231,11 +236,13 @@ class CheckpointStore:
         """Step, folder and whether it is abandoned, oldest first."""
         if not self.directory.is_dir():
             return []
-        found = [
-            (_NAME.fullmatch(path.name), path)
-            for path in self.directory.iterdir()
-            if path.is_dir()
-        ]
+        try:
+            folders = [p for p in self.directory.iterdir() if p.is_dir()]
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.directory} cannot be read: {error}."
+            ) from error
+        found = [(_NAME.fullmatch(p.name), p) for p in folders]
         return sorted((int(m[1]), path, bool(m[2])) for m, path in found if m)
 
     def _entries(self) -> list[Entry]:
@@ -275,10 +282,22 @@ class CheckpointStore:
             if target.exists():
                 shutil.rmtree(replaced, ignore_errors=True)
             else:
-                os.replace(replaced, target)
+                _move(replaced, target)
+        for _, folder, _ in self._folders():
+            remove_leftovers(folder)
         for prefix in (_WRITING, _REMOVING):
             for leftover in self.directory.glob(f"{prefix}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _move(folder: pathlib.Path, target: pathlib.Path) -> None:
+    try:
+        os.replace(folder, target)
+    except OSError as error:
+        raise CheckpointError(
+            f"The checkpoint {folder} cannot be renamed: {error}. Fix the "
+            "permissions and start the same command again."
+        ) from error
 
 
 def _free_name(path) -> pathlib.Path:

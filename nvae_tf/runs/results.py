@@ -2,19 +2,24 @@
 
 import json
 import math
+import os
 import pathlib
 from typing import Any
 
+from nvae_tf.core.errors import DataError
 from nvae_tf.core.files import write_bytes
 
 __all__ = ["write_result"]
 
 
 def write_result(path, record: dict[str, Any]) -> dict[str, Any]:
-    """Writes a record to a JSON file, and adds it to the `.jsonl` beside it.
+    """Adds a record to a `.jsonl` and makes it the latest, a JSON file.
+
+    Several processes may do so at once: every record is in the history, and the
+    latest is a whole one.
 
     Args:
-      path: the JSON file, which is replaced.
+      path: the JSON file, which is replaced; the history is beside it.
       record: plain values; what is not a finite number becomes null.
 
     Returns:
@@ -28,8 +33,34 @@ def write_result(path, record: dict[str, Any]) -> dict[str, Any]:
         for name, v in record.items()
     }
     path = pathlib.Path(path)
+    _append_line(path.with_suffix(".jsonl"), json.dumps(record).encode())
     write_bytes(path, (json.dumps(record, indent=2) + "\n").encode())
-    history = path.with_suffix(".jsonl")
-    before = history.read_bytes() if history.exists() else b""
-    write_bytes(history, before + json.dumps(record).encode() + b"\n")
     return record
+
+
+def _append_line(path: pathlib.Path, line: bytes) -> None:
+    """Adds a line in one write, which no other writer's comes between."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        # Elsewhere than on POSIX, text would change.
+        flags |= getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            content = _end_of_torn_line(descriptor) + line + b"\n"
+            if os.write(descriptor, content) != len(content):
+                raise OSError("the disk has no room for the whole line")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise DataError(f"Cannot write {path}: {error}.") from error
+
+
+def _end_of_torn_line(descriptor: int) -> bytes:
+    """A line feed where a writer died within its line."""
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    if not size:
+        return b""
+    os.lseek(descriptor, size - 1, os.SEEK_SET)
+    return b"" if os.read(descriptor, 1) == b"\n" else b"\n"

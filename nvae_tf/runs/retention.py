@@ -1,9 +1,10 @@
 """Which checkpoints of a run stay, decided from what is noted in each."""
 
 import dataclasses
+import math
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 __all__ = ["Entry", "Note", "Retention", "best"]
 
@@ -23,6 +24,24 @@ class Note:
     permanent: bool = False
     hours: float = 0.0
     score: float | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Note":
+        """What `dataclasses.asdict` gave.
+
+        Raises:
+          ValueError: if it is something else.
+        """
+        try:
+            note = cls(**values)
+            numbers = [note.hours, note.score or 0.0]
+            if any(type(n) not in (int, float) for n in numbers):
+                raise TypeError("an hour or a score is no number")
+        except TypeError as error:
+            raise ValueError(f"It is no note: {error}") from error
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("It is no note: a number is not finite")
+        return note
 
 
 class Entry(NamedTuple):

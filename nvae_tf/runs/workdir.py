@@ -10,18 +10,21 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import pathlib
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 
 from nvae_tf.config import Config, config_from_dict
 from nvae_tf.core.errors import CheckpointError, ConfigError, UserError
 from nvae_tf.core.files import write_bytes
+from nvae_tf.core.json_files import read_json
+from nvae_tf.core.locks import HeldElsewhereError, exclusive
+from nvae_tf.core.reading import shown
 from nvae_tf.model.averaging import WeightAverage
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.runs.checkpointing import Checkpoint, CheckpointStore
@@ -56,19 +59,19 @@ class Workdir:
         """
         if not self.path.is_dir():
             raise UserError(
-                f"There is no workdir {self.path}; train.py makes one."
+                f"There is no workdir {self.path}; nvae train makes one."
             )
         try:
-            return config_from_dict(json.loads(self.config_path.read_bytes()))
+            return config_from_dict(read_json(self.config_path))
         except FileNotFoundError as error:
             raise UserError(
                 f"{self.path} holds no config.json: it is not the workdir of "
-                "a run. Give the folder that train.py was given."
+                "a run. Give the folder that nvae train was given."
             ) from error
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.config_path} is not JSON: {error}. Restore it from a "
-                "backup, or start a new workdir."
+                f"{self.config_path} cannot be read: {error}. Restore it from "
+                "a backup, or start a new workdir."
             ) from error
         except ConfigError as error:
             raise ConfigError(f"{self.config_path}: {error}") from error
@@ -89,14 +92,25 @@ class Workdir:
             return []
         old, new = (c.to_dict() for c in (self.read_config(), config))
         changed = dict(_differences(old, new))
-        fixed = [k for k in sorted(changed) if not _may_change(k)]
+        if config.data.source != "image_folder":
+            # Of folders alone: its default has been another.
+            changed.pop("data.split_by", None)
+        texts = {
+            key: f"{key} ({was!r} there, {now!r} now)"
+            for key, (was, now) in sorted(changed.items())
+        }
+        fixed = [key for key in texts if not _may_change(key)]
         if fixed:
+            flags = " ".join(
+                f"--config.{key}={shlex.quote(str(changed[key][0]))}"
+                for key in fixed
+            )
             raise UserError(
                 f"{self.path} belongs to a run with another configuration; it "
-                f"differs in {', '.join(f'{k} {changed[k]}' for k in fixed)}. "
-                "Choose another --workdir, or the same configuration."
+                f"differs in {', '.join(texts[key] for key in fixed)}. Choose "
+                f"another --workdir, or the same configuration ({flags})."
             )
-        return [f"{k} {changed[k]}" for k in sorted(changed)]
+        return list(texts.values())
 
     def write_config(self, config: Config) -> None:
         """Writes config.json."""
@@ -110,24 +124,21 @@ class Workdir:
         Raises:
           UserError: if another process trains here.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / ".lock", "w")  # noqa: SIM115
-        except OSError as error:
-            raise UserError(
-                f"--workdir={self.path} cannot be written to: "
-                f"{error.strerror}. Choose another folder."
-            ) from error
-        with file:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive(self.path / ".lock"))
+            except HeldElsewhereError as error:
+                who = f" ({error.holder})" if error.holder else ""
+                raise UserError(
+                    f"Another process is training in {self.path}{who}. Stop "
+                    "it, or choose another --workdir."
+                ) from error
             except OSError as error:
                 raise UserError(
-                    f"Another process is training in {self.path}. Stop it, "
-                    "or choose another --workdir."
+                    f"--workdir={self.path} cannot be written to: {error}. "
+                    "Choose another folder."
                 ) from error
-            file.write(f"{os.getpid()}\n")
-            file.flush()
             yield
 
 
@@ -140,6 +151,8 @@ _CHANGEABLE = (
     "data.data_dir",
     "data.num_workers",
     "data.skip_corrupt",
+    "data.max_pixels",
+    "data.max_unpacked_mb",
     "recompute",
     "jit_compile",
 )
@@ -157,14 +170,14 @@ def _may_change(key: str) -> bool:
 
 def _differences(
     old: dict, new: dict, prefix: str = ""
-) -> Iterator[tuple[str, str]]:
-    """Yields (key, description) of what differs."""
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yields (key, (old value, new value)) of what differs."""
     for key in old.keys() | new.keys():
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            yield f"{prefix}{key}", f"({a!r} there, {b!r} now)"
+            yield f"{prefix}{key}", (a, b)
 
 
 def read_tensors(variables: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -173,13 +186,24 @@ def read_tensors(variables: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def assign_tensors(
-    variables: dict[str, Any], checkpoint: Checkpoint, source
+    variables: dict[str, Any],
+    checkpoint: Checkpoint,
+    source,
+    *,
+    finite: bool = False,
 ) -> None:
     """Sets variables to what a checkpoint holds under the same names.
 
+    Args:
+      variables: by those names.
+      checkpoint: what was saved.
+      source: what to call the run in messages.
+      finite: refuse what is not finite, as a model to be used must be. A run
+        goes on with whatever it was, and tells itself what is wrong.
+
     Raises:
-      CheckpointError: if it lacks one, has it in another shape, or holds a
-        variable of the model that is not asked for.
+      CheckpointError: if it lacks one, has it in another shape or type, or
+        holds a variable of the model that is not asked for.
     """
     unknown = sorted(
         k
@@ -189,8 +213,8 @@ def assign_tensors(
     if unknown:
         raise CheckpointError(
             f"The checkpoint of step {checkpoint.step} in {source} holds "
-            f"{unknown[0]!r}, which the model lacks: it belongs to another "
-            "configuration or version."
+            f"'{shown(unknown[0])}', which the model lacks: it belongs to "
+            "another configuration or version."
         )
     for name, variable in variables.items():
         value = checkpoint.tensors.get(name)
@@ -202,7 +226,42 @@ def assign_tensors(
                 f"{tuple(variable.shape)} is needed: it belongs to another "
                 "configuration or version."
             )
+        dtype = np.dtype(keras.backend.standardize_dtype(variable.dtype))
+        if not np.can_cast(value.dtype, dtype, "same_kind"):
+            raise CheckpointError(
+                f"The checkpoint of step {checkpoint.step} in {source} holds "
+                f"{value.dtype} values under {name!r}, where {dtype} is "
+                "needed: it belongs to another version."
+            )
+        with np.errstate(over="ignore"):
+            value = value.astype(dtype, copy=False)
+        if finite and not np.all(np.isfinite(value)):
+            raise CheckpointError(
+                f"The checkpoint of step {checkpoint.step} in {source} holds "
+                f"values under {name!r} that are not finite: the run had "
+                "diverged. Choose an earlier one with --checkpoint=STEP."
+            )
         variable.assign(value)
+
+
+def _require_weights(config: Config, checkpoint: Checkpoint, source) -> None:
+    """Raises CheckpointError if a model is far larger than its checkpoint.
+
+    Whoever wrote config.json may ask for any model: its weights must be there
+    before it is built.
+    """
+    given = sum(
+        value.size
+        for name, value in checkpoint.tensors.items()
+        if name.startswith("model/")
+    )
+    least = config.model.least_weights()
+    if least > given:
+        raise CheckpointError(
+            f"The checkpoint of step {checkpoint.step} in {source} holds "
+            f"{given:,} weights, but the model that config.json describes has "
+            f"at least {least:,}: they do not belong together."
+        )
 
 
 def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
@@ -216,8 +275,8 @@ def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
         checkpoint = store.restore_latest()
         if checkpoint is None:
             raise CheckpointError(
-                f"{workdir.path} holds no checkpoint yet; train.py writes the "
-                "first one when it starts."
+                f"{workdir.path} holds no checkpoint yet; nvae train writes "
+                "the first one when it starts."
             )
         return checkpoint
     if which == "best":
@@ -225,32 +284,36 @@ def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
         if checkpoint is None:
             raise CheckpointError(
                 f"No checkpoint in {workdir.path} has been evaluated yet; "
-                "train.py evaluates every evaluation.every_epochs epochs."
+                "nvae train evaluates every evaluation.every_epochs epochs."
             )
         return checkpoint
     steps = store.steps()
-    if not which.isdecimal() or int(which) not in steps:
+    is_number = which.isascii() and which.isdecimal() and len(which) < 19
+    if not is_number or int(which) not in steps:
         raise CheckpointError(
-            f"--checkpoint={which} must be latest, best or one of the steps "
-            f"in {workdir.path}: {', '.join(map(str, steps)) or 'none yet'}."
+            f"--checkpoint={shown(which)} must be latest, best or one of the "
+            f"steps in {workdir.path}: "
+            f"{', '.join(map(str, steps)) or 'none yet'}."
         )
     return store.restore(int(which))
 
 
 def load_model(
-    path, *, ema: bool = False, checkpoint: str = "latest"
+    path, *, ema: bool | None = None, checkpoint: str = "latest"
 ) -> tuple[NVAE, Config, dict[str, Any]]:
     """The model of a run.
 
     Args:
       path: the workdir.
-      ema: take the exponential average of the weights and of the statistics
-        of batch normalisation.
+      ema: whether to take the exponential average of the weights and of the
+        statistics of batch normalisation; None takes it where the run keeps
+        one, which is what such a run is for.
       checkpoint: "latest", "best" (by held-out NELBO) or a step.
 
     Returns:
-      The model, the run's configuration, and what is known of the checkpoint:
-      "step" and, where it was evaluated, "nelbo" (nats) and "bits_per_dim".
+      The model, the run's configuration, and what is known of the weights:
+      "step", "ema" (whether they are the average) and, where they were
+      evaluated, "nelbo" (nats) and "bits_per_dim".
 
     Raises:
       UserError: if there is no run, no intact checkpoint, or no average.
@@ -264,25 +327,42 @@ def load_model(
             f"The checkpoint of step {found.step} in {path} is of another "
             "configuration than config.json beside it: restore that file."
         )
+    _require_weights(config, found, path)
     model = NVAE(config.model, seed=config.train.seed, dtype=config.precision)
-    assign_tensors(model.named_variables("model/"), found, path)
-    evaluation = dict(found.state.get("evaluation") or {})
-    averaged = evaluation.pop("average", None)
+    assign_tensors(model.named_variables("model/"), found, path, finite=True)
+    evaluation = _group(found.state.get("evaluation"))
+    averaged = _group(evaluation.pop("average", None))
     if evaluation.pop("step", found.step) != found.step:
         # Of an earlier state of the model.
-        evaluation, averaged = {}, None
+        evaluation, averaged = {}, {}
+    has_average = bool(config.train.ema_decay) and any(
+        name.startswith("average/") for name in found.tensors
+    )
+    if ema and not has_average:
+        reason = (
+            f"the checkpoint of step {found.step} holds none"
+            if config.train.ema_decay
+            else "train.ema_decay is 0"
+        )
+        raise UserError(
+            f"The run in {path} keeps no averaged weights: {reason}. Leave "
+            "--ema away."
+        )
+    if ema is None:
+        ema = has_average
     if ema:
-        if not config.train.ema_decay:
-            raise UserError(
-                f"The run in {path} keeps no averaged weights: "
-                "train.ema_decay is 0. Leave --ema away."
-            )
         average = WeightAverage(model, config.train.ema_decay)
         assign_tensors(
             {**model.named_variables("model/"), **average.named_variables()},
             found,
             path,
+            finite=True,
         )
         average.assign_to_model()
-        evaluation = averaged or {}
-    return model, config, {"step": found.step, **evaluation}
+        evaluation = averaged
+    return model, config, {"step": found.step, "ema": ema, **evaluation}
+
+
+def _group(value: Any) -> dict[str, Any]:
+    """A copy of a group of values; empty for anything else."""
+    return dict(value) if isinstance(value, dict) else {}

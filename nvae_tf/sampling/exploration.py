@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nvae_tf.sampling.illustrator import Illustrator
+from nvae_tf.sampling.temperatures import as_rows, take_rows
 
 __all__ = [
     "PATHS",
@@ -35,17 +36,22 @@ def images_of(
       illustrator: of the model.
       eps: L arrays `[N, h, w, d]`.
       batch_size: images at once.
-      temperature: see `Illustrator.from_noise`.
+      temperature: a number, `[L]`, `[N, L]` or `[N, 1]`; see
+        `nvae_tf.sampling.temperatures`.
 
     Returns:
       uint8 `[N, H, W, C]`.
     """
     number = len(eps[0])
+    groups = illustrator.model.config.num_groups
+    temperature = as_rows(temperature, groups, number)
     images = []
     for start in range(0, number, batch_size):
         # The last batch is filled up: one graph serves all.
         rows = np.minimum(np.arange(start, start + batch_size), number - 1)
-        drawn = illustrator.from_noise([e[rows] for e in eps], temperature)
+        drawn = illustrator.from_noise(
+            [e[rows] for e in eps], take_rows(temperature, rows)
+        )
         images.append(drawn[: number - start])
     return np.concatenate(images)
 
@@ -64,7 +70,7 @@ def levels(
       illustrator: of the model.
       fixed: for each row, how many upper groups it fixes.
       num: images per row.
-      temperature: see `Illustrator.draw`.
+      temperature: see `Illustrator.draw_seeds`; its images are a row's.
       seed: of the first image, whose upper groups are the fixed ones; column i
         has the seed `seed + i`, so all rows have the same lower groups.
       **options: `pixels` and `truncation` of `Illustrator.draw_seeds`.

@@ -16,10 +16,32 @@ from nvae_tf.model.noise import (
 )
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.sampling.images import grid, to_uint8
+from nvae_tf.sampling.temperatures import as_rows, take_rows
 
-__all__ = ["PIXELS", "Illustrator", "require_finite"]
+__all__ = ["PIXELS", "Illustrator", "choose_pixels", "require_finite"]
 
-PIXELS = ("mean", "sample")
+PIXELS = ("auto", "mean", "sample")
+
+
+def choose_pixels(likelihood: str, pixels: str = "auto") -> str:
+    """Whether a draw from the prior shows the likelihood's mean or a draw.
+
+    Args:
+      likelihood: of the model.
+      pixels: "mean", "sample", or "auto": the mean of binary data, a draw of
+        any other, as the paper shows them and as exports draw.
+
+    Returns:
+      "mean" or "sample".
+
+    Raises:
+      ValueError: for another value.
+    """
+    if pixels not in PIXELS:
+        raise ValueError(f"pixels must be one of {PIXELS}, not {pixels!r}.")
+    if pixels == "auto":
+        return "mean" if likelihood == "bernoulli" else "sample"
+    return pixels
 
 
 class Illustrator:
@@ -44,7 +66,7 @@ class Illustrator:
         seed: int = 0,
         batch_size: int = 64,
         *,
-        pixels: str = "mean",
+        pixels: str = "auto",
         truncation: float | None = None,
         fix_groups: int = 0,
     ) -> Iterator[np.ndarray]:
@@ -52,7 +74,8 @@ class Illustrator:
 
         Args:
           num: how many.
-          temperature: a number, or `[L]` for one per group.
+          temperature: a number, `[L]` for one per group, `[num, L]`, or
+            `[num, 1]` for one per image.
           seed: image i has the seed `seed + i`.
           batch_size: images at once.
           pixels: see `draw_seeds`.
@@ -66,12 +89,14 @@ class Illustrator:
         Raises:
           UserError: if an image is not finite.
         """
+        temperature = self._as_rows(temperature, num)
         for start in range(0, num, batch_size):
             # Always a whole batch: one graph serves the last one too.
-            seeds = seed + start + np.arange(batch_size)
+            rows = start + np.arange(batch_size)
+            seeds = seed + rows
             images = self.draw_seeds(
                 seeds,
-                temperature,
+                take_rows(temperature, np.minimum(rows, num - 1)),
                 pixels=pixels,
                 truncation=truncation,
                 fix_groups=fix_groups,
@@ -84,7 +109,7 @@ class Illustrator:
         seeds,
         temperature,
         *,
-        pixels: str = "mean",
+        pixels: str = "auto",
         truncation: float | None = None,
         fix_groups: int = 0,
         top_seeds=None,
@@ -93,9 +118,10 @@ class Illustrator:
 
         Args:
           seeds: integers `[B]`.
-          temperature: a number, or `[L]` for one per group.
+          temperature: a number, `[L]` for one per group, `[B, L]`, or
+            `[B, 1]` for one per image.
           pixels: "mean" for the likelihood's mean image, "sample" for a draw
-            from it, at the model's levels.
+            from it, at the model's levels; "auto": see `choose_pixels`.
           truncation: restricts the noise of the latents to this many standard
             deviations, see `noise.truncated`; None for all of it.
           fix_groups: so many upper groups take their noise from `top_seeds`.
@@ -124,11 +150,11 @@ class Illustrator:
     def from_noise(
         self, eps: Sequence, temperature=1.0, seeds=None, *, pixels="mean"
     ) -> np.ndarray:
-        """Images of given noise.
+        """Images of given noise, their mean unless told otherwise.
 
         Args:
           eps: L tensors `[B, h, w, d]`, top-down.
-          temperature: a number, or `[L]` for one per group.
+          temperature: see `draw_seeds`.
           seeds: integers `[B]`, of the pixels' noise where they are drawn.
           pixels: see `draw_seeds`.
 
@@ -138,11 +164,9 @@ class Illustrator:
         Raises:
           UserError: if an image is not finite.
         """
-        per_group = np.broadcast_to(
-            np.asarray(temperature, np.float32), [self.model.config.num_groups]
-        )
+        rows = self._as_rows(temperature, len(eps[0]))
         eps = [tf.convert_to_tensor(e, tf.float32) for e in eps]
-        logits = self._decode(eps, tf.constant(per_group[None]))
+        logits = self._decode(eps, tf.constant(rows))
         return self.from_logits(logits, seeds, pixels=pixels)
 
     def from_latents(self, z: Sequence) -> np.ndarray:
@@ -164,12 +188,10 @@ class Illustrator:
         Raises:
           UserError: if an image is not finite.
         """
-        if pixels == "mean":
+        if choose_pixels(self.model.config.likelihood, pixels) == "mean":
             images = self._mean(logits)
-        elif pixels == "sample":
-            images = self._sample(logits, tf.constant(seeds, tf.int64))
         else:
-            raise ValueError(f"pixels must be one of {PIXELS}, not {pixels!r}.")
+            images = self._sample(logits, tf.constant(seeds, tf.int64))
         return to_uint8(require_finite(images, "drawn images"))
 
     def sample_grid(
@@ -218,6 +240,9 @@ class Illustrator:
     def grid_of_pairs(pairs: np.ndarray, per_row: int = 4) -> np.ndarray:
         """Pairs `[N, 2, H, W, C]` side by side, `[H', W', C]` uint8."""
         return grid(pairs.reshape(-1, *pairs.shape[2:]), 2 * per_row, gap=2)
+
+    def _as_rows(self, temperature, count: int) -> np.ndarray:
+        return as_rows(temperature, self.model.config.num_groups, count)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _noise(self, seeds):

@@ -19,6 +19,7 @@ from nvae_tf.core.errors import CheckpointError, UserError
 from nvae_tf.core.files import write_bytes
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.pure_layer import Mode
+from nvae_tf.sampling.temperatures import as_rows
 
 __all__ = [
     "BATCH_SIZE",
@@ -49,19 +50,20 @@ def readjust_batch_norm(
 
     Args:
       model: the model.
-      temperature: a number, or `[1, L]` for one per group.
+      temperature: a number, or `[L]` for one per group: the same for all
+        images.
       steps: passes in training mode.
       batch_size: images per pass.
       seed: of the draws.
       progress: wraps the steps, to show how far they are.
 
     Raises:
-      UserError: if a statistic is not finite afterwards; the model is then
-        as it was.
+      UserError: if the temperature does not fit, or a statistic is not finite
+        afterwards; the model is then as it was.
     """
     statistics = _statistics(model)
     before = {name: v.numpy() for name, v in statistics.items()}
-    temperature = tf.constant(temperature, tf.float32)
+    temperature = tf.constant(as_rows(temperature, model.config.num_groups, 1))
 
     @tf.function(autograph=False)
     def one_pass(number):

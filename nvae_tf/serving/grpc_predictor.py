@@ -1,17 +1,23 @@
 """Predictions from a TF Serving server over gRPC."""
 
+import json
 from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
-from nvae_tf.core.errors import ClientError, ExportError
+from nvae_tf.core.errors import ClientError, ExportError, one_line
 from nvae_tf.core.extras import require
-from nvae_tf.serving.retry import RetryableError, with_retries
 
 __all__ = ["GrpcPredictor"]
 
 _PURPOSE = "Talking gRPC to a server"
+_SERVICE = "tensorflow.serving.PredictionService"
+_BUSY = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
+# A request that is larger is not sent again.
+_RETRY_BUFFER = 2**30
+_CONNECT_SECONDS = 1.0
 
 
 class GrpcPredictor:
@@ -22,10 +28,11 @@ class GrpcPredictor:
       model: the name it is served under.
       version: None for the latest.
       timeout: seconds for a request with its retries.
-      retries: of a request that found the server busy or away.
+      retries: of a request that found the server busy or away; gRPC makes 4
+        at most.
 
     Raises:
-      ClientError: if a package is missing.
+      ExportError: if a package is missing.
     """
 
     def __init__(
@@ -35,7 +42,7 @@ class GrpcPredictor:
         version: int | None = None,
         *,
         timeout: float = 60.0,
-        retries: int = 5,
+        retries: int = 4,
     ):
         self._grpc = require("grpc", "serving", _PURPOSE, ExportError)
         apis = "tensorflow_serving.apis"
@@ -52,12 +59,14 @@ class GrpcPredictor:
             ExportError,
         )
         self._target, self._model, self._version = target, model, version
-        self._timeout, self._retries = timeout, retries
+        self._timeout = timeout
         self._channel = self._grpc.insecure_channel(
             target,
             options=[
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_receive_message_length", -1),
+                ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER),
+                ("grpc.service_config", _service_config(retries)),
             ],
         )
         self._stub = service.PredictionServiceStub(self._channel)
@@ -77,7 +86,15 @@ class GrpcPredictor:
         request.metadata_field.append("signature_def")
         response = self._call(self._stub.GetModelMetadata, request)
         signatures = self._metadata.SignatureDefMap()
-        response.metadata["signature_def"].Unpack(signatures)
+        try:
+            response.metadata["signature_def"].Unpack(signatures)
+            return self._specs(signatures)
+        except (TypeError, ValueError, DecodeError) as error:
+            raise ClientError(
+                f"{self._target} is not a model of TF Serving."
+            ) from error
+
+    def _specs(self, signatures) -> dict[str, dict[str, dict[str, tuple]]]:
         return {
             name: {
                 side: {
@@ -102,7 +119,8 @@ class GrpcPredictor:
           Arrays by name.
 
         Raises:
-          ClientError: if the server refuses the request, or does not answer.
+          ClientError: if the server refuses the request, does not answer, or
+            answers with something else.
         """
         request = self._predict.PredictRequest()
         self._address(request)
@@ -110,10 +128,16 @@ class GrpcPredictor:
         for name, value in inputs.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
         response = self._call(self._stub.Predict, request)
-        return {
-            name: tf.make_ndarray(value)
-            for name, value in response.outputs.items()
-        }
+        try:
+            return {
+                name: tf.make_ndarray(value)
+                for name, value in response.outputs.items()
+            }
+        except (TypeError, ValueError) as error:
+            raise ClientError(
+                f"{self._target} sent an answer that is not one of TF Serving "
+                f"({one_line(error, 100)})."
+            ) from error
 
     def _address(self, request) -> None:
         request.model_spec.name = self._model
@@ -121,26 +145,22 @@ class GrpcPredictor:
             request.model_spec.version.value = self._version
 
     def _call(self, method, request):
-        def attempt(seconds: float):
-            try:
-                return method(request, timeout=seconds)
-            except self._grpc.RpcError as error:
-                raise self._explain(error) from error
-
-        return with_retries(
-            attempt, timeout=self._timeout, retries=self._retries
-        )
+        try:
+            return method(request, timeout=self._timeout)
+        except self._grpc.RpcError as error:
+            raise self._explain(error) from error
 
     def _explain(self, error) -> ClientError:
         code, codes = error.code(), self._grpc.StatusCode
-        details = " ".join((error.details() or "").split())[:400]
-        if code == codes.UNAVAILABLE:
-            return RetryableError(
+        details = one_line(error.details() or "", 400)
+        # A server whose queue is full says the same as a channel without one.
+        if code == codes.UNAVAILABLE and not self._is_connected():
+            return ClientError(
                 f"No server answers at {self._target} ({details}); is it "
                 "running, and is this its gRPC port?"
             )
-        if code == codes.RESOURCE_EXHAUSTED:
-            return RetryableError(
+        if code.name in _BUSY:
+            return ClientError(
                 f"The server at {self._target} is busy ({details}); try "
                 "again later, or with smaller batches."
             )
@@ -154,6 +174,30 @@ class GrpcPredictor:
             f"The server at {self._target} refused the request "
             f"({code.name}): {details}"
         )
+
+    def _is_connected(self) -> bool:
+        ready = self._grpc.channel_ready_future(self._channel)
+        try:
+            ready.result(timeout=_CONNECT_SECONDS)
+        except self._grpc.FutureTimeoutError:
+            return False
+        finally:
+            ready.cancel()
+        return True
+
+
+def _service_config(retries: int) -> str:
+    """How the channel calls, as gRPC reads it."""
+    config = {"name": [{"service": _SERVICE}]}
+    if retries:
+        config["retryPolicy"] = {
+            "maxAttempts": retries + 1,
+            "initialBackoff": "0.1s",
+            "maxBackoff": "5s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": _BUSY,
+        }
+    return json.dumps({"methodConfig": [config]})
 
 
 def _shape(info) -> list | None:

@@ -1,22 +1,38 @@
-"""Predictions from a TF Serving server over REST."""
+"""Predictions from a TF Serving server over REST; needs no TensorFlow."""
+
+from __future__ import annotations
 
 import base64
+import binascii
 import contextlib
-import http.client
-import json
-import urllib.error
+import math
+import queue
+import threading
+import time
+import urllib.parse
 import urllib.request
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
-from nvae_tf.core.errors import ClientError
-from nvae_tf.serving.retry import RetryableError, with_retries
+from nvae_tf.core.errors import ClientError, ExportError, one_line
+from nvae_tf.core.extras import require
+from nvae_tf.core.json_files import parse_json
 
 __all__ = ["RestPredictor"]
 
+_PURPOSE = "Talking REST to a server"
 _BUSY = (429, 502, 503, 504)
+# Packed, a small answer could be one of any size.
+_HEADERS = {"Accept-Encoding": "identity"}
+_CONNECTIONS = 16
+_CHUNK = 2**16
+# Of an answer: what it says besides its numbers, and each of them as text.
+_FRAME_BYTES, _NUMBER_BYTES = 2**24, 32
+_SHOWN = 400
+
+T = TypeVar("T")
 
 
 class RestPredictor:
@@ -28,6 +44,10 @@ class RestPredictor:
       version: None for the latest.
       timeout: seconds for a request with its retries.
       retries: of a request that found the server busy or away.
+
+    Raises:
+      ClientError: if `url` is none.
+      ExportError: if a package is missing.
     """
 
     def __init__(
@@ -37,20 +57,40 @@ class RestPredictor:
         version: int | None = None,
         *,
         timeout: float = 60.0,
-        retries: int = 5,
+        retries: int = 4,
     ):
         if not url.startswith(("http://", "https://")):
             raise ClientError(
                 f"{url} is no URL; it looks like http://HOST:8501."
             )
+        self._urllib3 = require("urllib3", "serving", _PURPOSE, ExportError)
         self._url = f"{url.rstrip('/')}/v1/models/{model}"
         if version is not None:
             self._url += f"/versions/{version}"
-        self._timeout, self._retries = timeout, retries
+        self._timeout = timeout
         self._signatures: dict | None = None
+        self._pool = self._connections(url)
+        self._retry = self._urllib3.Retry(
+            retries,
+            status_forcelist=_BUSY,
+            allowed_methods=None,
+            backoff_factor=0.1,
+            backoff_jitter=0.1,
+            # The last answer says more than that there were too many.
+            raise_on_status=False,
+        )
+
+    def _connections(self, url: str):
+        """Those that stay open, through a proxy where the environment says."""
+        parts = urllib.parse.urlsplit(url)
+        proxy = urllib.request.getproxies().get(parts.scheme)
+        if proxy and not urllib.request.proxy_bypass(parts.netloc):
+            return self._urllib3.ProxyManager(proxy, maxsize=_CONNECTIONS)
+        return self._urllib3.PoolManager(maxsize=_CONNECTIONS)
 
     def close(self) -> None:
-        """Nothing to close: every request has its own connection."""
+        """Closes the connections."""
+        self._pool.clear()
 
     def signatures(self) -> dict[str, dict[str, dict[str, tuple]]]:
         """Signature -> "inputs" or "outputs" -> name -> (dtype, shape).
@@ -59,7 +99,7 @@ class RestPredictor:
           ClientError: if the server does not answer, or lacks the model.
         """
         if self._signatures is None:
-            answer = self._call("/metadata", None)
+            answer = self._call("/metadata", None, _FRAME_BYTES)
             try:
                 definitions = answer["metadata"]["signature_def"]
                 self._signatures = {
@@ -72,7 +112,13 @@ class RestPredictor:
                     }
                     for name, definition in definitions["signature_def"].items()
                 }
-            except (KeyError, TypeError) as error:
+            except (
+                AttributeError,
+                KeyError,
+                TypeError,
+                ValueError,
+                OverflowError,
+            ) as error:
                 raise ClientError(
                     f"{self._url} is not a model of TF Serving."
                 ) from error
@@ -91,7 +137,8 @@ class RestPredictor:
           Arrays by name.
 
         Raises:
-          ClientError: if the server refuses the request, or does not answer.
+          ClientError: if the server refuses the request, does not answer, or
+            answers with something else.
         """
         if signature not in self.signatures():
             raise ClientError(
@@ -105,58 +152,87 @@ class RestPredictor:
                 "signature_name": signature,
                 "inputs": {k: _to_json(v) for k, v in inputs.items()},
             },
+            _most_bytes(specs, max(map(np.size, inputs.values()), default=1)),
         )
-        outputs = answer.get("outputs")
-        # A single output comes without its name.
-        if len(specs) == 1:
-            outputs = {next(iter(specs)): outputs}
         try:
+            outputs = answer["outputs"]
+            # A single output comes without its name.
+            if len(specs) == 1:
+                outputs = {next(iter(specs)): outputs}
             return {
                 name: _from_json(outputs[name], dtype)
                 for name, (dtype, _) in specs.items()
             }
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ClientError(
-                f"{self._url} sent an answer that is not one of TF Serving."
+                f"{self._url} sent an answer that is not one of TF Serving "
+                f"({one_line(error, 100)})."
             ) from error
 
-    def _call(self, suffix: str, body: Mapping | None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self._url + suffix,
-            data=data,
-            headers={"Content-Type": "application/json"},
-        )
+    def _call(self, suffix: str, body: Mapping | None, most: int) -> Any:
+        """The JSON that a request is answered with, of at most `most` bytes."""
+        deadline = time.monotonic() + self._timeout
 
-        def attempt(seconds: float):
+        def ask() -> tuple[int, bytes]:
+            response = self._pool.request(
+                "GET" if body is None else "POST",
+                self._url + suffix,
+                json=body,
+                headers=_HEADERS,
+                retries=self._retry,
+                timeout=self._timeout,
+                redirect=False,
+                preload_content=False,
+            )
             try:
-                with urllib.request.urlopen(
-                    request, timeout=seconds
-                ) as response:
-                    return json.load(response)
-            except urllib.error.HTTPError as error:
-                raise self._explain(error) from error
-            except TimeoutError as error:
-                raise self._too_slow() from error
-            except urllib.error.URLError as error:
-                if isinstance(error.reason, TimeoutError):
-                    raise self._too_slow() from error
-                raise RetryableError(
-                    f"No server answers at {self._url} ({error.reason}); is "
-                    "it running, and is this its REST port?"
-                ) from error
-            except (ConnectionError, http.client.HTTPException) as error:
-                raise RetryableError(
-                    f"The connection to {self._url} broke ({error!r})."
-                ) from error
-            except ValueError as error:
-                raise ClientError(
-                    f"{self._url} sent an answer that is not JSON."
-                ) from error
+                content = self._read(response, most, deadline)
+            except BaseException:
+                response.close()
+                raise
+            response.release_conn()
+            return response.status, content
 
-        return with_retries(
-            attempt, timeout=self._timeout, retries=self._retries
-        )
+        errors = self._urllib3.exceptions
+        try:
+            status, content = _within(self._timeout, ask)
+        except (TimeoutError, errors.TimeoutError) as error:
+            raise self._too_slow() from error
+        except errors.MaxRetryError as error:
+            if isinstance(error.reason, errors.ReadTimeoutError):
+                raise self._too_slow() from error
+            raise ClientError(
+                f"No server answers at {self._url} "
+                f"({one_line(error.reason, _SHOWN)}); is it running, and is "
+                "this its REST port?"
+            ) from error
+        except errors.HTTPError as error:
+            raise ClientError(
+                f"The connection to {self._url} broke "
+                f"({one_line(error, _SHOWN)})."
+            ) from error
+        if status != 200:
+            raise self._refusal(status, content)
+        try:
+            return parse_json(content, finite=False, kind=None)
+        except ValueError as error:
+            raise ClientError(
+                f"{self._url} sent an answer that is not JSON."
+            ) from error
+
+    def _read(self, response, most: int, deadline: float) -> bytes:
+        """All of an answer, as it is: nothing is unpacked."""
+        content = bytearray()
+        while chunk := response.read1(_CHUNK, decode_content=False):
+            content += chunk
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            if len(content) > most:
+                raise ClientError(
+                    f"{self._url} sent an answer of more than {most:,} bytes, "
+                    "far more than the model's images have: it is not TF "
+                    "Serving, or serves another model."
+                )
+        return bytes(content)
 
     def _too_slow(self) -> ClientError:
         return ClientError(
@@ -164,15 +240,44 @@ class RestPredictor:
             "more with --timeout, or ask for fewer images at a time."
         )
 
-    def _explain(self, error: urllib.error.HTTPError) -> ClientError:
-        text = error.read().decode(errors="replace")
+    def _refusal(self, status: int, content: bytes) -> ClientError:
+        text = content.decode(errors="replace")
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            text = json.loads(text)["error"]
-        kind = RetryableError if error.code in _BUSY else ClientError
-        return kind(
-            f"{self._url} refused the request (HTTP {error.code}): "
-            f"{' '.join(str(text).split())[:400]}"
-        )
+            text = parse_json(text)["error"]
+        answer = f"(HTTP {status}): {one_line(text, _SHOWN)}"
+        if status in _BUSY:
+            return ClientError(
+                f"The server at {self._url} is busy {answer}; try again later, "
+                "or with smaller batches."
+            )
+        return ClientError(f"{self._url} refused the request {answer}")
+
+
+def _within(seconds: float, function: Callable[[], T]) -> T:
+    """What a function returns or raises, if it does so in time.
+
+    Sockets know limits for every read alone: a server that sends a byte now
+    and then would outlive them all.
+
+    Raises:
+      TimeoutError: if it takes longer; it then goes on in the background.
+    """
+    outcome: queue.SimpleQueue = queue.SimpleQueue()
+
+    def work():
+        try:
+            outcome.put((function(), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        value, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return value
 
 
 def _spec(info: Mapping) -> tuple[str, list | None]:
@@ -185,6 +290,16 @@ def _spec(info: Mapping) -> tuple[str, list | None]:
     return dtype, [size if size >= 0 else None for size in sizes]
 
 
+def _most_bytes(specs: Mapping[str, tuple], rows: int) -> int:
+    """What an answer to so many rows may come to."""
+    numbers = 0
+    for dtype, shape in specs.values():
+        if dtype == "string":
+            return 2**30
+        numbers += math.prod(size or 1 for size in (shape or [])[1:])
+    return _FRAME_BYTES + rows * numbers * _NUMBER_BYTES
+
+
 def _to_json(value: np.ndarray) -> Any:
     value = np.asarray(value)
     if value.dtype == object:
@@ -193,6 +308,26 @@ def _to_json(value: np.ndarray) -> Any:
 
 
 def _from_json(value: Any, dtype: str) -> np.ndarray:
+    """An array of just the dtype that the signature has.
+
+    Raises:
+      TypeError: if it is of another kind.
+      ValueError: likewise, or if a number does not fit.
+    """
     if dtype == "string":
-        return np.array([base64.b64decode(v["b64"]) for v in value], object)
-    return np.asarray(value, dtype)
+        try:
+            decoded = [base64.b64decode(v["b64"], validate=True) for v in value]
+        except binascii.Error as error:
+            raise ValueError("bytes are not base64") from error
+        array = np.empty(len(decoded), object)
+        array[:] = decoded
+        return array
+    found = np.asarray(value)
+    kinds = "iu" if np.dtype(dtype).kind in "iu" else "iuf"
+    if found.dtype.kind not in kinds:
+        raise TypeError(f"{found.dtype} in place of {dtype}")
+    if kinds == "iu" and found.size:
+        limits = np.iinfo(dtype)
+        if found.min() < limits.min or found.max() > limits.max:
+            raise ValueError(f"a number does not fit into {dtype}")
+    return found.astype(dtype)

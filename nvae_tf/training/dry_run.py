@@ -1,4 +1,4 @@
-"""`python train.py --config=... --dry_run`: a run in words, before it starts.
+"""`nvae train --config=... --dry_run`: a run in words, before it starts.
 
 `describe` prints what `nvae_tf.training.run_plan` finds out: the latent
 groups, the parameters, an estimate of the memory, the steps and what would go

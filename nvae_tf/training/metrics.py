@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
-import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from nvae_tf.core.errors import UserError
+from nvae_tf.core.files import open_own
 from nvae_tf.runs.workdir import Workdir
 
 __all__ = ["MetricsWriter"]
@@ -21,28 +22,36 @@ class MetricsWriter:
       workdir: of the run.
       offset: bytes of metrics.jsonl to keep: what came later belongs to steps
         that will be taken again.
+
+    Raises:
+      UserError: as every method, if something cannot be written.
     """
 
     def __init__(self, workdir: Workdir, offset: int = 0):
-        path = pathlib.Path(workdir.metrics_path)
-        path.touch()
-        os.truncate(path, min(offset, path.stat().st_size))
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._board = tf.summary.create_file_writer(
-            str(workdir.tensorboard_path)
-        )
+        self._path = workdir.metrics_path
+        with self._explaining():
+            self._file = open(  # noqa: SIM115
+                self._path, "a", encoding="utf-8", opener=open_own
+            )
+            size = os.fstat(self._file.fileno()).st_size
+            os.truncate(self._file.fileno(), min(offset, size))
+            self._board = tf.summary.create_file_writer(
+                str(workdir.tensorboard_path)
+            )
 
     def offset(self) -> int:
         """Bytes written so far; a checkpoint keeps it."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        with self._explaining():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            return self._file.tell()
 
     def rewind(self, offset: int) -> None:
         """Drops what came after `offset`: those steps are taken again."""
-        self._file.flush()
-        os.truncate(self._file.name, offset)
-        self._file.seek(0, os.SEEK_END)
+        with self._explaining():
+            self._file.flush()
+            os.truncate(self._file.fileno(), offset)
+            self._file.seek(0, os.SEEK_END)
 
     def scalars(self, step: int, kind: str, values: dict) -> None:
         """Writes one record.
@@ -54,7 +63,7 @@ class MetricsWriter:
             TensorBoard.
         """
         record = {"step": step, "kind": kind}
-        with self._board.as_default(step=step):
+        with self._explaining(), self._board.as_default(step=step):
             for name, value in values.items():
                 array = np.asarray(value, np.float64)
                 record[name] = _as_json(array)
@@ -70,28 +79,36 @@ class MetricsWriter:
         self._write({"step": step, "kind": kind, **values})
 
     def _write(self, record: dict) -> None:
-        try:
+        with self._explaining():
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise UserError(
-                f"Cannot write {self._file.name}: {error}. The last "
-                "checkpoint is intact; make room and start the same command "
-                "again."
-            ) from error
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Writes a picture, uint8 `[H, W, C]`, to TensorBoard."""
-        with self._board.as_default(step=step):
-            tf.summary.image(name, picture[None])
-        self._board.flush()
+        with self._explaining():
+            with self._board.as_default(step=step):
+                tf.summary.image(name, picture[None])
+            self._board.flush()
 
     def close(self) -> None:
         """Flushes and closes both."""
         # Every record was flushed, and a failure reported, when it came.
         with contextlib.suppress(OSError):
             self._file.close()
-        self._board.close()
+        with contextlib.suppress(tf.errors.OpError):
+            self._board.close()
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Within, what cannot be written is the user's to mend."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(
+                f"Cannot write {self._path} or TensorBoard's file beside it: "
+                f"{error}. The last checkpoint is intact; make room and start "
+                "the same command again."
+            ) from error
 
 
 def _as_json(array: np.ndarray):

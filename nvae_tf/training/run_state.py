@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import logging
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -19,13 +20,21 @@ from nvae_tf.runs.checkpointing import Checkpoint
 from nvae_tf.runs.retention import Retention
 from nvae_tf.runs.workdir import Workdir, assign_tensors, read_tensors
 from nvae_tf.training.optimizer import Adamax
-from nvae_tf.training.recovery import Recovery, Verdict
+from nvae_tf.training.recovery import Recovery, Verdict, rollbacks_from
 from nvae_tf.training.step_metrics import StepMetrics
 from nvae_tf.training.train_step import TrainStep
 
 __all__ = ["Place", "RunState"]
 
 _LOG = logging.getLogger(__name__)
+# What the plain part of a checkpoint holds at least.
+_KINDS = {
+    "steps_per_epoch": int | None,
+    "position": list,
+    "metrics_offset": int,
+    "evaluation": dict | None,
+    "evaluation_due": bool,
+}
 
 
 class Place(NamedTuple):
@@ -240,6 +249,7 @@ class RunState:
         """Sets all state to a checkpoint's."""
         state = checkpoint.state
         step = checkpoint.step
+        self._require_plain(state)
         checked = ["seed", "model"]
         if state["steps_per_epoch"] is None:
             # Imported: its program counted its own steps, but epochs are
@@ -266,6 +276,31 @@ class RunState:
         self.last_evaluation = state["evaluation"]
         self.evaluation_due = state["evaluation_due"]
         return place
+
+    def _require_plain(self, state: Mapping[str, Any]) -> None:
+        """Raises CheckpointError for what no run has saved."""
+        missing = [k for k in _KINDS if k not in state]
+        wrong = [
+            name
+            for name, kind in _KINDS.items()
+            if not isinstance(state.get(name), kind)
+        ]
+        position = state.get("position")
+        if not (wrong or missing):
+            if [type(n) for n in position] != [int, int] or min(position) < 0:
+                wrong.append("position")
+            if state["metrics_offset"] < 0:
+                wrong.append("metrics_offset")
+        try:
+            rollbacks_from(state.get("rollbacks") or [])
+        except ValueError:
+            wrong.append("rollbacks")
+        if wrong or missing:
+            raise CheckpointError(
+                f"The latest checkpoint in {self.workdir.path} has no "
+                f"{(missing or wrong)[0]!r} that a run could have saved: take "
+                "one from elsewhere, or choose another --workdir."
+            )
 
     def _plain(self, place: Place) -> dict:
         """The part of a checkpoint that is not arrays."""

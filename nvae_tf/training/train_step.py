@@ -108,12 +108,7 @@ class TrainStep:
         }
 
     def gradients(
-        self,
-        x,
-        coefficients: Coefficients,
-        seed=None,
-        eps=None,
-        kl_sizes=None,
+        self, x, coefficients: Coefficients, seed=None, eps=None, kl_sizes=None
     ):
         """The pass, its loss and this replica's gradient; changes nothing.
 

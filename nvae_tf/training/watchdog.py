@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 
 from nvae_tf.core.errors import RESUME_STATUS
+from nvae_tf.core.files import open_own
 
 __all__ = ["STACKS_FILE", "Watchdog"]
 
@@ -134,7 +135,10 @@ class Watchdog:
         os._exit(RESUME_STATUS)
 
     def _write_stacks(self) -> None:
-        with contextlib.suppress(OSError), open(self.path, "a") as file:
+        with (
+            contextlib.suppress(OSError),
+            open(self.path, "a", opener=open_own) as file,
+        ):
             # Several processes may share the folder.
             file.write(f"Process {os.getpid()} after {self._what}:\n")
             file.flush()

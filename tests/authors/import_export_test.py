@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nvae_tf.authors import (
+    imported_run,
     reference_export,
     reference_import,
     reference_table,
@@ -27,7 +28,7 @@ from nvae_tf.runs.workdir import Workdir, load_model, read_tensors
 from nvae_tf.training import trainer
 from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.train_step import TrainStep
-from tests.support import golden_files, model_cases
+from tests.support import faults, golden_files, model_cases
 from tests.support.in_process import run
 from tests.support.run_helpers import make_config, write_images
 
@@ -243,6 +244,51 @@ def test_workdir_of_a_run_is_not_written_over(golden):
         _import(path, workdir)
 
 
+def test_import_that_was_killed_anywhere_is_done_again(
+    golden, tmp_path, monkeypatch
+):
+    path, workdir = golden
+    built = []
+    build = imported_run._train_step
+
+    def build_once(*args):
+        return built[0] if built else built.append(build(*args)) or built[0]
+
+    monkeypatch.setattr(imported_run, "_train_step", build_once)
+    monkeypatch.setattr(imported_run, "_prepare", lambda *_: None)
+    numbers = faults.numbers_of_calls(lambda: _import(path, tmp_path / "w"))
+    for number in numbers:
+        again = tmp_path / f"{number}"
+        with faults.disk(number, None), pytest.raises(faults.PreemptedError):
+            _import(path, again)
+        # As far as there is a run, it is whole.
+        if (again / "config.json").exists():
+            load_model(again)
+        else:
+            _import(path, again)
+        names = [
+            sorted(str(p.relative_to(w)) for p in w.rglob("*"))
+            for w in (again, workdir)
+        ]
+        assert names[0] == names[1]
+        with pytest.raises(UserError, match="holds a run already"):
+            _import(path, again)
+
+
+def test_run_that_lost_its_configuration_is_not_taken_for_an_import(
+    golden, tmp_path
+):
+    path, workdir = golden
+    for steps, imported in (([0], False), ([0, 30], True), ([30], True)):
+        folder = Workdir(tmp_path / f"{steps}{imported}")
+        for step in steps:
+            origin = {"imported": {"file": "a.pt"}} if imported else {}
+            folder.checkpoints().save(step, {"a": np.zeros(1)}, origin)
+        with pytest.raises(UserError, match="holds a run already"):
+            _import(path, folder.path)
+        assert folder.checkpoints().steps() == steps
+
+
 # --- moments -----------------------------------------------------------------
 
 
@@ -437,6 +483,37 @@ def test_commands_make_a_workdir_and_write_it_back(tmp_path, capsys):
     state = torch_file.read(path)["state_dict"]
     again = torch_file.read(output)["state_dict"]
     np.testing.assert_array_equal(state["prior_ftr0"], again["prior_ftr0"])
+
+
+def test_averaged_weights_are_written_without_the_moments_of_others(
+    tmp_path, capsys
+):
+    config, dataset = _config("plain_vae", train={"ema_decay": 0.9})
+    tensors = _checkpoint_of(config, tmp_path / "w")
+    other = model_cases.random_model(config.model, seed=5)
+    average = WeightAverage(other, 0.9)
+    Workdir(tmp_path / "w").checkpoints().save(
+        31,
+        {**tensors, **read_tensors(average.named_variables())},
+        {"position": [3, 0]},
+    )
+    written, output = {}, tmp_path / "c.pt"
+    for flag in ("--ema", "--noema", ""):
+        run(
+            "export checkpoint",
+            f"--workdir={tmp_path / 'w'}",
+            f"--dataset={dataset}",
+            f"--output={output}",
+            *filter(None, [flag]),
+        )
+        written[flag] = torch_file.read(output)
+        printed = capsys.readouterr().out
+        assert ("--noema" in printed) == (flag != "--noema")
+    assert written["--noema"]["optimizer"]["state"]
+    kept = written["--noema"]["state_dict"]["prior_ftr0"]
+    for flag in ("--ema", ""):
+        assert not written[flag]["optimizer"]["state"]
+        assert np.any(written[flag]["state_dict"]["prior_ftr0"] != kept)
 
 
 def test_configuration_of_a_run_serves_as_config_file(source):

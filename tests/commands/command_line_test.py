@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from nvae_tf.core import errors
+
 COMMAND = """
 from nvae_tf.commands import command_line
 from nvae_tf.core import errors
@@ -71,10 +73,10 @@ def test_flags_override_the_file(run, tmp_path):
         (["--config=@/good.py:big"], "there is no variant big"),
         (["--config=@/good.py", "--confg=1"], "flag 'confg'"),
         (["--config=@/good.py", "word"], "Unexpected argument 'word'"),
-        (["--config=@/none.py"], "no configuration file '@/none.py'"),
+        (["--config=@/none.py"], "no preset '@/none.py'"),
         (
             ["--config=@/none.py", "--config.name=x"],
-            "no configuration file '@/none.py'",
+            "no preset '@/none.py'",
         ),
         (["--config=@/other.py"], "@/other.py is not a configuration file"),
         ([], "Name a configuration, such as --config="),
@@ -89,3 +91,45 @@ def test_mistakes_are_one_line_and_status_2(run, tmp_path, arguments, message):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert message.replace("@", str(tmp_path)) in err
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        ("sample", "--num=1" + "0" * 30),
+        ("sample", "--num=20000000"),
+        ("sample", "--seed=2147483648"),
+        ("sample", "--truncation=nan"),
+        ("sample", "--columns=3000000000"),
+        ("report", "--num=1" + "0" * 5000),
+        ("reconstruct", "--temperature=nan"),
+        ("traverse", "--range=inf"),
+        ("client sample", "--retries=-1"),
+        ("client sample", "--retries=99"),
+        ("client sample", "--timeout=nan"),
+        ("client sample", "--timeout=1e300"),
+        ("client sample", "--seed=9223372036854775808"),
+        ("client sample", "--version=-1"),
+        ("client score", "--batch_size=99999999999"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_their_flag(words, flag):
+    result = subprocess.run(
+        [sys.executable, "-m", "nvae_tf", *words.split(), flag],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert flag.partition("=")[0].strip("-") in result.stderr
+    assert len(result.stderr) < 1200
+
+
+def test_long_and_wild_values_are_cut_and_escaped():
+    text = errors.one_line(f"run\n{'x' * 5000}\x1b[2J\udc80\N{BELL}: do this")
+    assert text.startswith("run xxx")
+    assert text.endswith("\\x1b[2J\\udc80\N{BELL}: do this")
+    assert len(text) < 1100
+    assert errors.one_line("short", 9) == "short"

@@ -118,7 +118,7 @@ def test_workdir_without_a_run_is_named(command, tmp_path):
         "-m", "nvae_tf", *command.split(), f"--workdir={tmp_path / 'nothing'}"
     )
     assert "nothing" in message
-    assert "train.py" in message
+    assert "nvae train" in message
 
 
 def test_workdir_without_a_checkpoint_is_named(workdir, tmp_path):

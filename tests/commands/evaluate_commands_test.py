@@ -1,6 +1,7 @@
 """`evaluate`, `evaluate_samples` and `train_features` as a user runs them."""
 
 import json
+import re
 import signal
 
 import keras
@@ -9,9 +10,11 @@ import pytest
 from PIL import Image
 
 from nvae_tf.core.errors import ConfigError, DataError, UserError
-from nvae_tf.evaluation import evaluation_plot, partial_results
+from nvae_tf.evaluation import partial_results
 from nvae_tf.evaluation.features import load_features
 from nvae_tf.runs.workdir import Workdir, read_tensors
+from tests.support.feature_graphs import write_inception_graph
+from tests.support.hidden_packages import hide_packages
 from tests.support.in_process import run
 from tests.support.model_cases import random_model
 from tests.support.run_helpers import make_config, write_images
@@ -84,7 +87,7 @@ def test_stopped_evaluation_goes_on_to_the_numbers_of_one_never_stopped(
     # Other settings know nothing of it; nor does it matter to them that there
     # is no matplotlib.
     with monkeypatch.context() as without:
-        without.setattr(evaluation_plot, "can_plot", lambda: False)
+        hide_packages(without, "matplotlib")
         other = _evaluate(
             workdir, "--split=train", "--num=10", "--draws_per_pass=5"
         )
@@ -107,20 +110,11 @@ def test_stopped_evaluation_goes_on_to_the_numbers_of_one_never_stopped(
     assert splits == ["test", "train", "test"]
 
 
-def test_missing_matplotlib_is_named_where_a_picture_is_wanted(
-    workdir, monkeypatch
-):
-    monkeypatch.setattr(evaluation_plot, "can_plot", lambda: False)
-    with pytest.raises(UserError, match=r"nvae_tf\[report\]"):
-        _evaluate(workdir, "--plot")
-
-
 def _compare(workdir, features, *arguments):
     run(
         "eval samples",
         f"--workdir={workdir}",
         f"--features={features}",
-        "--temperature=1",
         "--batch_size=16",
         *arguments,
     )
@@ -140,12 +134,19 @@ def test_samples_in_a_file_compare_like_those_that_are_drawn(
     assert drawn["num_features"] == 5
     # Binary data: mean images, as the paper shows.
     assert drawn["pixels"] == "mean"
+    # As published FIDs are.
+    assert drawn["temperature"] == 1.0
     path = tmp_path / "samples.npz"
     kept = _compare(workdir, features, "--num=40", f"--samples_output={path}")
     assert np.load(path)["arr_0"].shape == (40, 8, 8, 1)
-    assert f"{kept['fid']:.3f}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{kept['frechet_distance']:.3f}" in printed
+    # Published FIDs are of another network.
+    assert "Frechet distance (pixels.keras)" in printed
+    assert "FID" not in printed
+    assert "fid" not in kept
     given = _compare(workdir, features, f"--samples={path}")
-    for name in ("fid", "kid", "precision", "recall"):
+    for name in ("frechet_distance", "kid", "precision", "recall"):
         assert given[name] == kept[name]
         assert kept[name] == pytest.approx(drawn[name], rel=1e-3)
 
@@ -159,9 +160,21 @@ def test_real_images_as_samples_are_as_good_as_can_be(
     for i, image in enumerate(blobs):
         Image.fromarray(image).save(folder / f"{i}.png")
     real = _compare(workdir, features, f"--samples={folder}")
-    assert real["fid"] < 0.05 * drawn["fid"]
+    distance = "frechet_distance"
+    assert real[distance] < 0.05 * drawn[distance]
     assert real["precision"] > 0.9
     assert real["recall"] > 0.9
+
+
+def test_graph_of_published_fids_gives_what_is_called_fid(
+    workdir, tmp_path, capsys
+):
+    graph = write_inception_graph(tmp_path / "graph.pb")
+    record = _compare(workdir, graph, "--num=12")
+    assert record["fid"] == record["frechet_distance"] > 0
+    printed = capsys.readouterr().out
+    assert re.search(rf"FID +{record['fid']:.3f}", printed)
+    assert "Frechet distance (" not in printed
 
 
 def test_too_few_or_contradicting_samples_are_refused(
@@ -175,7 +188,7 @@ def test_too_few_or_contradicting_samples_are_refused(
         _compare(
             workdir, features, f"--samples={few}", "--samples_output=s.npz"
         )
-    with pytest.raises(UserError, match=r"train\.py makes one"):
+    with pytest.raises(UserError, match=r"nvae train makes one"):
         _compare(tmp_path / "nothing", features)
 
 

@@ -199,7 +199,7 @@ def test_deleted_files_are_errors(tmp_path):
     write_picture(tmp_path / "x.png")
     source = open_folder(tmp_path)
     (tmp_path / "x.png").unlink()
-    with pytest.raises(DataError, match=r"x\.png has vanished"):
+    with pytest.raises(DataError, match=r"x\.png does not exist"):
         source[0]
 
 

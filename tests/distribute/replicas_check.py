@@ -1,6 +1,6 @@
 """Replicas on shares of a batch against one replica on all of it.
 
-    python tests/replicas_check.py 4
+    python -m tests.distribute.replicas_check 4
 
 Run by `replicas_test.py` in a process of its own: logical devices have to be
 made before TensorFlow starts.  Prints a line for every property that holds.

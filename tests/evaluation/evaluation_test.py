@@ -15,7 +15,6 @@ from nvae_tf.evaluation.evaluator import ACTIVE_NATS, Evaluator
 from nvae_tf.evaluation.importance import Progress
 from nvae_tf.evaluation.partial_results import PartialResult, weights_digest
 from nvae_tf.model import losses
-from nvae_tf.runs.results import write_result
 from tests.support import model_cases
 
 _CONFIG = model_cases.CONFIGS["padded"]
@@ -133,16 +132,6 @@ def test_first_signal_is_a_request_and_handlers_come_back(number, status):
         # The next one would end the process.
         assert signal.getsignal(number) == signal.SIG_DFL
     assert signal.getsignal(number) == before
-
-
-def test_results_replace_the_latest_and_add_to_the_history(tmp_path):
-    path = tmp_path / "r.json"
-    write_result(path, {"nll": 1.0})
-    written = write_result(path, {"nll": float("nan"), "groups": [1, 2]})
-    assert written == {"nll": None, "groups": [1, 2]}
-    assert json.loads(path.read_text()) == written
-    lines = (tmp_path / "r.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [{"nll": 1.0}, written]
 
 
 def test_plot_is_a_picture(tmp_path, evaluation):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from nvae_tf.core.errors import ConfigError, DataError
 from nvae_tf.evaluation.features import load_features
+from tests.support.feature_graphs import write_inception_graph
 
 # Keras reads its own variables in a way that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings(
@@ -121,16 +122,7 @@ def test_layers_of_a_keras_network_tell_different_networks(keras_file):
 
 
 def test_frozen_inception_graph_gets_images_as_they_are(tmp_path):
-    graph = tf.Graph()
-    with graph.as_default():
-        decoded = tf.compat.v1.placeholder(tf.uint8, [None, None, 3], "Decode")
-        x = tf.expand_dims(tf.cast(decoded, tf.float32), 0, name="ExpandDims")
-        assert x.name == "ExpandDims:0"
-        x = tf.compat.v1.image.resize_bilinear(x, [6, 6])
-        x = (x - 128.0) / 128.0
-        tf.reduce_mean(x, axis=[1, 2], keepdims=True, name="pool_3")
-    path = tmp_path / "graph.pb"
-    path.write_bytes(graph.as_graph_def().SerializeToString())
+    path = write_inception_graph(tmp_path / "graph.pb")
     features = load_features(str(path)).extract([_IMAGES, _IMAGES[:2]])
     assert features.shape == (7, 3)
     resized = tf.compat.v1.image.resize_bilinear(
@@ -143,6 +135,21 @@ def test_frozen_inception_graph_gets_images_as_they_are(tmp_path):
     path.write_bytes(b"not a graph")
     with pytest.raises(DataError, match="frozen graph"):
         load_features(str(path))
+
+
+@pytest.mark.parametrize("layers", [(), ("softmax",), ("mixed_10/join",)])
+def test_other_frozen_graphs_give_no_fid(tmp_path, layers):
+    whole = write_inception_graph(tmp_path / "whole.pb")
+    assert load_features(str(whole)).gives_fid
+    # The name of the file says nothing.
+    path = tmp_path / "classify_image_graph_def.pb"
+    write_inception_graph(path, layers)
+    assert not load_features(str(path)).gives_fid
+
+
+def test_other_networks_give_no_fid(keras_file, float_model):
+    assert not load_features(keras_file).gives_fid
+    assert not load_features(float_model, "vector").gives_fid
 
 
 def test_inception_that_cannot_be_downloaded_says_what_to_do(monkeypatch):
@@ -169,6 +176,8 @@ def test_inception_sees_299_pixels_from_minus_1_to_1(monkeypatch, tmp_path):
     network = load_features(str(weights))
     assert made == {"top": False, "weights": str(weights), "pooling": "avg"}
     assert (network.height, network.width) == (299, 299)
+    # Its weights are not those of published FIDs.
+    assert not network.gives_fid
     levels = np.zeros((2, 8, 8, 1), np.uint8)
     levels[1] = 255
     features = network.extract([levels])

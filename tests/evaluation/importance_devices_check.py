@@ -1,6 +1,6 @@
 """Estimates on several devices and processes against those on one.
 
-    python -m tests.importance_devices_check
+    python -m tests.evaluation.importance_devices_check
 
 Run by `importance_test.py` in a process of its own: logical devices have to be
 made before TensorFlow starts.  Prints a line for every property that holds.
@@ -77,7 +77,12 @@ def _check_processes() -> None:
         cluster = {"cluster": {"worker": workers}, "task": task}
         processes.append(
             subprocess.Popen(
-                [sys.executable, "-m", "tests.importance_devices_check", "x"],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.evaluation.importance_devices_check",
+                    "x",
+                ],
                 env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
                 stdout=subprocess.PIPE,
                 text=True,

@@ -70,6 +70,21 @@ def test_bound_falls_as_the_number_of_draws_grows(estimator, x):
     assert bounds[-1] > linear_gaussian.exact_nll(x).mean()
 
 
+def test_estimate_is_the_mean_over_what_is_told_of_the_images(estimator, x):
+    told = []
+    result = estimator(
+        linear_gaussian.batches(x, 30),
+        64,
+        on_images=lambda nelbo, nll: told.append((nelbo, nll)),
+    )
+    nelbo, nll = (np.concatenate(part) for part in zip(*told, strict=True))
+    assert result.nelbo == pytest.approx(nelbo.mean(), rel=1e-12)
+    assert result.nll == pytest.approx(nll.mean(), rel=1e-12)
+    # One for each image, in its place.
+    exact = linear_gaussian.exact_nll(x)
+    assert np.corrcoef(nll, exact)[0, 1] > 0.99
+
+
 @pytest.mark.parametrize(
     ("batch_size", "draws_per_pass"), [(7, 1), (40, 5), (16, 3), (16, 64)]
 )
@@ -162,7 +177,7 @@ def test_devices_and_processes_give_the_numbers_of_one_device():
     """Logical devices have to be made before TensorFlow starts."""
     root = pathlib.Path(__file__).parents[2]
     result = subprocess.run(
-        [sys.executable, "-m", "tests.importance_devices_check"],
+        [sys.executable, "-m", "tests.evaluation.importance_devices_check"],
         cwd=root,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,

@@ -84,7 +84,7 @@ def test_seed_draws_the_same_image_in_both_formats(exported):
     expected = sample(tf.constant(seeds), tf.constant(temperature, tf.float32))[
         "images"
     ].numpy()
-    actual = Sampler(exported("tiny")).sample(seeds, temperature)
+    actual = Sampler(exported("tiny")).sample(seeds, temperature[:, None])
     assert np.mean(np.abs(actual.astype(int) - expected) > 1) < 1e-3
 
 
@@ -99,7 +99,7 @@ def test_row_is_the_same_in_any_batch(exported):
 
 def test_temperature_may_differ_per_row_and_group(exported):
     sampler = Sampler(exported("tiny"))
-    whole = sampler.sample([1, 2], [0.5, 0.8], output="mean")
+    whole = sampler.sample([1, 2], [[0.5], [0.8]], output="mean")
     each = np.repeat([[0.5], [0.8]], sampler.num_groups, axis=1)
     np.testing.assert_array_equal(
         sampler.sample([1, 2], each, output="mean"), whole
@@ -107,8 +107,22 @@ def test_temperature_may_differ_per_row_and_group(exported):
     assert not np.allclose(sampler.sample([1, 2], 1.0, output="mean"), whole)
 
 
-@pytest.mark.parametrize("temperature", [[0.5] * 3, -1.0, float("nan")])
+def test_one_axis_of_temperatures_is_of_groups_however_many_seeds(exported):
+    sampler = Sampler(exported("tiny"))
+    groups = sampler.num_groups
+    t = np.linspace(0.2, 1, groups)
+    drawn = sampler.sample(range(groups), t, output="mean")
+    each = sampler.sample(range(groups), np.tile(t, [groups, 1]), output="mean")
+    np.testing.assert_array_equal(drawn, each)
+    by_image = sampler.sample(range(groups), t[:, None], output="mean")
+    assert not np.allclose(by_image, drawn, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "temperature", [[0.5] * 2, [0.5] * 3, [[0.5]] * 3, -1.0, float("nan")]
+)
 def test_wrong_temperature_is_refused(exported, temperature):
+    # One group, two seeds.
     with pytest.raises(ValueError, match="temperature must be"):
         Sampler(exported("plain_vae")).sample([1, 2], temperature)
 
@@ -302,10 +316,41 @@ def test_failed_export_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_package_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(ExportError, match=r"tf2onnx; .*nvae_tf\[onnx\]"):
-        export_onnx(source("plain_vae"), tmp_path / "nvae.onnx")
+@pytest.mark.parametrize(
+    "content", [b"precious", None], ids=["foreign", "folder"]
+)
+def test_foreign_sampler_is_refused_before_anything_is_done(
+    tmp_path, monkeypatch, content
+):
+    sampler = tmp_path / "onnx_sampler.py"
+    if content is None:
+        sampler.mkdir()
+    else:
+        sampler.write_bytes(content)
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx_export, "OnnxGraphs", None)
+        with pytest.raises(ExportError, match=r"onnx_sampler\.py exists"):
+            export_onnx(
+                source("plain_vae"), tmp_path / "nvae.onnx", graphs=["sample"]
+            )
+    assert list(tmp_path.iterdir()) == [sampler]
+    if content is not None:
+        assert sampler.read_bytes() == content
+
+
+def test_foreign_sampler_is_replaced_on_request_and_ours_stays(tmp_path):
+    sampler = tmp_path / "onnx_sampler.py"
+    sampler.write_text("precious")
+    options = {"graphs": ["sample"]}
+    model = source("plain_vae")
+    export_onnx(model, tmp_path / "a.onnx", overwrite=True, **options)
+    ours = pathlib.Path(onnx_sampler.__file__).read_bytes()
+    assert sampler.read_bytes() == ours
+    # Beside another export of the same program.
+    export_onnx(model, tmp_path / "b.onnx", **options)
+    assert sampler.read_bytes() == ours
+    for name in ("a.onnx", "b.onnx"):
+        assert Sampler(tmp_path / name).sample([1]).shape == (1, 8, 8, 1)
 
 
 def test_foreign_files_are_refused(tmp_path):

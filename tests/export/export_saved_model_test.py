@@ -1,5 +1,6 @@
 """SavedModels: what is written, and that it does what the live model does."""
 
+import errno
 import json
 import pathlib
 import re
@@ -13,13 +14,14 @@ from tensorflow_serving.config import model_server_config_pb2
 from nvae_tf.config import Config
 from nvae_tf.core.errors import ExportError
 from nvae_tf.distributions.likelihoods import pixel_distribution
-from nvae_tf.export import parity, saved_model
+from nvae_tf.export import parity, saved_model, serving_files
 from nvae_tf.export.parity import Reference, difference
 from nvae_tf.export.runners import SavedModelRunner
 from nvae_tf.export.saved_model import export_saved_model
 from nvae_tf.export.serving import ServedModel
 from nvae_tf.export.source import Source
-from nvae_tf.export.warmup import read_warmup
+from nvae_tf.export.warmup import example_inputs, read_warmup
+from tests.support import faults
 from tests.support.export_cases import CHECKPOINTS, MODELS, REFERENCE, source
 from tests.support.model_cases import random_model, small
 
@@ -191,6 +193,35 @@ def test_wrong_temperature_is_an_invalid_argument(tiny, temperature, message):
         _draw(tiny, [1, 2], temperature)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("interpolate", "t"), ("decode", "z_0"), ("decode_noise", "eps_1")],
+)
+def test_number_that_is_not_finite_is_an_invalid_argument(
+    tiny, name, key, value
+):
+    inputs = example_inputs(tiny.inputs(name), 2, (8, 8, 3))
+    inputs[key].flat[-1] = value
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=rf"{key}\b.*must be finite"
+    ):
+        tiny.run(name, inputs)
+
+
+@pytest.mark.parametrize("name", sorted(SIGNATURES))
+def test_inputs_of_different_lengths_are_an_invalid_argument(tiny, name):
+    inputs = example_inputs(tiny.inputs(name), 3, (8, 8, 3))
+    for key in inputs.keys() - {"temperature"} if len(inputs) > 1 else ():
+        shorter = {**inputs, key: inputs[key][:1]}
+        if [*inputs] == [key, "temperature"]:
+            continue
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="same number of rows"
+        ):
+            tiny.run(name, shorter)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"no image", "[Ii]mage"), (None, "must be 8 x 8 pixels")],
@@ -254,6 +285,57 @@ def test_versions_count_up_and_adapted_files_stay(tmp_path):
     assert path == output / "13"
     assert (output / "models.config").read_text() == "mine"
     assert not (path / "assets.extra").exists()
+
+
+@pytest.mark.parametrize("error_number", [errno.ENOSPC, errno.EROFS])
+def test_serving_files_are_whole_or_absent_and_then_made_up_for(
+    tmp_path, error_number
+):
+    def write():
+        return serving_files.write_serving_files(tmp_path / "nvae")
+
+    (tmp_path / "nvae").mkdir()
+    whole = {}
+    numbers = faults.numbers_of_calls(
+        lambda: whole.update((p.name, p.read_bytes()) for p in write())
+    )
+    assert len(whole) == 3
+    for number in numbers:
+        for path in (tmp_path / "nvae").iterdir():
+            path.unlink()
+        with faults.disk(number, error_number):
+            with pytest.raises(ExportError, match="Cannot write"):
+                write()
+        for path in (tmp_path / "nvae").iterdir():
+            assert path.read_bytes() == whole[path.name]
+        write()
+        assert {
+            p.name: p.read_bytes() for p in (tmp_path / "nvae").iterdir()
+        } == whole
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_serving_file_that_breaks_off_is_no_adapted_one(tmp_path, share):
+    first = serving_files.write_serving_files(tmp_path)
+    for path in first:
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
+    assert serving_files.write_serving_files(tmp_path) == first
+    assert serving_files.write_serving_files(tmp_path) == []
+    first[0].write_text("# mine")
+    assert serving_files.write_serving_files(tmp_path) == []
+
+
+# Room for the three serving files, or not even for the smallest.
+@pytest.mark.parametrize("size", [20_000, 100])
+def test_disk_without_room_leaves_no_version(tmp_path, size):
+    output = tmp_path / "nvae"
+    with faults.file_limit(size):
+        with pytest.raises(ExportError, match=r"Cannot write .*too large"):
+            export_saved_model(
+                source("plain_vae"), output, warmup_batch_sizes=()
+            )
+    assert not [*output.iterdir()]
 
 
 def test_existing_version_is_refused_or_replaced_whole(tmp_path):

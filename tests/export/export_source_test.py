@@ -21,6 +21,7 @@ from nvae_tf.export.verify import open_export, verify
 from nvae_tf.model.averaging import WeightAverage
 from nvae_tf.runs.workdir import Workdir, read_tensors
 from nvae_tf.sampling import readjust
+from tests.support import in_process
 from tests.support.export_cases import MODELS, source, write_run
 from tests.support.model_cases import random_model
 
@@ -55,7 +56,7 @@ def test_configuration_of_another_model_is_refused():
 
 def test_run_is_loaded_with_what_is_known_of_it(run):
     loaded = load_source(str(run))
-    assert loaded.info == {"step": 9, "nelbo": 50.0}
+    assert loaded.info == {"step": 9, "ema": False, "nelbo": 50.0}
     expected = source("plain_vae").params
     tf.nest.map_structure(
         np.testing.assert_array_equal, loaded.params, expected
@@ -72,12 +73,15 @@ def test_averaged_weights_that_a_run_lacks_are_refused(run):
         load_source(str(run), ema=True)
 
 
-def test_averaged_weights_are_exported_on_request(tmp_path):
+@pytest.fixture(scope="module")
+def averaging(tmp_path_factory):
+    """`(workdir, model, averaged model)` of a run that keeps an average."""
+    path = tmp_path_factory.mktemp("averaging")
     base = source("plain_vae")
     config = dataclasses.replace(base.config, train=TrainConfig(ema_decay=0.9))
     other = random_model(base.model.config, seed=3)
     average = WeightAverage(other, 0.9)
-    workdir = Workdir(tmp_path)
+    workdir = Workdir(path)
     workdir.write_config(config)
     variables = {
         **base.model.named_variables("model/"),
@@ -87,19 +91,59 @@ def test_averaged_weights_are_exported_on_request(tmp_path):
     workdir.checkpoints().save(
         9, read_tensors(variables), {"evaluation": evaluation}
     )
-    plain, averaged = (
-        load_source(str(tmp_path), ema=ema) for ema in (False, True)
+    return path, base.model, other
+
+
+def test_averaged_weights_are_exported_where_a_run_keeps_them(averaging):
+    path, base, other = averaging
+    plain, averaged, default = (
+        load_source(str(path), ema=ema) for ema in (False, True, None)
     )
     for loaded, model, nelbo in (
-        (plain, base.model, 50.0),
+        (plain, base, 50.0),
         (averaged, other, 40.0),
+        (default, other, 40.0),
     ):
         assert loaded.info["nelbo"] == nelbo
         tf.nest.map_structure(
             np.testing.assert_array_equal, loaded.params, model.read_params()
         )
-    assert averaged.weights == "exponential average"
-    assert averaged.options == {"checkpoint": "9", "ema": True}
+    for loaded in (averaged, default):
+        assert loaded.weights == "exponential average"
+        assert loaded.options == {"checkpoint": "9", "ema": True}
+    assert plain.options == {"checkpoint": "9", "ema": False}
+
+
+@pytest.mark.parametrize("flag", ["--noema", "--ema", None])
+def test_verify_compares_with_the_weights_that_were_exported(
+    averaging, tmp_path, flag, capsys
+):
+    path, _, _ = averaging
+    output = tmp_path / "nvae.onnx"
+    in_process.run(
+        "export onnx",
+        f"--workdir={path}",
+        f"--output={output}",
+        "--graphs=sample",
+        *([flag] if flag else []),
+    )
+    is_average = flag != "--noema"
+    says = "Averaged weights of step 9" if is_average else "Weights of step 9"
+    assert says in capsys.readouterr().out
+    facts = open_export(output).facts
+    assert facts["source_options"]["ema"] is is_average
+    assert in_process.run("verify", str(output), f"--workdir={path}") == 0
+
+
+def test_export_that_does_not_name_its_weights_has_no_average(
+    averaging, tmp_path
+):
+    path, _, _ = averaging
+    output = tmp_path / "nvae.onnx"
+    plain = load_source(str(path), ema=False)
+    plain.options = {"checkpoint": "9"}
+    export_onnx(plain, output, graphs=["sample"])
+    assert in_process.run("verify", str(output), f"--workdir={path}") == 0
 
 
 def test_readjusted_statistics_serve_draws_alone(run, tmp_path):

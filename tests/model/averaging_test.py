@@ -87,8 +87,9 @@ def run(tmp_path_factory):
 
 
 def test_run_keeps_evaluates_and_offers_its_average(run):
-    plain, _, plain_info = load_model(run)
+    plain, _, plain_info = load_model(run, ema=False)
     averaged, _, info = load_model(run, ema=True)
+    assert (plain_info["ema"], info["ema"]) == (False, True)
     assert info["step"] == plain_info["step"]
     assert info["nelbo"] != plain_info["nelbo"]
     tensors = Workdir(run).checkpoints().restore_latest().tensors
@@ -105,6 +106,31 @@ def test_run_keeps_evaluates_and_offers_its_average(run):
     assert kinds.count("evaluation_ema") == kinds.count("evaluation") == 2
 
 
+def test_average_is_what_a_run_that_keeps_one_gives(run):
+    averaged, _, info = load_model(run, ema=True)
+    default, _, default_info = load_model(run)
+    assert default_info == info
+    np.testing.assert_array_equal(_flat(default), _flat(averaged))
+
+
+def test_checkpoint_without_the_average_gives_its_weights(run, tmp_path):
+    found = Workdir(run).checkpoints().restore_latest()
+    copy = Workdir(tmp_path / "copy")
+    copy.write_config(Workdir(run).read_config())
+    tensors = {
+        name: value
+        for name, value in found.tensors.items()
+        if not name.startswith("average/")
+    }
+    copy.checkpoints().save(found.step, tensors, found.state)
+    model, _, info = load_model(copy.path)
+    assert info["ema"] is False
+    plain, _, _ = load_model(run, ema=False)
+    np.testing.assert_array_equal(_flat(model), _flat(plain))
+    with pytest.raises(UserError, match=r"checkpoint of step .* holds none"):
+        load_model(copy.path, ema=True)
+
+
 def test_a_run_without_an_average_says_so(run, tmp_path):
     images = write_images(tmp_path / "blobs.npy")
     config = make_config(
@@ -113,3 +139,4 @@ def test_a_run_without_an_average_says_so(run, tmp_path):
     trainer.train(config, tmp_path / "run")
     with pytest.raises(UserError, match=r"train\.ema_decay is 0"):
         load_model(tmp_path / "run", ema=True)
+    assert load_model(tmp_path / "run")[2]["ema"] is False

@@ -102,10 +102,15 @@ def test_noise_is_never_drawn_without_a_seed():
         _model().sample_logits(seed=tf.constant([0, 1]))
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (1, 1, 3)])
+@pytest.mark.parametrize(
+    "shape", [(2,), (1,), (4,), (2, 2), (3, 3), (4, 1), (1, 1, 3)]
+)
 def test_temperature_of_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=r"`temperature`.*\[B, 3\]"):
+    # Of 3 groups and 2 images.
+    with pytest.raises(ValueError, match=r"`temperature`.*\[B, 3\]") as error:
         _model().sample_logits(_eps(), tf.ones(shape))
+    assert str(shape) in str(error.value)
+    assert "3 latent groups" in str(error.value)
 
 
 # --- serialisation -----------------------------------------------------------

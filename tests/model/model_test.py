@@ -162,13 +162,43 @@ def test_temperature_may_differ_by_example_and_group():
     _assert_equal(default, model.sample_logits(eps, 1.0))
     _assert_equal(default, model.decode(eps).logits, 1e-6)
     cold, warm = (model.sample_logits(eps, t) for t in (0.2, 0.9))
-    mixed = model.sample_logits(eps, tf.constant([0.2, 0.9]))
-    _assert_equal(mixed, tf.stack([cold[0], warm[1]]), 1e-5)
-    # One row for all examples; only the last group is drawn at all.
-    t = np.float32([[0.0] * (config.num_groups - 1) + [1.0]])
-    latents = model.decode(eps, temperature=t, with_latents=True).latents
-    moved = [np.any(z != m) for z, m in zip(*latents[:2], strict=True)]
-    assert moved == [False] * (config.num_groups - 1) + [True]
+    by_image = tf.constant([[0.2], [0.9]])
+    whole = tf.repeat(by_image, config.num_groups, axis=1)
+    for t in (by_image, whole):
+        mixed = model.sample_logits(eps, t)
+        _assert_equal(mixed, tf.stack([cold[0], warm[1]]), 1e-5)
+    # The same for all examples; only the last group is drawn at all.
+    last = np.float32([0.0] * (config.num_groups - 1) + [1.0])
+    for t in (last, last[None]):
+        latents = model.decode(eps, temperature=t, with_latents=True).latents
+        moved = [np.any(z != m) for z, m in zip(*latents[:2], strict=True)]
+        assert moved == [False] * (config.num_groups - 1) + [True]
+
+
+def test_one_axis_of_temperatures_is_of_groups_however_many_images():
+    config = model_cases.CONFIGS["equal_groups"]
+    groups = config.num_groups
+    model = _model("equal_groups")
+    eps = model_cases.noise(config, batch=groups)
+    t = np.linspace(0.2, 0.9, groups).astype(np.float32)
+    expected = model.sample_logits(eps, np.tile(t, [groups, 1]))
+    by_image = model.sample_logits(eps, t[:, None])
+    assert np.abs(by_image - expected).max() > 0.01
+    _assert_equal(model.sample_logits(eps, t), expected, 1e-5)
+
+    def traced(shape):
+        return tf.function(
+            lambda t: model.sample_logits(eps, t),
+            input_signature=[tf.TensorSpec(shape)],
+            autograph=False,
+        )
+
+    for shape in ([groups], [None]):
+        _assert_equal(traced(shape)(t), expected, 1e-5)
+    for shape in ([None, 1], [None, None]):
+        _assert_equal(traced(shape)(t[:, None]), by_image, 1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="shape"):
+        traced([None])(t[:-1])
 
 
 @pytest.mark.parametrize("name", ["two_flows", "plain_vae", "three_scales"])

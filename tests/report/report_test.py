@@ -6,6 +6,7 @@ import dataclasses
 import html.parser
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -305,6 +306,31 @@ def test_latest_evaluation_stands_first(workdir, step, nelbo, shown_step):
     assert without["NELBO, nats"] == "13.67"
 
 
+def test_numbers_of_averaged_weights_stand_first(workdir, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    _write_records(path)
+    with open(path, "a", encoding="utf-8") as file:
+        record = {"step": 30, "kind": "evaluation_ema", "nelbo": 9.125}
+        file.write("\n" + json.dumps(record) + "\n")
+    history = report_records.read_history(path)
+    assert [r["kind"] for r in history.events] == ["rollback"]
+    config = make_config(workdir, train={"ema_decay": 0.9})
+    for evaluation, ema, nelbo, weights in (
+        ({}, None, "9.125", "averaged"),
+        ({}, True, "9.125", "averaged"),
+        ({}, False, "13.67", "as trained"),
+        ({"step": 40, "nelbo": 7.0, "ema": True}, None, "7", "averaged"),
+        ({"step": 40, "nelbo": 7.0, "ema": False}, None, "7", "as trained"),
+    ):
+        facts = dict(report_sections.facts(config, history, evaluation, ema))
+        assert facts["NELBO, nats"] == nelbo
+        assert facts["weights"] == weights
+    averaged, plain = report_sections.evaluations(history, {}).tables
+    assert averaged.rows[0].cells == ("30", "9.125")
+    assert "averaged" in averaged.header[0]
+    assert plain.rows[0].cells[:2] == ("30", "13.67")
+
+
 def test_history_keeps_whole_records_alone(workdir):
     history = report_records.read_history(workdir / "metrics.jsonl")
     assert len(history.train) == 30
@@ -316,6 +342,101 @@ def test_history_keeps_whole_records_alone(workdir):
     assert 3 not in norms.steps
     assert history.series("kl_per_group").values.shape == (30, 3)
     assert history.series("nothing") is None
+
+
+_HUGE = "1" + "0" * 400
+# Each is a line of metrics.jsonl that no run writes.
+_HOSTILE_LINES = [
+    b"\xff\xfe",
+    b'{"step": 5, "kind": "train", "nelbo": "\x80"}',
+    b"[" * 100_000,
+    b"null",
+    b"7",
+    b'{"step": "5", "kind": "train"}',
+    b'{"step": NaN, "kind": "train"}',
+    b'{"step": -1, "kind": "train"}',
+    b'{"step": 1e3, "kind": "evaluation"}',
+    b'{"step": %s, "kind": "train"}' % _HUGE.encode(),
+    b'{"step": 9000000000000000000, "kind": "train"}',
+    b'{"step": 5, "kind": "train", "nelbo": %s}' % _HUGE.encode(),
+    b'{"step": 5, "kind": "train", "nelbo": 1e308, "kl": -1e300}',
+    b'{"step": 5, "kind": "train", "nelbo": "many", "skipped": [1]}',
+    b'{"step": 5, "kind": "train", "nelbo": {"a": 1}, "kl": true}',
+    b'{"step": 5, "kind": "train", "nelbo": [[1], 2]}',
+    b'{"step": 5, "kind": "train", "kl_per_group": ["a", null, 1e308]}',
+    b'{"step": 5, "kind": "train", "kl_per_group": 3}',
+    b'{"step": 7, "kind": "evaluation", "nelbo": Infinity}',
+    b'{"step": 7, "kind": "evaluation", "kl_per_group": [null, "x", {}]}',
+    b'{"step": 7, "kind": "evaluation", "active_latents": "abc"}',
+    b'{"step": 7, "kind": ["rollback"], "a": [{"b": [[[[[[1]]]]]]}]}',
+    b'{"step": 7, "b": {"c": [1e999, -0.0, 1e300, NaN]}, "d": "' + b"<" * 50,
+    b'{"step": 7, "kind": null, "b": {"c": [1e999, -0.0, 1e300, NaN]}}',
+    b'{"step": 7, "a": ' + b'{"a":' * 200 + b"1" + b"}" * 201,
+]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_records_from_elsewhere_do_not_disturb_those_of_the_run(
+    workdir, tmp_path, order
+):
+    path = tmp_path / "metrics.jsonl"
+    own = (workdir / "metrics.jsonl").read_bytes().splitlines()[:10]
+    lines = _HOSTILE_LINES[::order]
+    path.write_bytes(b"\n".join([*lines[:12], *own, *lines[12:]]))
+    history = report_records.read_history(path)
+    values = history.series("nelbo").values
+    assert {400 / step for step in range(1, 9)} <= {*values}
+    assert np.all(np.diff(history.series("nelbo").steps) >= 0)
+    config = make_config(tmp_path / "none.npy")
+    _check(_render(config, history))
+
+
+@pytest.mark.parametrize("line", _HOSTILE_LINES)
+def test_record_from_elsewhere_alone_still_makes_a_page(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(line)
+    history = report_records.read_history(path)
+    _check(_render(make_config(tmp_path / "none.npy"), history))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff",
+        b"[" * 100_000,
+        b'{"nelbo": %s}' % _HUGE.encode(),
+        b'{"nelbo": "a", "step": "b", "bits_per_dim": [1, {"a": 2}]}',
+        b'{"nelbo": 1e300, "step": NaN, "bits_per_dim": {"a": [[[]]]}}',
+        b'{"a": ' * 300 + b"1" + b"}" * 300,
+        b"7",
+        b"[[[[1]]], {}]",
+    ],
+)
+def test_evaluation_from_elsewhere_does_not_disturb(tmp_path, content):
+    path = tmp_path / "evaluation.json"
+    path.write_bytes(content)
+    config = make_config(tmp_path / "none.npy")
+    history = report_records.History([], [], [])
+    evaluation = report_records.read_result(path)
+    facts = report_sections.facts(config, history, evaluation)
+    _check(_render(config, history, evaluation, facts=facts))
+
+
+def test_pipes_in_place_of_records_are_not_waited_for(tmp_path):
+    for name in ("metrics.jsonl", "evaluation.json"):
+        os.mkfifo(tmp_path / name)
+    history = report_records.read_history(tmp_path / "metrics.jsonl")
+    assert history.last_step == 0
+    assert report_records.read_result(tmp_path / "evaluation.json") == {}
+
+
+def test_state_from_elsewhere_makes_no_progress():
+    history = report_records.History([], [], [])
+    for value in ("9", [1], -3, 0, None, 2.5):
+        text = report_records.progress_text(
+            history, {"steps_per_epoch": value}, 2
+        )
+        assert "2 epochs in all" in text
 
 
 def test_vectors_of_another_length_are_left_out():
@@ -359,6 +480,37 @@ def test_damaged_evaluation_does_not_disturb(tmp_path, content):
     history = report_records.History([], [], [])
     section = report_sections.evaluations(history, {path.name: evaluation})
     assert section.text == "Not evaluated yet."
+
+
+@pytest.mark.parametrize(
+    ("record", "title"),
+    [
+        ({"frechet_distance": 7.25, "fid": 7.25, "features": "g.pb"}, "FID"),
+        (
+            {"frechet_distance": 7.25, "features": "a/g.pb"},
+            "Frechet distance (g.pb)",
+        ),
+        (
+            {"frechet_distance": 7.25, "features": "inception"},
+            "Frechet distance (inception)",
+        ),
+        # Of before there was another name than "fid".
+        ({"fid": 7.25, "features": "a/classify_image_graph_def.pb"}, "FID"),
+        (
+            {"fid": 7.25, "features": "inception"},
+            "Frechet distance (inception)",
+        ),
+        ({"fid": 7.25}, "Frechet distance (?)"),
+    ],
+)
+def test_distance_is_called_fid_where_it_is_one(record, title):
+    history = report_records.History([], [], [])
+    section = report_sections.evaluations(
+        history, {"sample_quality.json": record}
+    )
+    (table,) = section.tables
+    found = [row.cells for row in table.rows if row.cells[1] == "7.25"]
+    assert found == [(title, "7.25")]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,10 @@
 import errno
 import json
 import logging
+import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from nvae_tf.core.errors import CheckpointError
 from nvae_tf.runs import checkpoint_folder, checkpointing
 from nvae_tf.runs.checkpointing import CheckpointStore
 from nvae_tf.runs.retention import Retention
+from tests.support import faults
 
 _TENSORS = {
     "a/b": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -124,19 +129,175 @@ def test_no_intact_checkpoint_is_an_error_not_a_fresh_start(store):
         store.restore_latest()
 
 
-def test_full_disk_keeps_what_is_there(store, monkeypatch):
+_ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS]
+
+
+def _names(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("error_number", _ERRORS)
+@pytest.mark.parametrize("step", [1, 2])
+def test_checkpoint_is_whole_or_absent_wherever_the_disk_fails(
+    tmp_path, error_number, step
+):
+    def prepare(name):
+        store = CheckpointStore(tmp_path / name, keep=1)
+        store.save(1, _TENSORS, {"n": "old"})
+        return store
+
+    counted = prepare("counted")
+    numbers = faults.numbers_of_calls(
+        lambda: counted.save(step, _TENSORS, {"n": "new"})
+    )
+    for number in numbers:
+        store = prepare(f"{number}")
+        problem = None
+        with faults.disk(number, error_number):
+            try:
+                store.save(step, _TENSORS, {"n": "new"})
+            except CheckpointError as error:
+                problem = str(error)
+        found = store.restore_latest()
+        assert (found.step, found.state["n"]) in ((1, "old"), (step, "new"))
+        if problem is None:
+            # What cannot be removed is told of, and does no harm.
+            assert found.state["n"] == "new"
+        else:
+            assert os.strerror(error_number) in problem
+        store.save(3, _TENSORS, {})
+        assert _names(store.directory) == [
+            "00000003",
+            "00000003/state.json",
+            "00000003/tensors.safetensors",
+        ]
+
+
+@pytest.mark.parametrize("error_number", [*_ERRORS, None])
+def test_state_is_the_old_or_the_new_wherever_its_writing_ends(
+    tmp_path, error_number
+):
+    store = CheckpointStore(tmp_path)
+    store.save(3, _TENSORS, {"n": "old"})
+
+    def update():
+        store.update_state(3, {"n": "new"}, score=1.0)
+
+    raised = faults.PreemptedError if error_number is None else CheckpointError
+    for number in faults.numbers_of_calls(update):
+        store.update_state(3, {"n": "old"})
+        with faults.disk(number, error_number), pytest.raises(raised):
+            update()
+        found = CheckpointStore(tmp_path).restore_latest(discard=True)
+        assert found.state["n"] in ("old", "new")
+        np.testing.assert_array_equal(found.tensors["c"], _TENSORS["c"])
+        assert [p.name for p in tmp_path.iterdir()] == ["00000003"]
+
+
+def test_what_a_killed_process_left_in_a_checkpoint_goes(store):
+    folder = store.save(1, _TENSORS, {})
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    writer = f"{socket.gethostname()}-{process.pid}"
+    (folder / f".state.json.{writer}.tmp").write_text("{")
+    store.restore_latest(discard=True)
+    assert {p.name for p in folder.iterdir()} == {
+        "state.json",
+        "tensors.safetensors",
+    }
+
+
+def test_checkpoints_of_a_disk_that_is_read_only_are_read(store):
+    store.save(1, _TENSORS, {"n": 1})
+    _flip_a_byte(store.save(2, _TENSORS, {}) / "tensors.safetensors")
+    with faults.disk(0, errno.EROFS) as disk:
+        assert store.restore_latest().state == {"n": 1}
+    assert not disk.calls
+    with faults.disk(0, errno.EROFS):
+        with pytest.raises(CheckpointError, match="cannot be renamed"):
+            store.restore_latest(discard=True)
+
+
+def test_both_files_of_a_checkpoint_are_for_the_same_readers(store):
+    folder = store.save(1, _TENSORS, {})
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1
+
+
+def test_clock_that_goes_backwards_harms_nothing(store):
+    clock = _Clock()
+    clock.hours = 10.0
+    store = _open(store, clock, keep=1, keep_every_hours=2)
+    for step, hours in ((1, 12.5), (2, 3.0), (3, -5.0), (4, 15.0)):
+        clock.hours = hours
+        store.save(step, _TENSORS, {"n": step})
+        assert store.restore_latest().state == {"n": step}
+    assert store.steps() == [1, 4]
+
+
+_HOSTILE_STATES = [
+    "",
+    "[]",
+    "null",
+    "[" * 100_000,
+    '{"step": 2}',
+    '{"step": "2", "sha256": [], "state_sha256": {}, "state": 7}',
+    '{"step": 1' + "0" * 400 + "}",
+]
+
+
+@pytest.mark.parametrize("text", _HOSTILE_STATES)
+def test_state_that_was_never_written_here_is_damage(store, text):
+    store.save(1, _TENSORS, {"n": 1})
+    path = store.save(2, _TENSORS, {}) / "state.json"
+    path.write_text(text)
+    with pytest.raises(checkpointing.DamagedCheckpointError):
+        store.restore(2)
+    with pytest.raises(CheckpointError):
+        store.update_state(2, {})
+    assert store.restore_latest(discard=True).state == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        None,
+        [],
+        7,
+        {"hours": "x"},
+        {"hours": None},
+        {"score": "0"},
+        {"score": float("nan")},
+        {"score": True},
+        {"unknown": 1},
+    ],
+)
+def test_note_that_makes_no_sense_is_none(store, note):
+    path = store.save(1, _TENSORS, {}) / "state.json"
+    store.update_state(1, {}, score=1.0)
+    content = json.loads(path.read_text())
+    content["retention"] = note
+    path.write_text(json.dumps(content))
+    assert store.best_step() is None
+    store.save(2, _TENSORS, {})
+    assert store.steps() == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
+def test_pipe_in_place_of_a_file_is_not_waited_for(store, name):
+    path = store.save(1, _TENSORS, {}) / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="not a file"):
+        store.restore_latest()
+
+
+def test_folders_that_no_run_would_name_so_are_no_checkpoints(store):
     store.save(1, _TENSORS, {})
-
-    def full(path):
-        if path.name.endswith(".writing"):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(checkpoint_folder, "sync", full)
-    with pytest.raises(CheckpointError, match="No space left on device"):
-        store.save(2, _TENSORS, {})
+    for name in ("2", "0002", "000000003", "00000004x", "\u0660" * 8, "9" * 30):
+        (store.directory / name).mkdir()
     assert store.steps() == [1]
-    assert store.restore_latest().step == 1
-    assert [p.name for p in store.directory.iterdir()] == ["00000001"]
+    assert store.restore_latest(discard=True).step == 1
 
 
 def test_unfinished_checkpoint_is_not_seen(store):

@@ -45,6 +45,8 @@ def test_mean_and_drawn_images_are_those_of_the_exported_sampler(tmp_path):
         ("mean", "mean", 1.0),
         # The exported draw is continuous: it is at most half a level away.
         ("sample", "images_float", 255 / 31 / 2 + 1),
+        # What either draws unless told otherwise.
+        ("auto", "images_float", 255 / 31 / 2 + 1),
     ):
         ours = _all(illustrator.draw(3, 0.7, 7, 3, pixels=pixels))
         theirs = 255 * sampler.sample(seeds, 0.7, output=output)
@@ -64,8 +66,28 @@ def test_drawn_pixels_lie_on_the_levels_of_the_data(colour):
     levels = np.rint(np.arange(32) * 255 / 31)
     assert set(np.unique(drawn)) <= set(levels)
     assert len(np.unique(drawn)) > 10
-    mean = colour.draw_seeds([1, 2, 3, 4], 1.0)
+    mean = colour.draw_seeds([1, 2, 3, 4], 1.0, pixels="mean")
     assert not set(np.unique(mean)) <= set(levels)
+
+
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [("padded", "mean"), ("normal", "sample"), ("mixture_5_bits", "sample")],
+)
+def test_binary_draws_show_the_mean_and_others_are_drawn(name, choice):
+    illustrator = Illustrator(random_model(CONFIGS[name]))
+    expected, other = (
+        illustrator.draw_seeds([1, 2], 0.7, pixels=p)
+        for p in (choice, "mean" if choice == "sample" else "sample")
+    )
+    assert np.any(expected != other)
+    for drawn in (
+        illustrator.draw_seeds([1, 2], 0.7),
+        np.concatenate([*illustrator.draw(2, 0.7, seed=1, batch_size=2)]),
+    ):
+        np.testing.assert_array_equal(drawn, expected)
+    with pytest.raises(ValueError, match="pixels must be one of"):
+        illustrator.draw_seeds([1], 0.7, pixels="all")
 
 
 @pytest.mark.parametrize("name", ["padded", "normal"])
@@ -98,15 +120,20 @@ def test_fixed_upper_groups_have_the_same_latents(colour):
             z[group], np.repeat(z[group][:1], 4, axis=0), atol=1e-6
         )
     assert np.std(z[2], axis=0).max() > 0.1
-    drawn = colour.draw_seeds(seeds, 1.0, fix_groups=2, top_seeds=0 * seeds)
+    drawn = colour.draw_seeds(
+        seeds, 1.0, pixels="mean", fix_groups=2, top_seeds=0 * seeds
+    )
     np.testing.assert_array_equal(drawn, colour.from_noise(eps, 1.0))
 
 
 def test_figure_of_levels_varies_less_the_more_is_fixed(colour):
-    rows = exploration.levels(colour, [0, 1, 2, 3], 4, 1.0, seed=5)
+    rows = exploration.levels(
+        colour, [0, 1, 2, 3], 4, 1.0, seed=5, pixels="mean"
+    )
     assert rows.shape == (4, 4, 8, 8, 3)
     np.testing.assert_array_equal(rows[:, 0], rows[:1, 0].repeat(4, axis=0))
-    np.testing.assert_array_equal(rows[0], colour.draw_seeds(range(5, 9), 1.0))
+    free = colour.draw_seeds(range(5, 9), 1.0, pixels="mean")
+    np.testing.assert_array_equal(rows[0], free)
     spread = rows.std(axis=1).mean(axis=(1, 2, 3))
     assert spread[0] > spread[2] > spread[3] == 0
 
@@ -115,11 +142,45 @@ def test_temperature_of_each_group_scales_its_own_noise(colour):
     seeds = [3, 4]
     eps = colour.noise(seeds)
     hot = colour.from_noise([2 * eps[0], 0.5 * eps[1], 0 * eps[2]], 1.0)
-    drawn = colour.draw_seeds(seeds, [2.0, 0.5, 0.0])
+    drawn = colour.draw_seeds(seeds, [2.0, 0.5, 0.0], pixels="mean")
     assert np.abs(drawn.astype(int) - hot).max() <= 1
     np.testing.assert_array_equal(
         colour.draw_seeds(seeds, [0.7] * 3), colour.draw_seeds(seeds, 0.7)
     )
+
+
+def test_temperature_of_each_image_is_its_own_in_any_batch(colour):
+    groups = colour.model.config.num_groups
+    t = np.linspace(0.2, 1.0, groups)
+    # As many images as groups: one axis means groups all the same.
+    by_image = _all(colour.draw(groups, t[:, None], batch_size=2))
+    for i in range(groups):
+        alone = colour.draw_seeds([i], t[i])[0].astype(int)
+        assert np.abs(by_image[i] - alone).max() <= 1
+    by_group = _all(colour.draw(groups, t, batch_size=2))
+    rows = np.tile(t, [groups, 1])
+    whole = _all(colour.draw(groups, rows, batch_size=groups))
+    assert np.abs(by_group - whole).max() <= 1
+    assert np.abs(by_group - by_image).max() > 5
+    eps = colour.noise(range(groups))
+    for temperature in (t, t[:, None]):
+        drawn = exploration.images_of(colour, eps, 2, temperature).astype(int)
+        expected = colour.from_noise(eps, temperature)
+        assert np.abs(drawn - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "temperature", [[0.7], [0.7] * 2, [[0.7]] * 3, [[[0.7]]], -0.5, np.nan]
+)
+def test_temperature_that_does_not_fit_is_refused(colour, temperature):
+    # Three groups, two images.
+    for draw in (
+        lambda: [*colour.draw(2, temperature)],
+        lambda: colour.draw_seeds([1, 2], temperature),
+        lambda: colour.from_noise(colour.noise([1, 2]), temperature),
+    ):
+        with pytest.raises(ConfigError, match="temperature"):
+            draw()
 
 
 def test_truncated_noise_is_the_normal_restricted():
@@ -141,7 +202,7 @@ def test_truncated_noise_is_the_normal_restricted():
 def test_truncated_draws_follow_from_truncated_noise(colour):
     eps = [noise.truncated(e, 0.5) for e in colour.noise([3, 4])]
     np.testing.assert_array_equal(
-        colour.draw_seeds([3, 4], 1.0, truncation=0.5),
+        colour.draw_seeds([3, 4], 1.0, pixels="mean", truncation=0.5),
         colour.from_noise(eps, 1.0),
     )
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.config import ModelConfig
-from nvae_tf.core.errors import UserError
+from nvae_tf.core.errors import ConfigError, UserError
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.pure_layer import Mode
 from nvae_tf.sampling.readjust import readjust_batch_norm
@@ -60,6 +60,21 @@ def test_statistics_settle_on_those_of_the_draws(model):
     np.testing.assert_allclose(norm.mean, batch["mean"], atol=0.1)
     np.testing.assert_allclose(norm.variance, batch["variance"], rtol=0.5)
     assert not np.allclose(norm.variance, 1.0)
+
+
+def test_temperature_may_differ_by_group_alone(model):
+    values = []
+    groups = model.config.num_groups
+    for t in (0.7, [0.7] * groups, [0.7] * (groups - 1) + [0.1]):
+        copy = NVAE(model.config)
+        readjust_batch_norm(copy, t, steps=2)
+        values.append(_values(copy))
+    for name, value in values[0].items():
+        np.testing.assert_allclose(value, values[1][name], atol=1e-6)
+    assert any(np.any(v != values[2][k]) for k, v in values[0].items())
+    for t in ([0.7], [0.7] * 16, [[0.7]] * 16):
+        with pytest.raises(ConfigError, match="temperature has shape"):
+            readjust_batch_norm(NVAE(model.config), t, steps=1)
 
 
 def test_same_seed_gives_the_same_statistics(model):

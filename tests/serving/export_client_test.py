@@ -19,7 +19,6 @@ from nvae_tf.export.saved_model import export_saved_model
 from nvae_tf.serving.client import Client
 from nvae_tf.serving.grpc_predictor import GrpcPredictor
 from nvae_tf.serving.rest_predictor import RestPredictor
-from nvae_tf.serving.retry import RetryableError, with_retries
 from tests.support.export_cases import source
 from tests.support.export_servers import Backend, serve_grpc, serve_rest
 from tests.support.in_process import run as nvae
@@ -97,8 +96,8 @@ def test_client_splits_requests_and_keeps_their_order(predictor, runner):
     assert client.image_shape == (8, 8, 3)
     images = client.sample(range(10), 0.7)
     np.testing.assert_array_equal(images, _expected_draw(runner, range(10)))
-    per_group = client.sample([1, 2], [0.7] * client.num_groups)
-    np.testing.assert_array_equal(per_group, images[1:3])
+    for same in ([0.7] * client.num_groups, [[0.7], [0.7]]):
+        np.testing.assert_array_equal(client.sample([1, 2], same), images[1:3])
     scores = client.score(images, np.arange(10))
     given = {"images": images, "seed": np.arange(10)}
     expected = runner.run("score", given)
@@ -110,9 +109,26 @@ def test_client_splits_requests_and_keeps_their_order(predictor, runner):
     )
 
 
-def test_temperature_of_another_length_is_refused(predictor):
+def test_one_axis_of_temperatures_is_of_groups(predictor, runner):
+    client = Client(predictor, batch_size=2)
+    groups = client.num_groups
+    t = np.linspace(0.2, 0.9, groups, dtype=np.float32)
+    given = {"seed": np.arange(groups), "temperature": np.tile(t, [groups, 1])}
+    np.testing.assert_array_equal(
+        client.sample(range(groups), t), runner.run("sample", given)["images"]
+    )
+    # Exported graphs take one per image in one axis.
+    given["temperature"] = t
+    np.testing.assert_array_equal(
+        client.sample(range(groups), t[:, None]),
+        runner.run("sample", given)["images"],
+    )
+
+
+@pytest.mark.parametrize("temperature", [[0.5, 0.7], [0.5], [[0.5]] * 2])
+def test_temperature_of_another_length_is_refused(predictor, temperature):
     with pytest.raises(ClientError, match="one per latent group"):
-        Client(predictor).sample([1], [0.5, 0.7])
+        Client(predictor).sample([1], temperature)
 
 
 @pytest.mark.parametrize("failure", [AWAY, BUSY])
@@ -132,6 +148,16 @@ def test_server_that_stays_busy_is_given_up(servers, backend):
         predictor.signatures()
     predictor.close()
     assert len(backend.failures) == 6
+
+
+@pytest.mark.parametrize("failure", [AWAY, BUSY])
+def test_busy_server_is_told_from_an_absent_one(servers, backend, failure):
+    for kind, name in ((GrpcPredictor, "grpc"), (RestPredictor, "rest")):
+        backend.failures.append(failure)
+        predictor = kind(servers[name], retries=0)
+        with pytest.raises(ClientError, match=r"is busy .*told to fail"):
+            predictor.signatures()
+        predictor.close()
 
 
 @pytest.mark.parametrize("kind", [GrpcPredictor, RestPredictor])
@@ -186,9 +212,11 @@ def test_wrong_request_is_explained_and_the_server_stays_up(
         ),
         ("sampel", {"seed": np.array([1])}, "sampel"),
     ):
-        with pytest.raises(ClientError, match=message) as caught:
+        asked = backend.requests
+        with pytest.raises(ClientError, match=message):
             predictor.predict(name, inputs)
-        assert not isinstance(caught.value, RetryableError)
+        # Once, besides for the metadata: it will not get better.
+        assert backend.requests <= asked + 2
     np.testing.assert_array_equal(
         Client(predictor).sample([3]), _expected_draw(runner, [3])
     )
@@ -312,33 +340,6 @@ def test_photos_are_scored_as_they_are_encoded_elsewhere(
     _command(servers, "grpc", "score", f"--images={path}")
     printed = float(capsys.readouterr().out.splitlines()[1].split()[0])
     assert printed == pytest.approx(expected["nelbo"][0], abs=0.01)
-
-
-def test_retries_end_with_the_time():
-    calls = []
-
-    def attempt(seconds):
-        calls.append(seconds)
-        raise RetryableError("busy")
-
-    start = time.monotonic()
-    with pytest.raises(RetryableError, match="busy"):
-        with_retries(attempt, timeout=0.2, retries=100, pause=0.05)
-    assert time.monotonic() - start < 0.3
-    assert len(calls) > 1
-    assert calls == sorted(calls, reverse=True)
-
-
-def test_other_errors_are_not_retried():
-    calls = []
-
-    def attempt(seconds):
-        calls.append(seconds)
-        raise ClientError("no")
-
-    with pytest.raises(ClientError, match="no"):
-        with_retries(attempt, timeout=1, retries=5)
-    assert len(calls) == 1
 
 
 @pytest.mark.skipif(

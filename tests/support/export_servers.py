@@ -39,6 +39,7 @@ class Backend:
       failures: classes of `tf.errors` to answer the next requests with.
       delay: seconds that every request takes besides.
       merged: numbers of requests that ran together.
+      requests: how many came.
     """
 
     def __init__(self, folder, name="nvae", window=0.0):
@@ -48,6 +49,7 @@ class Backend:
         self.failures: list = []
         self.delay = 0.0
         self.merged: list[int] = []
+        self.requests = 0
         self._queues: dict[str, queue.Queue] = {}
         self._lock = threading.Lock()
         content = (pathlib.Path(folder) / "saved_model.pb").read_bytes()
@@ -60,6 +62,7 @@ class Backend:
 
     def check(self, name: str) -> None:
         """Raises what the server was told to fail with, or for a name."""
+        self.requests += 1
         time.sleep(self.delay)
         if self.failures:
             raise self.failures.pop(0)(None, None, "told to fail")
@@ -181,7 +184,7 @@ def serve_grpc(backend: Backend):
 
 
 # The status codes of gRPC as TF Serving's REST interface translates them.
-_HTTP = {3: 400, 5: 404, 8: 503, 9: 412, 14: 503}
+_HTTP = {3: 400, 5: 404, 8: 429, 9: 412, 14: 503}
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

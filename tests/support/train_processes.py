@@ -12,8 +12,11 @@ import pathlib
 import resource
 import runpy
 import signal
+import subprocess
 import sys
 import time
+
+import pytest
 
 from nvae_tf.runs.workdir import Workdir
 
@@ -110,6 +113,8 @@ class TrainingRun:
 
     def worker(self, index: int) -> int:
         """Process id of one of the processes that `--num_processes` started."""
+        if not pathlib.Path("/proc/self/task").is_dir():
+            pytest.skip("processes are found by /proc")
         (folder,) = pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()
         for pid in (folder / "children").read_text().split():
             environment = pathlib.Path(f"/proc/{pid}/environ").read_bytes()
@@ -196,6 +201,7 @@ def _train(*flags, log, slow_disk):
 
         os.fsync = slow_fsync
     sys.argv = [str(_PROGRAM), *flags]
+    sys.orig_argv = [sys.executable, *sys.argv]
     runpy.run_path(str(_PROGRAM), run_name="__main__")
 
 
@@ -203,11 +209,22 @@ def _wait_until_stopped(pid: int) -> None:
     """A signal takes effect a moment later."""
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
-        try:
-            status = pathlib.Path(f"/proc/{pid}/stat").read_text()
-        except FileNotFoundError:
-            return
-        # Name in brackets, then the state: T is stopped, Z has ended.
-        if status.rpartition(")")[2].split()[0] in "TtZ":
+        # T is stopped, Z has ended.
+        if _state(pid) in ("T", "t", "Z", ""):
             return
         time.sleep(0.0005)
+
+
+def _state(pid: int) -> str:
+    """One letter; empty where there is no such process."""
+    if not pathlib.Path("/proc/self/stat").exists():
+        command = ["ps", "-o", "state=", "-p", str(pid)]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False
+        ).stdout.strip()[:1]
+    try:
+        status = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return ""
+    # After the name, which is in brackets.
+    return status.rpartition(")")[2].split()[0]

@@ -1,20 +1,20 @@
 import pytest
 import tensorflow as tf
 
-from nvae_tf.commands.profile import (
-    latest_profile,
-    op_times,
-    operations,
-    table,
-)
 from nvae_tf.config.schedules import Coefficients
 from nvae_tf.core.errors import UserError
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.regularizers import SpectralRegularizer
 from nvae_tf.training.optimizer import Adamax
+from nvae_tf.training.profile_times import (
+    latest_profile,
+    op_times,
+    operations,
+    table,
+)
 from nvae_tf.training.profiling import StepProfiler
 from nvae_tf.training.train_step import TrainStep
-from tests.support import model_cases
+from tests.support import in_process, model_cases
 
 
 def _profiles(folder):
@@ -68,6 +68,13 @@ def test_table_has_a_line_per_kind_of_operation(profiled):
     assert heading.split() == ["share", "cumulated", "calls", "operation"]
     kinds = [time.kind for time in op_times(path)]
     assert [line.split()[-1] for line in lines] == kinds[:3]
+
+
+def test_command_prints_the_table_of_a_run(profiled, capsys):
+    in_process.run("profile", f"--workdir={profiled[0]}", "--num=3")
+    path, *lines = capsys.readouterr().out.splitlines()
+    assert path == str(latest_profile(profiled[0] / "tensorboard"))
+    assert lines == table(path, 3).splitlines()
 
 
 def test_time_of_an_operation_is_without_that_of_inner_ones(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from nvae_tf.distribute import launcher
 
-_SCRIPT = [sys.executable, "-m", "tests.replica_script"]
+_SCRIPT = [sys.executable, "-m", "tests.training.replica_script"]
 
 
 def _run(folder, strategy, replicas):

@@ -20,7 +20,7 @@ def _start(folder, body):
     """A process that runs `body` under a watchdog."""
     program = f"""\
 import sys, threading, time
-from nvae_tf.watchdog import Watchdog
+from nvae_tf.training.watchdog import Watchdog
 
 def hang():
     time.sleep(60)

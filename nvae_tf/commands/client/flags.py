@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 from absl import flags
 
+from nvae_tf.commands.flags import define_resize
 from nvae_tf.core.errors import ClientError, UserError
 
 __all__ = ["PhotoFlags", "ServerFlags", "write_images"]
@@ -32,19 +34,24 @@ class ServerFlags:
             "model", "nvae", "Name that the model is served by."
         )
         self._version = flags.DEFINE_integer(
-            "version", None, "Version of the model; by default the latest."
+            "version",
+            None,
+            "Version of the model; by default the latest.",
+            lower_bound=0,
         )
         self._timeout = flags.DEFINE_float(
             "timeout",
             60.0,
             "Seconds for a request, all attempts at it included.",
             lower_bound=0.001,
+            upper_bound=86_400.0,
         )
         self._retries = flags.DEFINE_integer(
             "retries",
-            5,
-            "Further attempts where the server is busy.",
+            4,
+            "Further attempts where the server is busy or away.",
             lower_bound=0,
+            upper_bound=4,
         )
         self._batch_size = flags.DEFINE_integer(
             "batch_size", 16, "Images per request.", lower_bound=1
@@ -64,6 +71,8 @@ class ServerFlags:
                 "Name the server with --target=HOST:8500 (gRPC) or "
                 "--rest=http://HOST:8501, one of them."
             )
+        # It would tell of every attempt that failed.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         if self._target.value:
             from nvae_tf.serving import grpc_predictor
 
@@ -91,13 +100,7 @@ class PhotoFlags:
         self._images = flags.DEFINE_list(
             "images", "", "Image files and folders of them."
         )
-        self._resize = flags.DEFINE_enum(
-            "resize",
-            "crop",
-            ["crop", "resize", "celeba", "none"],
-            "How images get the model's size: cropped to a square and scaled, "
-            "squeezed, as the paper crops CelebA, or refused.",
-        )
+        self._resize = define_resize()
         self._alpha = flags.DEFINE_enum(
             "alpha",
             "drop",
@@ -118,8 +121,9 @@ class PhotoFlags:
         Raises:
           UserError: if there are none, or one cannot be read.
         """
-        from nvae_tf.datasets.folder import decode_image, find_images
+        from nvae_tf.datasets.folder import decode_image
         from nvae_tf.datasets.geometry import match_channels, match_size
+        from nvae_tf.datasets.image_files import find_images
 
         size, _, channels = shape
         paths = find_images(self._images.value)

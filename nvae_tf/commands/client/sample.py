@@ -12,7 +12,9 @@ from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands.client.flags import ServerFlags, write_images
 
 _SERVER = ServerFlags()
-_NUM = flags.DEFINE_integer("num", 64, "Number of images.", lower_bound=1)
+_NUM = flags.DEFINE_integer(
+    "num", 64, "Number of images.", lower_bound=1, upper_bound=10_000_000
+)
 _SEED = common_flags.define_seed("Of the first image.")
 _TEMPERATURE = flags.DEFINE_list(
     "temperature",

@@ -1,7 +1,7 @@
 r"""Prepares images once, so that training never decodes a large file again.
 
-    nvae data prepare --config=configs/image_folder.py \
-        --config.data.path=PICTURES --output=DIR
+    nvae data prepare --config=image_folder --config.data.path=PICTURES \
+        --output=DIR
 
 writes every split of the configuration's source, decoded and resized, to
 sharded TFRecord files with an index.  An interrupted preparation goes on where
@@ -9,235 +9,31 @@ it stopped when the same command is run again.  Train on the result with
 `--config.data.source=tfrecord --config.data.path=DIR`.
 """
 
-from __future__ import annotations
-
-import dataclasses
-import logging
-import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any
-
-import numpy as np
-import tqdm
 from absl import flags
 
 from nvae_tf.commands import command_line
-from nvae_tf.config import Config
-from nvae_tf.core.errors import ConfigError, DataError
-from nvae_tf.core.threads import map_ahead
-from nvae_tf.datasets.pipeline import open_source
-from nvae_tf.datasets.records import (
-    FORMAT,
-    MANIFEST,
-    read_json,
-    read_shard_index,
-    shard_path,
-    write_json,
-    write_shard,
-)
-from nvae_tf.datasets.sources import SPLITS, CorruptImageError, Source
+from nvae_tf.commands import flags as common_flags
+from nvae_tf.core.errors import ConfigError
 
-__all__ = ["IMAGES_PER_SHARD", "Prepared", "prepare"]
-
-_LOG = logging.getLogger(__name__)
-IMAGES_PER_SHARD = 4096
-# Written first: a preparation is only resumed with the same settings.
-_SETTINGS = "preparation.json"
-# What in `data` decides which images there are and how they look.
-_RELEVANT = (
-    "source",
-    "path",
-    "name",
-    "bits",
-    "resize",
-    "alpha",
-    "convert_colors",
-    "split_by",
-    "validation_fraction",
-    "skip_corrupt",
+command_line.define_config()
+_OUTPUT = common_flags.define_output("", "Folder to write to.")
+_IMAGES_PER_SHARD = flags.DEFINE_integer(
+    "images_per_shard", 4096, "Images per file.", lower_bound=1
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """What a preparation wrote.
-
-    Attributes:
-      counts: images per split; where two splits are one set, only its name.
-      skipped: unreadable images that were left out.
-    """
-
-    counts: dict[str, int]
-    skipped: int
-
-
-def prepare(
-    config: Config,
-    output: str | pathlib.Path,
-    *,
-    images_per_shard: int = IMAGES_PER_SHARD,
-    progress: bool = False,
-) -> Prepared:
-    """Writes all splits of `config.data` to `output`.
-
-    Whole shards that are already there are kept.
-
-    Args:
-      config: its `data` names the source and the resize policy, its `model`
-        the size and channels.
-      output: a folder; created if need be.
-      images_per_shard: images per file.
-      progress: whether to show a progress bar.
-
-    Returns:
-      Counts of what is now in the folder.
-
-    Raises:
-      DataError: if images cannot be read or written, or the folder holds a
-        preparation with other settings.
-      ConfigError: if the source is already a prepared one.
-    """
-    if config.data.source == "tfrecord":
-        raise ConfigError(
-            "data.source is 'tfrecord', which is prepared already; name the "
-            "source that the images come from."
-        )
-    if images_per_shard < 1:
-        raise ConfigError(
-            f"--images_per_shard is {images_per_shard}; it must be at least 1."
-        )
-    root = pathlib.Path(output).expanduser()
-    sources: dict[str, Source] = {}
-    names: dict[str, str] = {}
-    for split in SPLITS:
-        source = open_source(config, split)
-        same = [
-            name for name, known in sources.items() if known.name == source.name
-        ]
-        names[split] = same[0] if same else split
-        if not same:
-            sources[split] = source
-    settings = {
-        "format": FORMAT,
-        **{name: getattr(config.data, name) for name in _RELEVANT},
-        "image_size": config.model.image_size,
-        "image_channels": config.model.image_channels,
-        "images_per_shard": images_per_shard,
-        "images": {name: len(source) for name, source in sources.items()},
-    }
-    _check_settings(root / _SETTINGS, settings)
-    counts, num_shards, skipped = {}, {}, 0
-    with tqdm.tqdm(
-        total=sum(len(source) for source in sources.values()),
-        unit="image",
-        disable=not progress,
-    ) as bar:
-        for split, source in sources.items():
-            bar.set_description(split)
-            written = _write_split(
-                root, split, source, config, images_per_shard, bar
-            )
-            counts[split] = sum(len(index.offsets) for index in written)
-            num_shards[split] = len(written)
-            skipped += sum(index.skipped for index in written)
-            if not counts[split]:
-                raise DataError(
-                    f"No image of {source.name} can be read, so there is "
-                    f"nothing to prepare for the {split} split."
-                )
-    write_json(
-        root / MANIFEST,
-        {
-            "format": FORMAT,
-            "image_size": config.model.image_size,
-            "image_channels": config.model.image_channels,
-            "bits": sources["train"].bits,
-            "resize": config.data.resize,
-            "splits": names,
-            "images": counts,
-            "num_shards": num_shards,
-            "skipped": skipped,
-        },
-    )
-    for left_over in root.glob(".*.tmp"):  # Of a killed preparation.
-        left_over.unlink(missing_ok=True)
-    return Prepared(counts, skipped)
-
-
-def _check_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
-    if not path.exists():
-        write_json(path, settings)
-        return
-    before = read_json(path)
-    changed = [
-        f"{key} ({before.get(key)!r} then, {settings.get(key)!r} now)"
-        for key in settings | before
-        if before.get(key) != settings.get(key)
-    ]
-    if changed:
-        raise DataError(
-            f"{path.parent} holds a preparation with another "
-            f"{', '.join(changed)}; choose another --output, or delete that "
-            "folder."
-        )
-
-
-def _write_split(root, split, source, config, images_per_shard, bar) -> list:
-    """The indices of all shards of a split, written where they are missing."""
-    count = -(-len(source) // images_per_shard)
-    written = []
-    for number in range(count):
-        path = shard_path(root, split, number, count)
-        start = number * images_per_shard
-        stop = min(start + images_per_shard, len(source))
-        index = read_shard_index(path)
-        if index is None:
-            images = _images(source, range(start, stop), config)
-            index = write_shard(path, _counted(images, bar))
-        else:
-            bar.update(stop - start)
-        written.append(index)
-    return written
-
-
-def _images(
-    source: Source, indices: Sequence[int], config: Config
-) -> Iterator[np.ndarray | None]:
-    def read(index: int) -> np.ndarray | None:
-        try:
-            return source[index]
-        except CorruptImageError as error:
-            if not config.data.skip_corrupt:
-                raise
-            _LOG.warning("Skipped: %s", error)
-            return None
-
-    return map_ahead(read, indices, config.data.num_workers, ahead=8)
-
-
-def _counted(images, bar: tqdm.tqdm):
-    for image in images:
-        yield image
-        bar.update()
-
-
-def _define_flags() -> None:
-    command_line.define_config()
-    flags.DEFINE_string("output", None, "Folder to write to.")
-    flags.DEFINE_integer(
-        "images_per_shard", IMAGES_PER_SHARD, "Images per file."
-    )
-
-
-def _main(_: Sequence[str]) -> None:
+def main(argv) -> None:
+    """Prepares, and says how to train on the result."""
+    del argv
     config = command_line.config_from_flags()
-    output = flags.FLAGS.output
-    if not output:
+    if not _OUTPUT.value:
         raise ConfigError("Name the folder to write to with --output=DIR.")
+    from nvae_tf.datasets.preparation import prepare
+
     prepared = prepare(
         config,
-        output,
-        images_per_shard=flags.FLAGS.images_per_shard,
+        _OUTPUT.value,
+        images_per_shard=_IMAGES_PER_SHARD.value,
         progress=True,
     )
     for split, count in prepared.counts.items():
@@ -245,10 +41,6 @@ def _main(_: Sequence[str]) -> None:
     if prepared.skipped:
         print(f"Skipped as unreadable: {prepared.skipped:,} images")
     print(
-        f"Train with --config.data.source=tfrecord --config.data.path={output}"
+        "Train with --config.data.source=tfrecord "
+        f"--config.data.path={_OUTPUT.value}"
     )
-
-
-if __name__ == "__main__":
-    _define_flags()
-    command_line.run(_main)

@@ -23,19 +23,11 @@ from absl import flags
 from nvae_tf.commands import flags as common_flags
 
 _MODEL = common_flags.ModelFlags()
-_SPLIT = flags.DEFINE_enum(
-    "split", "test", ["train", "validation", "test"], "Which images."
-)
+_SPLIT = common_flags.define_split("test")
 _NUM = flags.DEFINE_integer(
     "num", 0, "The first so many images; 0: all.", lower_bound=0
 )
-_SAMPLES = flags.DEFINE_integer(
-    "num_importance_samples",
-    10,
-    "K, draws per image for the estimate of -log p(x), which falls towards "
-    "the truth as K grows. The NELBO is the mean over the same draws.",
-    lower_bound=1,
-)
+_SAMPLES = common_flags.define_importance_samples(10)
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     0,
@@ -93,7 +85,7 @@ def main(argv) -> None:
         folder.path / "evaluation.json",
         {
             "step": info["step"],
-            "ema": _MODEL.ema,
+            "ema": info["ema"],
             "split": _SPLIT.value,
             "seed": _SEED.value,
             **result._asdict(),
@@ -169,7 +161,7 @@ def _evaluate(strategy, model, config, source, info, path, stop):
     )
     settings = {
         "step": info["step"],
-        "ema": _MODEL.ema,
+        "ema": info["ema"],
         "weights": weights_digest(model),
         "split": _SPLIT.value,
         "data": dataclasses.asdict(config.data),
@@ -221,10 +213,12 @@ def _evaluate(strategy, model, config, source, info, path, stop):
 
 
 def _plot(path, record: dict, model) -> None:
+    from nvae_tf.core.extras import how_to_install
     from nvae_tf.evaluation import evaluation_plot
 
     if _PLOT.value is None and not evaluation_plot.can_plot():
-        print(f"No {path.name}: {evaluation_plot.HOW_TO_INSTALL} to have it.")
+        install = how_to_install(evaluation_plot.EXTRA)
+        print(f"No {path.name}: to have it, {install}.")
     elif _PLOT.value is not False:
         evaluation_plot.plot_groups(
             path, record, model.groups_top_down, model.num_latent_per_group

@@ -1,25 +1,25 @@
 r"""Compares images that a model draws with real ones: FID, KID and more.
 
     nvae eval samples --workdir=runs/cifar10 --num=50000 \
-        --temperature=0.7 --readjust_bn --features=classify_image_graph_def.pb
+        --features=classify_image_graph_def.pb
 
 Prints, and writes to sample_quality.json in the workdir,
 
-- FID, the Frechet distance of the sets' features: 0 if they are alike; lower
-  for larger sets, so compare numbers of the same --num only;
+- the Frechet distance of the sets' features: 0 if they are alike; lower for
+  larger sets, so compare numbers of the same --num only. It is called FID with
+  the network above alone, which published FIDs are computed with;
 - KID, an unbiased kernel distance, with its standard error;
 - precision, the share of samples that look real, and recall, the share of real
   images that the model could draw.
 
 The features come from the network that --features names; numbers of different
 networks cannot be compared.  docs/evaluation.md says which to choose, and how
-to make one for small gray images.  Real images are taken at 8 bits, neither
-binarised nor quantised; their features are kept for the next time.
+to make one for small gray images.  The real images, at 8 bits, are those of
+--split: published FIDs compare with the training set.
 
 Samples can be kept (--samples_output), or come from elsewhere:
 
-    nvae eval samples --workdir=runs/cifar10 \
-        --samples=samples.npz --features=features.keras
+    nvae eval samples --workdir=runs/cifar10 --samples=samples.npz
 """
 
 from absl import flags
@@ -28,21 +28,16 @@ from nvae_tf.commands import flags as common_flags
 from nvae_tf.core.errors import ConfigError, DataError
 
 _MODEL = common_flags.ModelFlags()
-_DRAW = common_flags.DrawFlags(_MODEL)
+_DRAW = common_flags.DrawFlags(
+    _MODEL, default="1", note="Published FIDs are of draws at 1, the default."
+)
 _NUM = flags.DEFINE_integer(
     "num",
     50000,
-    "Samples to draw, or how many of --samples to take at most.",
+    "Samples to draw, or to take of --samples at most.",
     lower_bound=10,
 )
-_PIXELS = flags.DEFINE_enum(
-    "pixels",
-    "auto",
-    ["auto", "mean", "sample"],
-    "Take the mean image of the likelihood, or draw every pixel from it; "
-    "'auto' takes the mean for binary data and draws otherwise, as the paper "
-    "does.",
-)
+_PIXELS = common_flags.PixelsFlag()
 _SEED = common_flags.define_seed("Of the first sample, and of KID's blocks.")
 _BATCH_SIZE = common_flags.define_batch_size()
 _SAMPLES = flags.DEFINE_string(
@@ -60,21 +55,15 @@ _OUTPUT = flags.DEFINE_string(
 _FEATURES = flags.DEFINE_string(
     "features",
     "inception",
-    "The network: 'inception' (Keras' InceptionV3, downloaded), a SavedModel's "
-    "folder, a .keras file, or the frozen Inception graph of published FIDs "
-    "(classify_image_graph_def.pb).",
+    "The network: 'inception' (Keras', downloaded), a SavedModel's folder, a "
+    ".keras file, or that of published FIDs, classify_image_graph_def.pb.",
 )
 _FEATURES_OUTPUT = flags.DEFINE_string(
     "features_output",
     "",
     "Which output of a SavedModel, or layer of a .keras file, to take.",
 )
-_SPLIT = flags.DEFINE_enum(
-    "split",
-    "train",
-    ["train", "validation", "test"],
-    "The real images to compare with; published FIDs use the training set.",
-)
+_SPLIT = common_flags.define_split("train")
 _NUM_REAL = flags.DEFINE_integer(
     "num_real", 0, "The first so many real images; 0: all.", lower_bound=0
 )
@@ -87,8 +76,7 @@ _NEIGHBOURS = flags.DEFINE_integer(
 _CACHE = flags.DEFINE_string(
     "reference_cache",
     "",
-    "Folder for features of real images, which runs can share; by default "
-    "one in the workdir.",
+    "Folder for features of real images; by default in the workdir.",
 )
 
 
@@ -125,7 +113,7 @@ def main(argv) -> None:
             "features": _FEATURES.value,
             "features_fingerprint": network.fingerprint,
             "split": _SPLIT.value,
-            **_compare(of_real, of_samples),
+            **_compare(of_real, of_samples, network.gives_fid),
         },
     )
     print(describe(record))
@@ -134,16 +122,20 @@ def main(argv) -> None:
 
 def describe(record: dict) -> str:
     """The numbers as lines a person reads."""
+    from nvae_tf.evaluation.sample_quality import frechet_title
+
     error = record["kid_standard_error"]
     spread = "" if error is None else f" +- {error:.2g}"
+    frechet = frechet_title(record)
+    width = max(len(frechet), len("precision"))
     return "\n".join(
         [
             f"{record['num_samples']} samples, {record['num_real']} real "
             f"images ({record['split']}), {record['num_features']} features",
-            f"  FID        {record['fid']:10.3f}",
-            f"  KID        {record['kid']:10.5g}{spread}",
-            f"  precision  {record['precision']:10.3f}",
-            f"  recall     {record['recall']:10.3f}",
+            f"  {frechet:{width}}  {record['frechet_distance']:10.3f}",
+            f"  {'KID':{width}}  {record['kid']:10.5g}{spread}",
+            f"  {'precision':{width}}  {record['precision']:10.3f}",
+            f"  {'recall':{width}}  {record['recall']:10.3f}",
         ]
     )
 
@@ -179,10 +171,7 @@ def _drawn_samples():
 
     model, config, info = _MODEL.load()
     temperature = _DRAW.prepare(model, info)
-    pixels = _PIXELS.value
-    if pixels == "auto":
-        is_binary = config.model.likelihood == "bernoulli"
-        pixels = "mean" if is_binary else "sample"
+    pixels = _PIXELS.choose(config.model)
     batch_size = min(_BATCH_SIZE.value, _NUM.value)
     batches = Illustrator(model).draw(
         _NUM.value, temperature, _SEED.value, batch_size, pixels=pixels
@@ -193,7 +182,7 @@ def _drawn_samples():
         batches = _read_samples(sample_files.open_samples(_OUTPUT.value))
     return batches, {
         "step": info["step"],
-        "ema": _MODEL.ema,
+        "ema": info["ema"],
         "temperature": np.asarray(temperature).tolist(),
         "readjust_bn": _DRAW.readjusts,
         "pixels": pixels,
@@ -217,7 +206,7 @@ def _real_features(network, source, config, folder):
     )
 
 
-def _compare(real, samples) -> dict:
+def _compare(real, samples, gives_fid: bool) -> dict:
     """All distances of two sets of features."""
     from nvae_tf.evaluation import sample_quality
 
@@ -229,9 +218,11 @@ def _compare(real, samples) -> dict:
         )
     if fewest <= width:
         print(
-            f"Note: FID of {fewest} images with {width} features is mostly "
-            "bias; use more images than features, or read KID."
+            f"Note: the Frechet distance of {fewest} images with {width} "
+            "features is mostly bias; use more images than features, or read "
+            "KID."
         )
+    frechet = sample_quality.frechet_distance(real, samples)
     kernel = sample_quality.kernel_distance(real, samples, _SEED.value)
     manifolds = sample_quality.precision_recall(
         real, samples, _NEIGHBOURS.value
@@ -240,7 +231,8 @@ def _compare(real, samples) -> dict:
         "num_samples": len(samples),
         "num_real": len(real),
         "num_features": width,
-        "fid": sample_quality.frechet_distance(real, samples),
+        "frechet_distance": frechet,
+        **({"fid": frechet} if gives_fid else {}),
         "kid": kernel.value,
         "kid_standard_error": kernel.standard_error,
         "kid_blocks": kernel.num_blocks,

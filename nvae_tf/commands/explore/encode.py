@@ -27,12 +27,7 @@ _ARRAYS = ("z", "mean", "sigma", "eps")
 _MODEL = common_flags.ModelFlags()
 _IMAGES = common_flags.ImageFlags(num=100)
 _SEED = common_flags.define_seed("Of binarisation and noise.")
-_LATENTS = flags.DEFINE_enum(
-    "latents",
-    "sample",
-    ["sample", "mean"],
-    "Draw z from the posterior, or take its mean in every group.",
-)
+_LATENTS = common_flags.define_latents()
 _KINDS = flags.DEFINE_list(
     "arrays", ",".join(_ARRAYS), "Which arrays of the latents to write."
 )

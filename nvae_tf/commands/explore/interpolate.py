@@ -27,9 +27,7 @@ _SEEDS = flags.DEFINE_list(
     "seeds", "", "In place of images, the seeds of two draws or more."
 )
 _SEED = common_flags.define_seed("Of binarisation.")
-_STEPS = flags.DEFINE_integer(
-    "steps", 9, "Images from one to the next, both counted.", lower_bound=2
-)
+_STEPS = common_flags.define_steps()
 _PATH = flags.DEFINE_enum(
     "path",
     "spherical",

@@ -28,13 +28,7 @@ _SPACE = flags.DEFINE_enum(
     "Compare pixels, or directions of the encoder's top features, which "
     "forgive shifts and noise.",
 )
-_PIXELS = flags.DEFINE_enum(
-    "pixels",
-    "sample",
-    ["sample", "mean"],
-    "Draw the samples' pixels, as the data has them, or take mean images, "
-    "which are smoother than any data.",
-)
+_PIXELS = common_flags.PixelsFlag()
 _K = flags.DEFINE_integer("k", 5, "Neighbours of each.", lower_bound=1)
 _BATCH_SIZE = common_flags.define_batch_size()
 _OUTPUT = common_flags.define_output("nearest.png", "The PNG to write.")
@@ -95,7 +89,7 @@ def _samples(illustrator, info):
         temperature,
         _SEED.value,
         min(num, _BATCH_SIZE.value),
-        pixels=_PIXELS.value,
+        pixels=_PIXELS.choose(illustrator.model.config),
     )
     return illustrator.to_model(np.concatenate([*drawn]))
 

@@ -20,12 +20,7 @@ from nvae_tf.core.errors import UserError
 _MODEL = common_flags.ModelFlags()
 _IMAGES = common_flags.ImageFlags(num=0)
 _SEED = common_flags.define_seed("Of binarisation and noise.")
-_SAMPLES = flags.DEFINE_integer(
-    "num_importance_samples",
-    1,
-    "K of the importance-weighted estimate of -log p(x); 1: the NELBO.",
-    lower_bound=1,
-)
+_SAMPLES = common_flags.define_importance_samples(1)
 _SHOWN = flags.DEFINE_integer(
     "num_shown", 16, "So many of the worst, and of the best.", lower_bound=1
 )

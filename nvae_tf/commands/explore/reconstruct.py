@@ -22,30 +22,25 @@ from nvae_tf.core.errors import UserError
 _MODEL = common_flags.ModelFlags()
 _IMAGES = common_flags.ImageFlags(num=32)
 _SEED = common_flags.define_seed("Of binarisation and noise.")
-_LATENTS = flags.DEFINE_enum(
-    "latents",
-    "sample",
-    ["sample", "mean"],
-    "Draw the latents from the posterior, or take its mean.",
-)
+_LATENTS = common_flags.define_latents()
 _TOP_GROUPS = flags.DEFINE_integer(
     "top_groups",
     None,
     "Reconstruct from so many upper groups; the others come from the prior.",
     lower_bound=0,
 )
-_REST = flags.DEFINE_enum(
-    "rest",
+_LOWER_GROUPS = flags.DEFINE_enum(
+    "lower_groups",
     "mean",
     ["mean", "sample"],
     "With --top_groups, what the other groups are: the prior's mean given "
     "those above, or draws.",
 )
-_TEMPERATURE = flags.DEFINE_float(
+_TEMPERATURE = flags.DEFINE_list(
     "temperature",
-    1.0,
-    "Of the draws of --rest=sample.",
-    lower_bound=0.0,
+    "1",
+    "Multiplies the prior's sigma in --lower_groups=sample: one number, or one "
+    "per latent group, top-down.",
 )
 _NELBO = flags.DEFINE_bool(
     "nelbo",
@@ -62,6 +57,7 @@ def main(argv) -> None:
     """Loads, reconstructs, writes one grid of pairs."""
     del argv
     common_flags.require_suffix(_OUTPUT.value, ".png")
+    common_flags.numbers("temperature", _TEMPERATURE.value)
     import numpy as np
 
     from nvae_tf.core.progress import progress
@@ -119,12 +115,17 @@ def _reconstruct(illustrator, code, seeds, count):
     """uint8 `[B, H, W, C]`, from all groups or the upper ones."""
     if count is None:
         return illustrator.from_logits(code.logits)
+    import numpy as np
+
     from nvae_tf.sampling.exploration import top_groups_only
+    from nvae_tf.sampling.temperatures import parse_temperatures
 
     noise = None
-    if _REST.value == "sample":
+    if _LOWER_GROUPS.value == "sample":
         noise = illustrator.noise(seeds)
-    groups = illustrator.model.config.num_groups
-    temperature = [1.0] * count + [_TEMPERATURE.value] * (groups - count)
+    config = illustrator.model.config
+    temperature = np.ones(config.num_groups, np.float32)
+    lower = parse_temperatures(config, _TEMPERATURE.value)
+    temperature[count:] = np.broadcast_to(lower, temperature.shape)[count:]
     eps = top_groups_only([e.numpy() for e in code.eps], count, noise)
     return illustrator.from_noise(eps, temperature)

@@ -13,7 +13,8 @@ are kept as in the first image while the rest is drawn anew:
         --output=scales.png
 
 Image i has the seed SEED + i and depends on nothing else but the temperature
-and the model; an exported model draws the same image from the same seed.
+and the model; an exported model draws the same image from the same seed, but
+that here the pixels of a model of fewer than 8 bits are at its levels.
 """
 
 from absl import flags
@@ -28,14 +29,10 @@ _NUM = flags.DEFINE_integer(
     64,
     "Number of images; with --fix_groups=scales or groups, per row.",
     lower_bound=1,
+    upper_bound=10_000_000,
 )
 _SEED = common_flags.define_seed("Of the first image.")
-_PIXELS = flags.DEFINE_enum(
-    "pixels",
-    "mean",
-    ["mean", "sample"],
-    "Show the mean image of the likelihood, or draw every pixel from it.",
-)
+_PIXELS = common_flags.PixelsFlag()
 _TRUNCATION = flags.DEFINE_float(
     "truncation",
     None,
@@ -119,8 +116,11 @@ def _fixed_counts(config, fixed) -> list[int]:
     return [fixed]
 
 
-def _options() -> dict:
-    return {"pixels": _PIXELS.value, "truncation": _TRUNCATION.value}
+def _options(illustrator) -> dict:
+    return {
+        "pixels": _PIXELS.choose(illustrator.model.config),
+        "truncation": _TRUNCATION.value,
+    }
 
 
 def _write_figure(illustrator, counts, temperature) -> None:
@@ -132,7 +132,7 @@ def _write_figure(illustrator, counts, temperature) -> None:
         _NUM.value,
         temperature,
         _SEED.value,
-        **_options(),
+        **_options(illustrator),
     )
     unit = _FIX_GROUPS.value
     names = [
@@ -161,7 +161,7 @@ def _write_grid(illustrator, fix_groups, temperature) -> None:
             _SEED.value,
             batch_size,
             fix_groups=fix_groups,
-            **_options(),
+            **_options(illustrator),
         ),
         total=-(-_NUM.value // batch_size),
         unit="batch",
@@ -181,7 +181,7 @@ def _write_folder(illustrator, fix_groups, temperature, info) -> None:
     from nvae_tf.core.progress import progress
     from nvae_tf.sampling.sample_folder import write_samples
 
-    options = {"fix_groups": fix_groups, **_options()}
+    options = {"fix_groups": fix_groups, **_options(illustrator)}
     if fix_groups:
         options["first_seed"] = _SEED.value
 
@@ -191,7 +191,7 @@ def _write_folder(illustrator, fix_groups, temperature, info) -> None:
             temperature,
             fix_groups=fix_groups,
             top_seeds=np.full(len(seeds), _SEED.value),
-            **_options(),
+            **_options(illustrator),
         )
 
     count = write_samples(
@@ -201,7 +201,7 @@ def _write_folder(illustrator, fix_groups, temperature, info) -> None:
         min(_BATCH_SIZE.value, _NUM.value),
         {
             "step": info["step"],
-            "ema": _MODEL.ema,
+            "ema": info["ema"],
             "readjust_bn": _DRAW.readjusts,
             "temperature": np.asarray(temperature).tolist(),
             **options,

@@ -33,7 +33,7 @@ _NUM_CHANNELS = flags.DEFINE_integer(
 _RANGE = flags.DEFINE_float(
     "range", 3.0, "How far to go either way, in sigmas.", lower_bound=0.0
 )
-_STEPS = flags.DEFINE_integer("steps", 9, "Images per row.", lower_bound=2)
+_STEPS = common_flags.define_steps()
 _BATCH_SIZE = common_flags.define_batch_size()
 _OUTPUT = common_flags.define_output("traversal.png", "The PNG to write.")
 

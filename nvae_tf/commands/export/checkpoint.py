@@ -3,8 +3,9 @@
     nvae export checkpoint --workdir=runs/demo --output=demo.pt
 
 Weights, statistics, the optimiser's moments, the epoch and the arguments their
-program needs; with --ema the averaged weights, and then no moments. PyTorch is
-not needed. docs/checkpoints.md says more.
+program needs. Where the run keeps averaged weights those are written, and then
+no moments; --noema writes the others, with them. PyTorch is not needed.
+docs/checkpoints.md says more.
 """
 
 import sys
@@ -42,7 +43,7 @@ def main(argv) -> None:
     # The one that was loaded: a run that goes on writes others.
     checkpoints = workdir.Workdir(_MODEL.workdir).checkpoints()
     progress = reference_export.progress_of(
-        checkpoints.restore(info["step"]), with_moments=not _MODEL.ema
+        checkpoints.restore(info["step"]), with_moments=not info["ema"]
     )
     values = reference_export.checkpoint_values(
         model, config, dataset, progress
@@ -53,4 +54,9 @@ def main(argv) -> None:
         f"{len(values['state_dict'])} tensors in {_OUTPUT.value}, as dataset "
         f"{dataset!r}: epoch {values['epoch']}, step {values['global_step']}, "
         f"{moments} the optimiser's moments"
+        + (
+            ", which are of other weights (--noema writes those, with them)"
+            if info["ema"]
+            else ""
+        )
     )

@@ -8,7 +8,8 @@ The sampler beside the export needs NumPy, ONNX Runtime and Pillow alone.
 
 from absl import flags
 
-from nvae_tf.commands.flags import SourceFlags
+from nvae_tf.commands.export.flags import SourceFlags
+from nvae_tf.commands.flags import define_overwrite
 from nvae_tf.export import onnx_runner
 
 _SOURCE = SourceFlags()
@@ -21,18 +22,18 @@ _FIXED_BATCH = flags.DEFINE_integer(
     "fixed_batch", None, "Rows; any number if left out."
 )
 _FP16 = flags.DEFINE_bool("fp16", False, "Run the networks in half precision.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing files.")
+_OVERWRITE = define_overwrite()
 
 
 def main(argv) -> None:
     """The command."""
     del argv
     from nvae_tf.core.extras import require
+    from nvae_tf.export.onnx import PACKAGES, export_onnx
 
-    for package in ("onnxruntime", "onnx", "tf2onnx"):
+    # Before the model is loaded.
+    for package in PACKAGES:
         require(package, "onnx", "An ONNX export")
-    from nvae_tf.export.onnx import export_onnx
-
     paths = export_onnx(
         _SOURCE.load(),
         _OUTPUT.value,

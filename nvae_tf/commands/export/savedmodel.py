@@ -10,7 +10,8 @@ version; export/README.md has the signatures.
 
 from absl import flags
 
-from nvae_tf.commands.flags import SourceFlags
+from nvae_tf.commands.export.flags import SourceFlags
+from nvae_tf.commands.flags import define_overwrite
 from nvae_tf.core.extras import require
 
 _SOURCE = SourceFlags()
@@ -20,9 +21,7 @@ _OUTPUT = flags.DEFINE_string(
 _VERSION = flags.DEFINE_integer(
     "version", None, "Sub-folder; by default one more than the latest."
 )
-_OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace an existing version."
-)
+_OVERWRITE = define_overwrite()
 _WARMUP = flags.DEFINE_bool(
     "warmup", True, "Write warm-up requests; needs the extra 'serving'."
 )

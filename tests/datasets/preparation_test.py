@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nvae_tf.commands.data import prepare as prepare_data
 from nvae_tf.core.errors import ConfigError, DataError
+from nvae_tf.datasets import preparation
 from nvae_tf.datasets.pipeline import batches, open_source
 from nvae_tf.datasets.records import MANIFEST, write_shard
 from tests.support.data_helpers import binary_model, make_config, write_picture
@@ -54,7 +54,7 @@ def contents(folder):
 def test_prepared_images_are_those_of_the_source(tmp_path, pictures):
     config = folder_config(pictures)
     output = tmp_path / "out"
-    prepared = prepare_data.prepare(config, output, images_per_shard=4)
+    prepared = preparation.prepare(config, output, images_per_shard=4)
     assert prepared.counts == {"train": 14, "validation": 3, "test": 3}
     assert prepared.skipped == 0
     for split in ("train", "validation", "test"):
@@ -68,7 +68,7 @@ def test_prepared_images_are_those_of_the_source(tmp_path, pictures):
 
 def test_tensorflow_reads_the_shards(tmp_path, pictures):
     output = tmp_path / "out"
-    prepare_data.prepare(folder_config(pictures), output)
+    preparation.prepare(folder_config(pictures), output)
     files = sorted(str(path) for path in output.glob("train-*.tfrecord"))
     examples = [
         tf.train.Example.FromString(data.numpy())
@@ -92,7 +92,7 @@ def test_training_may_keep_the_resize_policy_it_prepared_with(
     tmp_path, pictures
 ):
     output = tmp_path / "out"
-    prepare_data.prepare(folder_config(pictures), output)
+    preparation.prepare(folder_config(pictures), output)
     assert len(open_source(prepared_config(output, resize="crop"), "train"))
     with pytest.raises(DataError, match=r"prepared with data.resize 'crop'"):
         open_source(prepared_config(output, resize="resize"), "train")
@@ -101,7 +101,7 @@ def test_training_may_keep_the_resize_policy_it_prepared_with(
 def test_random_crops_are_drawn_from_prepared_images_too(tmp_path, pictures):
     config = folder_config(pictures, resize="random_crop", flip=True)
     output = tmp_path / "out"
-    prepare_data.prepare(config, output)
+    preparation.prepare(config, output)
     later = prepared_config(output, resize="random_crop", flip=True)
     first, second = (
         next(
@@ -125,7 +125,7 @@ def test_sets_that_are_the_same_are_written_once(tmp_path):
     np.save(path, np.zeros((50, 8, 8, 3), np.uint16))
     output = tmp_path / "out"
     config = make_config(source="array", path=str(path), bits=10)
-    prepared = prepare_data.prepare(config, output)
+    prepared = preparation.prepare(config, output)
     assert set(prepared.counts) == {"train", "validation"}
     test = open_source(prepared_config(output), "test")
     assert len(test) == prepared.counts["validation"]
@@ -142,9 +142,9 @@ def test_interrupted_preparation_resumes(
 ):
     config = folder_config(pictures)
     whole, output = tmp_path / "whole", tmp_path / "out"
-    prepare_data.prepare(config, whole, images_per_shard=4)
+    preparation.prepare(config, whole, images_per_shard=4)
 
-    real, count = prepare_data.map_ahead, 0
+    real, count = preparation.map_ahead, 0
 
     def interrupted(*args, **kwargs):
         nonlocal count
@@ -155,15 +155,15 @@ def test_interrupted_preparation_resumes(
             yield image
 
     with monkeypatch.context() as patched:
-        patched.setattr(prepare_data, "map_ahead", interrupted)
+        patched.setattr(preparation, "map_ahead", interrupted)
         with pytest.raises(InterruptError):
-            prepare_data.prepare(config, output, images_per_shard=4)
+            preparation.prepare(config, output, images_per_shard=4)
     assert not list(output.glob(".*"))
     with pytest.raises(DataError, match="interrupted or never begun"):
         open_source(prepared_config(output), "train")
     before = contents(output)
     (output / ".train-00000-of-00004.tfrecord.1.tmp").write_bytes(b"killed")
-    prepare_data.prepare(config, output, images_per_shard=4)
+    preparation.prepare(config, output, images_per_shard=4)
     assert not list(output.glob(".*"))
     after_resume = contents(output)
     assert {k: after_resume[k] for k in before} == before
@@ -174,13 +174,13 @@ def test_interrupted_preparation_resumes(
 
 def test_only_damaged_shards_are_written_again(tmp_path, pictures):
     config, output = folder_config(pictures), tmp_path / "out"
-    prepare_data.prepare(config, output, images_per_shard=4)
+    preparation.prepare(config, output, images_per_shard=4)
     before = contents(output)
     damaged = output / "train-00001-of-00004.tfrecord"
     damaged.write_bytes(damaged.read_bytes()[:-50])
     with pytest.raises(DataError, match=r"train-00001.* cut off"):
         open_source(prepared_config(output), "train")
-    prepare_data.prepare(config, output, images_per_shard=4)
+    preparation.prepare(config, output, images_per_shard=4)
     changed = {
         name
         for name, stamp in contents(output).items()
@@ -192,18 +192,16 @@ def test_only_damaged_shards_are_written_again(tmp_path, pictures):
 
 def test_other_settings_are_refused(tmp_path, pictures):
     output = tmp_path / "out"
-    prepare_data.prepare(folder_config(pictures), output)
+    preparation.prepare(folder_config(pictures), output)
     with pytest.raises(DataError, match=r"resize \('crop' then, 'resize'"):
-        prepare_data.prepare(folder_config(pictures, resize="resize"), output)
+        preparation.prepare(folder_config(pictures, resize="resize"), output)
     with pytest.raises(DataError, match="another images_per_shard"):
-        prepare_data.prepare(
-            folder_config(pictures), output, images_per_shard=3
-        )
+        preparation.prepare(folder_config(pictures), output, images_per_shard=3)
 
 
 def test_another_model_geometry_is_refused(tmp_path, pictures):
     output = tmp_path / "out"
-    prepare_data.prepare(folder_config(pictures), output)
+    preparation.prepare(folder_config(pictures), output)
     with pytest.raises(DataError, match=r"model.image_size 8, not 16"):
         open_source(prepared_config(output, model={"image_size": 16}), "train")
     with pytest.raises(DataError, match="image_channels 3, not 1"):
@@ -215,7 +213,7 @@ def test_another_model_geometry_is_refused(tmp_path, pictures):
 
 def test_a_flipped_bit_is_found(tmp_path, pictures):
     output = tmp_path / "out"
-    prepare_data.prepare(folder_config(pictures), output)
+    preparation.prepare(folder_config(pictures), output)
     (shard,) = output.glob("train-*.tfrecord")
     data = bytearray(shard.read_bytes())
     data[40] ^= 1
@@ -228,7 +226,7 @@ def test_a_flipped_bit_is_found(tmp_path, pictures):
 
 def test_missing_pieces_are_errors_that_name_them(tmp_path, pictures):
     output = tmp_path / "out"
-    prepare_data.prepare(folder_config(pictures), output)
+    preparation.prepare(folder_config(pictures), output)
     config = prepared_config(output)
     index = next(output.glob("train-*.npz"))
     content = index.read_bytes()
@@ -245,7 +243,7 @@ def test_missing_pieces_are_errors_that_name_them(tmp_path, pictures):
     (output / MANIFEST).write_text('{"format": 99}')
     with pytest.raises(DataError, match="format 99, not 1"):
         open_source(config, "train")
-    with pytest.raises(DataError, match=r"not a folder.*prepare_data"):
+    with pytest.raises(DataError, match=r"not a folder.*nvae data prepare"):
         open_source(prepared_config(tmp_path / "none"), "train")
 
 
@@ -254,9 +252,9 @@ def test_corrupt_pictures_stop_or_are_counted(tmp_path, pictures):
     bad.write_bytes(bad.read_bytes()[:100])
     output = tmp_path / "out"
     with pytest.raises(DataError, match=r"03\.png.*skip_corrupt"):
-        prepare_data.prepare(folder_config(pictures), output)
+        preparation.prepare(folder_config(pictures), output)
     shutil.rmtree(output)
-    prepared = prepare_data.prepare(
+    prepared = preparation.prepare(
         folder_config(pictures, skip_corrupt=True), output
     )
     assert prepared.counts["train"] == 13
@@ -268,17 +266,17 @@ def test_nothing_readable_is_an_error(tmp_path, pictures):
     for path in (pictures / "val").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r"nothing to prepare.*validation"):
-        prepare_data.prepare(
+        preparation.prepare(
             folder_config(pictures, skip_corrupt=True), tmp_path / "out"
         )
 
 
 def test_prepared_sources_are_not_prepared_again(tmp_path):
     with pytest.raises(ConfigError, match="prepared already"):
-        prepare_data.prepare(prepared_config(tmp_path), tmp_path / "out")
+        preparation.prepare(prepared_config(tmp_path), tmp_path / "out")
 
 
 def test_unwritable_output_is_an_error(tmp_path, pictures):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="Cannot write"):
-        prepare_data.prepare(folder_config(pictures), tmp_path / "file" / "out")
+        preparation.prepare(folder_config(pictures), tmp_path / "file" / "out")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nvae_tf.commands.data.preview import preview
+from nvae_tf.datasets.preview import preview
 from tests.support.data_helpers import binary_model, make_config
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -1,1 +1,0 @@
-"""The functions of `import nvae_tf`."""

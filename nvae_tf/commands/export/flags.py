@@ -1,0 +1,56 @@
+"""The flags of the commands that export a model."""
+
+from __future__ import annotations
+
+import functools
+
+from absl import flags
+
+from nvae_tf.commands.flags import ModelFlags, define_readjust_bn
+
+__all__ = ["SourceFlags"]
+
+# `--help` of a command shows its own flags: these are to count as such.
+flags.disclaim_key_flags()
+
+
+class SourceFlags:
+    """What is exported: the flags of a model, and how it draws."""
+
+    def __init__(self):
+        """Defines the flags."""
+        self._model = ModelFlags()
+        self._temperature = flags.DEFINE_float(
+            "temperature", 0.7, "The model is meant to be sampled at."
+        )
+        self._readjust = define_readjust_bn()
+        self._readjust_seed = flags.DEFINE_integer(
+            "readjust_seed", 0, "Of the draws of --readjust_bn."
+        )
+
+    @property
+    def temperature(self) -> float:
+        """What the model is meant to be sampled at."""
+        return self._temperature.value
+
+    def load(self):
+        """The `nvae_tf.export.source.Source` that the flags describe.
+
+        Raises:
+          UserError: see `load_source`.
+        """
+        from nvae_tf.core.progress import progress
+        from nvae_tf.export.source import load_source
+
+        source = load_source(
+            self._model.workdir,
+            checkpoint=self._model.checkpoint,
+            ema=self._model.ema,
+            readjust_temperature=(
+                self.temperature if self._readjust.value else None
+            ),
+            readjust_seed=self._readjust_seed.value,
+            progress=functools.partial(progress, desc="re-adjusting"),
+        )
+        self._model.tell(source.info)
+        return source
