@@ -20,7 +20,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import nvae_tf
 from nvae_tf.core.errors import ExportError
 from nvae_tf.core.files import new_folder
 from nvae_tf.export.model_card import signature_table, write_card
@@ -30,7 +29,7 @@ from nvae_tf.export.source import Source
 from nvae_tf.web import manifest, runtime
 from nvae_tf.web.server import HEADERS
 
-__all__ = ["export_web", "origin", "page_files"]
+__all__ = ["export_web"]
 
 _PAGE = pathlib.Path(__file__).parent / "site"
 # What tells Node.js how to read the scripts is not part of the page.
@@ -46,7 +45,7 @@ def export_web(
     webgpu: bool = True,
     temperature: float = 0.7,
     overwrite: bool = False,
-    more_origin: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
     """Writes the page.
 
@@ -59,7 +58,7 @@ def export_web(
         where a browser has WebGPU.
       temperature: where the page's sliders begin.
       overwrite: take the place of an existing export.
-      more_origin: what else the manifest says of where this came from.
+      origin: what the manifest says of where this came from.
 
     Returns:
       The folder.
@@ -81,7 +80,7 @@ def export_web(
         (folder / "runtime").mkdir()
         for name, content in files.items():
             (folder / "runtime" / name).write_bytes(content)
-        for path, name in page_files():
+        for path, name in _page_files():
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, folder / name)
         (folder / "_headers").write_text(_headers())
@@ -96,26 +95,12 @@ def export_web(
                 name: {key: f"runtime/{file}" for key, file in engine.items()}
                 for name, engine in engines.items()
             },
-            {**origin(source.options, temperature), **(more_origin or {})},
+            origin or {},
         )
     return output
 
 
-def origin(options: Mapping[str, Any], temperature: float) -> dict[str, Any]:
-    """What decides what a page holds, besides the weights.
-
-    Args:
-      options: of `nvae_tf.export.source.load_source`.
-      temperature: see `export_web`.
-    """
-    return {
-        "nvae_tf_version": nvae_tf.__version__,
-        "options": dict(options),
-        "temperature": temperature,
-    }
-
-
-def page_files() -> Iterator[tuple[pathlib.Path, str]]:
+def _page_files() -> Iterator[tuple[pathlib.Path, str]]:
     """The page's own files: where they are, and their names in an export."""
     for path in sorted(_PAGE.rglob("*")):
         name = path.relative_to(_PAGE).as_posix()

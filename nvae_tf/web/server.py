@@ -86,10 +86,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     timeout = 60
     server: PageServer
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self._answer(with_body=True)
 
-    def do_HEAD(self):  # noqa: N802
+    def do_HEAD(self):
         self._answer(with_body=False)
 
     def _answer(self, with_body: bool) -> None:

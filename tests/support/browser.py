@@ -29,8 +29,7 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 chromium = next(filter(None, map(shutil.which, _NAMES)), None)
 needs_chromium = pytest.mark.skipif(
     chromium is None,
-    reason="there is no Chromium: apt-get install chromium, or put one on "
-    "PATH",
+    reason="there is no Chromium: apt-get install chromium, or put one on PATH",
 )
 
 _FLAGS = (
