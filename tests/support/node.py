@@ -14,9 +14,11 @@ import pytest
 
 import nvae_tf.web
 
-__all__ = ["MODULES", "call", "needs_node"]
+__all__ = ["CHECKS", "MODULES", "call", "needs_node"]
 
 MODULES = pathlib.Path(nvae_tf.web.__file__).parent / "site" / "js"
+# What tests need besides the page's own functions.
+CHECKS = pathlib.Path(__file__).parents[1] / "web" / "checks.mjs"
 _NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(
     _NODE is None,
