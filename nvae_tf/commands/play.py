@@ -33,7 +33,6 @@ _OPEN = flags.DEFINE_bool("open", True, "Open the page in a browser.")
 def main(argv) -> None:
     """Exports, serves, waits for Ctrl-C."""
     del argv
-    _ENGINE.require_packages()
     from nvae_tf.core.errors import UserError
     from nvae_tf.core.progress import stop_requests
     from nvae_tf.web.kept import kept_page
@@ -59,6 +58,7 @@ def main(argv) -> None:
 
 def _make(folder, origin) -> None:
     """Writes the page, in place of an older one."""
+    _ENGINE.require_packages()
     from nvae_tf.web.export import export_web
 
     print("Writing the page, which takes a minute or more.", flush=True)

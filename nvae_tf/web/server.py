@@ -92,6 +92,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self):
         self._answer(with_body=False)
 
+    def log_message(self, *arguments):
+        """Requests of one's own browser are not worth lines."""
+
     def _answer(self, with_body: bool) -> None:
         address = urllib.parse.urlsplit(self.path).path
         name = urllib.parse.unquote(address).removeprefix("/") or "index.html"

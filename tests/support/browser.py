@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["Page", "chromium", "needs_chromium", "open_page"]
+__all__ = ["SOFTWARE_GPU", "Page", "needs_chromium", "open_page"]
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 chromium = next(filter(None, map(shutil.which, _NAMES)), None)
@@ -47,6 +47,14 @@ _FLAGS = (
     "--remote-debugging-pipe",
 )
 _NO_GPU = ("--disable-gpu",)
+# WebGPU by a rasteriser that comes with Chromium.
+SOFTWARE_GPU = (
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+    "--use-vulkan=swiftshader",
+    "--use-angle=swiftshader",
+)
 _PATIENCE = 120.0
 
 
@@ -58,8 +66,9 @@ class Page:
       session: of the protocol.
 
     Attributes:
-      problems: errors and warnings that the page and its workers logged, and
-        exceptions that nobody caught.
+      problems: errors that the page and its workers logged, and exceptions
+        that nobody caught.
+      requests: addresses that the page and its workers asked for.
     """
 
     def __init__(self, browser: _Browser, session: str):
@@ -187,7 +196,7 @@ class Page:
                 error = details.get("exception", {}).get("description")
                 self.problems.append(error or details["text"])
             case "Runtime.consoleAPICalled":
-                if values["type"] in ("error", "warning", "assert"):
+                if values["type"] in ("error", "assert"):
                     self.problems.append(
                         " ".join(
                             str(a.get("value", a.get("description")))
@@ -196,7 +205,7 @@ class Page:
                     )
             case "Log.entryAdded":
                 entry = values["entry"]
-                if entry["level"] in ("error", "warning"):
+                if entry["level"] == "error":
                     self.problems.append(
                         f"{entry['text']} {entry.get('url', '')}"
                     )
