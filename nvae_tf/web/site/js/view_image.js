@@ -119,12 +119,23 @@ export class ImageView extends View {
     document.getElementById("bars").after(this.legend);
   }
 
+  /** What is on the pad becomes the image; `listed` once a stroke is done. */
+  #take(listed) {
+    const own = this.store.addOwn(this.pad.pixels.slice(), { listed });
+    this.seen = own.image;
+    this.store.set({ own });
+  }
+
   #connect() {
     const { store, pad } = this;
     pad.addEventListener("drawn", ({ detail: isDone }) => {
-      const own = store.addOwn(pad.pixels.slice(), { listed: isDone });
-      this.seen = own.image;
-      store.set({ own });
+      cancelAnimationFrame(this.frame);
+      if (isDone) {
+        this.#take(true);
+      } else {
+        // A finger moves more often than can be seen.
+        this.frame = requestAnimationFrame(() => this.#take(false));
+      }
     });
     document.getElementById("drawing").hidden = !pad.canDraw;
     const radius = document.getElementById("radius");
