@@ -15,10 +15,9 @@ LOCK_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
-NUMERICS := tests/authors/reference_parity_test.py tests/distributions \
-	$(addprefix tests/model/,batch_norm_test.py ops_test.py recompute_test.py \
-	scan_test.py)
+# A file at a time in each process.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	--no-loadscope-reorder --max-worker-restart 0
 LOCK := $(BIN)/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes
 
@@ -37,10 +36,11 @@ test: setup ## Run the test suite, but for the tests that take long.
 test-long: setup ## Run the tests that take long.
 	$(PYTEST) -m "long and not soak" $(ARGS)
 
-# Without oneDNN and with one thread per operation, TensorFlow rounds elsewhere: a
-# tolerance that only one way to compute meets is none.
+# Without oneDNN, with one thread per operation and graphs optimised, TensorFlow rounds
+# elsewhere: a tolerance that only one way to compute meets is none.
 test-numerics: setup ## Run the numerical tests as another processor computes.
-	TF_ENABLE_ONEDNN_OPTS=0 TF_NUM_INTRAOP_THREADS=1 $(PYTEST) $(NUMERICS)
+	TF_ENABLE_ONEDNN_OPTS=0 TF_NUM_INTRAOP_THREADS=1 NVAE_TEST_OPTIMIZED=1 \
+		$(PYTEST) -m "numerics and not soak" $(ARGS)
 
 lint: setup ## Check style, formatting and what imports what.
 	$(BIN)/ruff check

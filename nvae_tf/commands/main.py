@@ -58,10 +58,12 @@ COMMANDS = {
         Command("encode", "explore.encode", "latents and bounds of images"),
         Command("nearest", "explore.nearest", "training images near samples"),
         Command("outliers", "explore.outliers", "the least likely images"),
+        Command("play", "play", "a page in the browser to play with"),
     ],
     "Ship": [
         Command("export savedmodel", "export.savedmodel", "for TF Serving"),
         Command("export onnx", "export.onnx", "without TensorFlow"),
+        Command("export web", "export.web", "a page that runs the model"),
         Command(
             "export checkpoint", "export.checkpoint", "the authors' format"
         ),

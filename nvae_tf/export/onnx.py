@@ -19,6 +19,7 @@ from nvae_tf.export.model_card import describe
 from nvae_tf.export.onnx_convert import MAX_INLINE_BYTES, save
 from nvae_tf.export.onnx_graphs import OnnxGraphs
 from nvae_tf.export.onnx_runner import (
+    ALL_GRAPHS,
     GRAPHS,
     OnnxRunner,
     graph_path,
@@ -52,7 +53,7 @@ def export_onnx(
     Args:
       source: what to export.
       output: the `.onnx` file of the sampler; names the others.
-      graphs: which to write, some of `GRAPHS`.
+      graphs: which to write, some of `ALL_GRAPHS`.
       opset: version of ONNX's operators.
       fixed_batch: rows that the graphs take; None for any number.
       fp16: run the networks in half precision.
@@ -103,11 +104,11 @@ def export_onnx(
 def _check_arguments(output, graphs, fixed_batch, overwrite) -> None:
     if output.suffix != ".onnx":
         raise ExportError(f"--output={output} must end in .onnx.")
-    unknown = sorted(set(graphs) - set(GRAPHS))
+    unknown = sorted(set(graphs) - set(ALL_GRAPHS))
     if unknown or not graphs:
         raise ExportError(
             f"There is no graph {', '.join(unknown) or 'to write'}; there are "
-            f"{', '.join(GRAPHS)}."
+            f"{', '.join(ALL_GRAPHS)}."
         )
     if fixed_batch is not None and fixed_batch < 1:
         raise ExportError(

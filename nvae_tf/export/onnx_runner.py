@@ -1,5 +1,6 @@
 """Running ONNX exports; see `nvae_tf.export.runners`."""
 
+import json
 import os
 import pathlib
 from typing import Any
@@ -9,9 +10,17 @@ from nvae_tf.core.extras import require
 from nvae_tf.core.reading import shown
 from nvae_tf.export import onnx_file
 
-__all__ = ["GRAPHS", "OnnxRunner", "graph_path", "require_packages"]
+__all__ = [
+    "ALL_GRAPHS",
+    "GRAPHS",
+    "OnnxRunner",
+    "graph_path",
+    "require_packages",
+]
 
+# What an export has unless told otherwise, and all that there is.
 GRAPHS = ("sample", "decode", "encode", "reconstruct", "score")
+ALL_GRAPHS = (*GRAPHS, "from_noise", "infer")
 
 _DTYPES = {"float": "float32", "uint8": "uint8"}
 
@@ -46,7 +55,7 @@ class OnnxRunner:
         path = pathlib.Path(path)
         self._sessions: dict[str, Any] = {}
         self.metadata: dict[str, str] = {}
-        for candidate in (graph_path(path, name) for name in GRAPHS):
+        for candidate in (graph_path(path, name) for name in ALL_GRAPHS):
             if candidate.exists():
                 self._load(candidate, full_check)
         if not self._sessions:
@@ -86,6 +95,11 @@ class OnnxRunner:
     def fixed_batch(self) -> int:
         """Rows that the graphs take; 0 for any number."""
         return int(self.metadata["nvae_fixed_batch"])
+
+    def noise(self, name: str) -> list[dict[str, Any]]:
+        """The noise that a graph takes: dicts of name, kind, stream, shape."""
+        metadata = self._sessions[name].get_modelmeta().custom_metadata_map
+        return json.loads(metadata["nvae_noise"])
 
     def inputs(self, name):
         """See `nvae_tf.export.runners.Runner`."""

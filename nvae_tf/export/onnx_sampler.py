@@ -68,13 +68,20 @@ def _uniform(seeds, stream, count):
 
 
 def _normal(seeds, stream, count):
-    """Float32 `[B, count]`, standard Normal, by Box and Muller."""
+    """Float32 `[B, count]`, standard Normal, by Box and Muller.
+
+    Functions are computed in float64 and rounded: in float32, their last digits
+    differ between processors and between languages.
+    """
     half = -(-count // 2)
     pairs = _uniform(seeds, stream, 2 * half).reshape(len(seeds), half, 2)
     radius = np.maximum(pairs[..., :1], np.float32(1e-7))
-    radius = np.sqrt(np.float32(-2) * np.log(radius))
+    logarithm = np.log(radius.astype(np.float64)).astype(np.float32)
+    radius = np.sqrt(np.float32(-2) * logarithm)
     angle = np.float32(2 * math.pi) * pairs[..., 1:]
-    normal = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1) * radius
+    angle = angle.astype(np.float64)
+    normal = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
+    normal = normal.astype(np.float32) * radius
     return normal.reshape(len(seeds), 2 * half)[:, :count]
 
 

@@ -21,6 +21,8 @@ from tests.support.in_process import MODULES, defined_flags, run
 from tests.support.model_cases import random_model
 from tests.support.run_helpers import make_config
 
+pytestmark = pytest.mark.early
+
 _PLANTED = 9
 
 

@@ -30,7 +30,7 @@ BUSY = tf.errors.ResourceExhaustedError
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "nvae"
-    return export_saved_model(source("tiny"), path, warmup_batch_sizes=())
+    return export_saved_model(source("served"), path, warmup_batch_sizes=())
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_metadata_describes_every_signature(predictor, runner):
 
 
 def test_every_signature_answers_as_in_this_process(predictor, runner):
-    reference = Reference(source("tiny"))
+    reference = Reference(source("served"))
     for name in runner.names:
         inputs, _ = reference.ask(name)
         given = {key: inputs[key] for key in runner.inputs(name)}
@@ -332,7 +332,7 @@ def test_photos_are_scored_as_they_are_encoded_elsewhere(
     exif[0x0112] = 6
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path, exif=exif)
-    config = image_input.fit_own(source("tiny").config)
+    config = image_input.fit_own(source("served").config)
     photo = image_input.open_images(config, [str(path)])[0]
     expected = runner.run(
         "score", {"images": photo[None], "seed": np.zeros(1, np.int64)}

@@ -33,6 +33,22 @@ class SourceFlags:
         """What the model is meant to be sampled at."""
         return self._temperature.value
 
+    @property
+    def chosen(self) -> dict[str, object]:
+        """All that the flags say, but for the workdir."""
+        return {
+            "checkpoint": self._model.checkpoint,
+            "ema": self._model.ema,
+            "temperature": self.temperature,
+            "readjust_bn": self._readjust.value,
+            "readjust_seed": self._readjust_seed.value,
+        }
+
+    @property
+    def workdir(self) -> str:
+        """The run's folder."""
+        return self._model.workdir
+
     def load(self):
         """The `nvae_tf.export.source.Source` that the flags describe.
 
