@@ -106,9 +106,11 @@ def test_whole_of_another_kind_is_refused(junk):
 
 
 def test_every_argument_of_another_kind_is_refused_or_of_no_weight(
-    samples, junk, caplog
+    samples, junk, caplog, monkeypatch
 ):
     caplog.set_level(logging.ERROR)
+    # Only what is built differs between models that could be meant.
+    monkeypatch.setattr(taking_over, "_model", _not_built)
     for name in vars(samples[FILES[0]]["args"]):
         value = {**samples[FILES[0]]}
         value["args"] = argparse.Namespace(**vars(value["args"]))
@@ -117,6 +119,17 @@ def test_every_argument_of_another_kind_is_refused_or_of_no_weight(
             take_over(value)
         except CheckpointError:
             _refused(value)
+        except _BuiltError:
+            pass
+
+
+class _BuiltError(Exception):
+    """A model would have been built."""
+
+
+def _not_built(config):
+    assert config.num_groups < 100
+    raise _BuiltError
 
 
 @pytest.mark.parametrize(
@@ -126,7 +139,7 @@ def test_every_argument_of_another_kind_is_refused_or_of_no_weight(
         {"num_groups_per_scale": 1000, "ada_groups": False},
         {"num_cell_per_cond_enc": 10**6},
         {"num_cell_per_cond_dec": 64},
-        {"num_preprocess_cells": 64},
+        {"num_preprocess_cells": 4096},
         {"num_latent_per_group": 4096},
         {"num_nf": 64},
         {"num_nf": 10**6},
@@ -152,7 +165,7 @@ def test_tensors_that_share_what_is_stored_do_not_count_twice(
     monkeypatch.setattr(taking_over, "_model", NVAE.__call__)
     state = value["state_dict"]
     for name, array in state.items():
-        one = np.zeros(1, np.float32)
+        one = np.zeros((), np.float32)
         state[name] = np.broadcast_to(one, array.shape)
     _refused(value, "too few")
 
@@ -215,7 +228,8 @@ def test_moments_of_another_kind_are_refused(samples, junk, name):
 
 
 def _counts(junk):
-    junk = junk.item() if np.ndim(junk) == 0 and np.size(junk) == 1 else junk
+    if isinstance(junk, np.ndarray) and junk.ndim == 0:
+        junk = junk.item()
     return junk in (3, 7) if isinstance(junk, int) else False
 
 

@@ -153,7 +153,7 @@ def test_what_holds_no_samples_is_named(tmp_path, name, arrays, message):
         np.savez(path, **arrays)
     with pytest.raises(DataError, match=message) as caught:
         open_samples(str(path))
-    assert f"--samples={path}" in str(caught.value)
+    assert str(path) in str(caught.value)
 
 
 def test_samples_of_different_sizes_are_refused(tmp_path):

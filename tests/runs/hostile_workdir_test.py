@@ -170,10 +170,14 @@ def test_records_go_on_where_the_checkpoint_was(folder):
 
 def test_disk_without_room_for_records_is_a_sentence(folder):
     writer = MetricsWriter(folder)
+
+    def write():
+        for step in range(100):
+            writer.event(step, "event", text="x" * 1000)
+
     with faults.file_limit(20_000):
         with pytest.raises(UserError, match=r"Cannot write .*make room"):
-            for step in range(100):
-                writer.event(step, "event", text="x" * 1000)
+            write()
     writer.close()
 
 
