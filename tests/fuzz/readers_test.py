@@ -26,7 +26,7 @@ from nvae_tf.runs.checkpoint_folder import Checkpoint
 from nvae_tf.runs.retention import Note
 from tests.fuzz import samples
 from tests.fuzz.harness import fuzz, hold, scratch
-from tests.fuzz.mutations import junk, mutated, with_junk
+from tests.fuzz.mutations import huge, junk, mutated, with_junk
 from tests.support import torch_pickles as codes
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -94,7 +94,7 @@ def test_pickles_from_the_opcodes_that_are_allowed(code, write):
 _CONFIG = json.loads(json.dumps(presets.load("tiny").to_dict()))
 
 
-@fuzz("config", 0.1, value=with_junk(_CONFIG) | junk)
+@fuzz("config", 0.1, value=with_junk(_CONFIG, junk | huge) | junk)
 def test_configurations_with_other_values(value):
     found = hold("config", config_from_dict, value)
     if isinstance(found, Config):

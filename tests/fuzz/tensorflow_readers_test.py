@@ -18,7 +18,7 @@ from nvae_tf.datasets.records import open_records, read_shard_index
 from nvae_tf.evaluation.features import load_features
 from nvae_tf.export import verify
 from tests.fuzz.harness import fuzz, hold, scratch
-from tests.fuzz.mutations import junk, mutated, with_junk
+from tests.fuzz.mutations import huge, junk, mutated, with_junk
 from tests.support import taking_over
 from tests.support.data_helpers import make_config
 
@@ -28,10 +28,14 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 # Values of the authors' checkpoints
 
 
-_ANYTHING = junk | st.builds(
-    lambda shape, dtype: np.zeros(shape, dtype),
-    st.sampled_from([(), (1,), (0,), (4, 4), (1,) * 40]),
-    st.sampled_from(["f4", "f8", "i8", "?", "c8", "f2"]),
+_ANYTHING = (
+    junk
+    | huge
+    | st.builds(
+        lambda shape, dtype: np.zeros(shape, dtype),
+        st.sampled_from([(), (1,), (0,), (4, 4), (1,) * 40]),
+        st.sampled_from(["f4", "f8", "i8", "?", "c8", "f2"]),
+    )
 )
 _ANYTHING |= st.just(argparse.Namespace(a=1)) | st.just({1, 2})
 
