@@ -128,7 +128,7 @@ def _read_metadata(path: pathlib.Path) -> dict[str, str]:
     except ValueError as error:
         raise ExportError(one_line(error)) from error
     batch = metadata.get("nvae_fixed_batch", "")
-    if metadata.get("nvae_graph") not in GRAPHS or not (
+    if metadata.get("nvae_graph") not in ALL_GRAPHS or not (
         batch.isascii() and batch.isdecimal() and len(batch) < 6
     ):
         raise ExportError(f"{path} is not an export of nvae_tf.")

@@ -28,7 +28,14 @@ from nvae_tf.export.serving_files import versions
 from nvae_tf.export.source import Source
 from nvae_tf.export.warmup import example_inputs
 
-__all__ = ["Export", "Result", "open_export", "report", "verify"]
+__all__ = [
+    "Export",
+    "Result",
+    "open_export",
+    "read_facts",
+    "report",
+    "verify",
+]
 
 _LARGEST_SIDE = 8192
 
@@ -83,7 +90,7 @@ def open_export(path) -> Export:
     path = pathlib.Path(path)
     if path.is_file():
         runner = OnnxRunner(path, full_check=True)
-        facts = _read_facts(
+        facts = read_facts(
             path, lambda: parse_json(runner.metadata.get("nvae_facts", ""))
         )
         return Export(path, runner, facts, "ONNX", runner.fixed_batch)
@@ -94,11 +101,11 @@ def open_export(path) -> Export:
             f"{path} is neither a SavedModel, nor a folder with versions of "
             "one, nor an ONNX file."
         )
-    facts = _read_facts(path, lambda: read_json(path / "metadata.json"))
+    facts = read_facts(path, lambda: read_json(path / "metadata.json"))
     return Export(path, SavedModelRunner(path), facts, "SavedModel")
 
 
-def _read_facts(
+def read_facts(
     path: pathlib.Path, read: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
     """What an export says of itself, of the kinds that are needed here.

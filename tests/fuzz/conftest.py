@@ -1,5 +1,8 @@
 """Limits of memory for the fuzzers, and what became of their inputs."""
 
+import json
+import os
+
 import pytest
 
 from tests.fuzz import harness
@@ -11,18 +14,23 @@ def _limits():
         yield
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    reader = getattr(item.function, "reader", None)
+    if reader and report.failed:
+        harness.COUNTS[reader]["bad"] += 1
+    return report
+
+
 def pytest_terminal_summary(terminalreporter):
-    rows = {name: c for name, c in harness.COUNTS.items() if c.total()}
-    if not rows:
+    counts = {name: c for name, c in harness.COUNTS.items() if c.total()}
+    if not counts:
         return
     terminalreporter.section("inputs of the fuzzers")
-    total = 0
-    for name, counts in sorted(rows.items()):
-        number = counts["read"] + counts["refused"]
-        total += number
-        terminalreporter.line(
-            f"{name:24} {number:8,} {counts['read']:8,} read "
-            f"{counts['refused']:8,} refused "
-            f"{counts['milliseconds'] / max(number, 1):8.2f} ms each"
-        )
-    terminalreporter.line(f"{'in all':24} {total:8,}")
+    for line in harness.table(counts):
+        terminalreporter.line(line)
+    path = os.environ.get("NVAE_TF_FUZZ_COUNTS")
+    if path:
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(counts, file)

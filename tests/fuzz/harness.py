@@ -21,14 +21,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from nvae_tf.core.errors import UserError
 
-__all__ = ["COUNTS", "fuzz", "hold", "scratch"]
+__all__ = ["COUNTS", "fuzz", "hold", "scratch", "table"]
 
 BUDGET = int(os.environ.get("NVAE_TF_FUZZ_BUDGET", "1000"))
 SEED = os.environ.get("NVAE_TF_FUZZ_SEED")
@@ -67,7 +67,10 @@ def fuzz(reader: str, share: float, **strategies: Any) -> Callable:
             suppress_health_check=list(HealthCheck),
             print_blob=True,
         )(test)
-        return test if SEED is None else seed(int(SEED))(test)
+        if SEED is not None:
+            test = seed(int(SEED))(test)
+        test.reader = reader
+        return test
 
     return decorate
 
@@ -88,9 +91,7 @@ def hold(reader: str, read: Callable, *arguments: Any) -> Any:
         outcome = "refused"
         _check_message(str(error), arguments)
     COUNTS[reader][outcome] += 1
-    COUNTS[reader]["milliseconds"] += round(
-        1000 * (time.process_time() - start)
-    )
+    COUNTS[reader]["microseconds"] += round(1e6 * (time.process_time() - start))
     grown = _peak() - before
     assert grown < _GROWTH_BYTES, f"took {grown:,} bytes"
     return result
@@ -121,6 +122,26 @@ def limited_memory(more: int = 2**32) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def table(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What became of the inputs, a line per reader and one of all.
+
+    Args:
+      counts: reader -> "read", "refused", "bad" and "microseconds".
+    """
+    total: collections.Counter = collections.Counter()
+    rows = []
+    for name, of_reader in [*sorted(counts.items()), ("in all", total)]:
+        found = collections.Counter(of_reader)
+        tried = found["read"] + found["refused"]
+        rows.append(
+            f"{name:26} {tried:9,} tried: {found['bad']} bad; "
+            f"{found['read']:,} read, {found['refused']:,} refused, "
+            f"{found['microseconds'] / max(tried, 1) / 1000:.2f} ms each"
+        )
+        total.update(of_reader)
+    return rows
 
 
 def _check_message(message: str, arguments: tuple) -> None:

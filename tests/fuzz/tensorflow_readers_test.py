@@ -193,7 +193,7 @@ _FACTS = {
 
 
 def _report(facts):
-    found = verify._read_facts("x", lambda: facts)
+    found = verify.read_facts("x", lambda: facts)
     export = verify.Export("x", None, found, "ONNX")
     text = verify.report(export, [verify.Result("sample", 3, 1.0, "")])
     assert len(text) < 2000
