@@ -27,6 +27,8 @@ _OF_WHAT = {
 _NARROWER = {
     ("export savedmodel", "temperature"),
     ("export onnx", "temperature"),
+    ("export web", "temperature"),
+    ("play", "temperature"),
 }
 _WORDS = [c.words for group in COMMANDS.values() for c in group]
 _SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "help_pages.py"
