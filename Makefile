@@ -6,6 +6,9 @@ PYTHON ?=
 JOBS ?= 2
 # More arguments: make test ARGS="-k cells", make bench ARGS=--full
 ARGS ?=
+# Inputs for all readers together, and which: make fuzz INPUTS=1000000 SEED=7
+INPUTS ?= 100000
+SEED ?=
 # More arguments for the resolver: make lock LOCK_ARGS=--upgrade
 LOCK_ARGS ?=
 
@@ -19,7 +22,7 @@ LOCK := $(BIN)/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes
 
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-long test-numerics lint format docs demo bench soak lock clean
+.PHONY: help setup test test-long test-numerics lint format docs demo bench fuzz soak lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' \
@@ -56,6 +59,9 @@ demo: setup ## Train, evaluate, sample and export a small model on MNIST digits.
 
 bench: setup ## Measure speed, memory and graph sizes: minutes; ARGS=--full for hours.
 	$(BIN)/python -m benchmarks.suite $(ARGS)
+
+fuzz: setup ## Give all readers of files 100,000 damaged inputs: hours; goes on if it was ended.
+	$(BIN)/python -m tests.fuzz --inputs=$(INPUTS) $(if $(SEED),--seed=$(SEED))
 
 soak: setup ## Kill a training run fifty times and compare it with one left alone.
 	$(BIN)/python -m pytest -n 0 -m soak -o faulthandler_timeout=0 $(ARGS)

@@ -5,13 +5,14 @@ import hashlib
 import io
 import json
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from nvae_tf.config import Config
+from nvae_tf.core.errors import DataError
 from nvae_tf.core.files import write_bytes
+from nvae_tf.core.npz_files import read_npz
 from nvae_tf.datasets.sources import Source
 from nvae_tf.evaluation.features import FeatureNetwork
 from nvae_tf.evaluation.sample_files import in_batches
@@ -19,6 +20,7 @@ from nvae_tf.evaluation.sample_files import in_batches
 __all__ = ["FOLDER", "reference_features"]
 
 FOLDER = "reference_features"
+_MOST_BYTES = 2**34
 # Keys of `data` that do not change what an image is.
 _IRRELEVANT = (
     "binarize",
@@ -84,7 +86,11 @@ def reference_features(
 def _read(path: pathlib.Path, key: str) -> np.ndarray | None:
     """What is kept; None if there is nothing whole."""
     try:
-        with open(path, "rb") as file, np.load(file) as stored:
-            return stored["features"] if str(stored["key"]) == key else None
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        stored = read_npz(path, _MOST_BYTES)
+    except DataError:
         return None
+    features = stored.get("features")
+    if features is None or str(stored.get("key")) != key:
+        return None
+    is_whole = features.dtype == np.float32 and features.ndim == 2
+    return features if is_whole and np.isfinite(features).all() else None

@@ -10,12 +10,11 @@ Besides the sampler, `nvae.onnx`, there are `nvae_decode.onnx`,
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Sequence
 
 from nvae_tf.core.errors import ExportError
-from nvae_tf.core.files import sync
-from nvae_tf.export import onnx_sampler
+from nvae_tf.core.files import scratch_folder, sync
+from nvae_tf.export import onnx_file, onnx_sampler
 from nvae_tf.export.model_card import describe
 from nvae_tf.export.onnx_convert import MAX_INLINE_BYTES, save
 from nvae_tf.export.onnx_graphs import OnnxGraphs
@@ -85,11 +84,7 @@ def export_onnx(
     )
     reference = Reference(source, range(fixed_batch or 2), temperature)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{output.name}.", suffix=".tmp", dir=output.parent
-        ) as folder:
-            folder = pathlib.Path(folder)
+        with scratch_folder(output) as folder:
             for name in graphs:
                 save(
                     converter.convert(name),
@@ -138,7 +133,14 @@ def _is_ours(path: pathlib.Path) -> bool:
 
 
 def _sampler_program() -> bytes:
-    return pathlib.Path(onnx_sampler.__file__).read_bytes()
+    """The sampler and what it imports of ours, as one file."""
+    program, checks = (
+        pathlib.Path(module.__file__).read_text("utf-8")
+        for module in (onnx_sampler, onnx_file)
+    )
+    line = "from nvae_tf.export.onnx_file import read_metadata, whole\n"
+    before, after = program.split(line)
+    return f"{before}{checks}{after}".encode()
 
 
 def _move(folder: pathlib.Path, output: pathlib.Path) -> None:

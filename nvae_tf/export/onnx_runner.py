@@ -5,8 +5,10 @@ import os
 import pathlib
 from typing import Any
 
-from nvae_tf.core.errors import ExportError
+from nvae_tf.core.errors import ExportError, one_line
 from nvae_tf.core.extras import require
+from nvae_tf.core.reading import shown
+from nvae_tf.export import onnx_file
 
 __all__ = [
     "ALL_GRAPHS",
@@ -61,6 +63,7 @@ class OnnxRunner:
         self.names = sorted(self._sessions)
 
     def _load(self, path: pathlib.Path, full_check: bool) -> None:
+        metadata = _read_metadata(path)
         onnxruntime = require(
             "onnxruntime", "onnx", "Running an ONNX export", ExportError
         )
@@ -76,13 +79,15 @@ class OnnxRunner:
         except ExportError:
             raise
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
             raise ExportError(
-                f"{path} is not an ONNX file that loads: {reason}"
+                f"{path} is not an ONNX file that loads: {one_line(error, 300)}"
             ) from error
-        metadata = session.get_modelmeta().custom_metadata_map
-        if "nvae_graph" not in metadata:
-            raise ExportError(f"{path} is not an export of nvae_tf.")
+        for value in (*session.get_inputs(), *session.get_outputs()):
+            if _dtype(value) is None:
+                raise ExportError(
+                    f"{path} is not an export of nvae_tf: {shown(value.name)} "
+                    f"is a {shown(value.type)}."
+                )
         self._sessions[metadata["nvae_graph"]] = session
         self.metadata = metadata
 
@@ -112,10 +117,33 @@ class OnnxRunner:
         return dict(zip(outputs, values, strict=True))
 
 
+def _read_metadata(path: pathlib.Path) -> dict[str, str]:
+    """The properties of an export, of which nothing was run yet.
+
+    Raises:
+      ExportError: if it is none, or reads weights from anywhere.
+    """
+    try:
+        metadata = onnx_file.read_metadata(path)
+    except ValueError as error:
+        raise ExportError(one_line(error)) from error
+    batch = metadata.get("nvae_fixed_batch", "")
+    if metadata.get("nvae_graph") not in ALL_GRAPHS or not (
+        batch.isascii() and batch.isdecimal() and len(batch) < 6
+    ):
+        raise ExportError(f"{path} is not an export of nvae_tf.")
+    return metadata
+
+
+def _dtype(value) -> str | None:
+    """The name of a tensor's dtype, None if no export has it."""
+    return _DTYPES.get(value.type.removeprefix("tensor(").removesuffix(")"))
+
+
 def _specs(values) -> dict[str, tuple]:
     return {
         value.name: (
-            _DTYPES[value.type.removeprefix("tensor(").removesuffix(")")],
+            _dtype(value),
             [d if isinstance(d, int) else None for d in value.shape],
         )
         for value in values

@@ -6,6 +6,7 @@ import email.utils
 import http
 import http.server
 import json
+import os
 import pathlib
 import shutil
 import urllib.parse
@@ -98,23 +99,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self, with_body: bool) -> None:
         address = urllib.parse.urlsplit(self.path).path
         name = urllib.parse.unquote(address).removeprefix("/") or "index.html"
-        path = self.server.folder / name
         facts = self.server.files.get(name)
         if facts is None and name == manifest.FILE_NAME:
-            facts = {"bytes": path.stat().st_size, "sha256": None}
-        if facts is None or not path.is_file():
+            facts = {"sha256": None}
+        file = facts and manifest.open_file(self.server.folder, name)
+        if not facts or not file:
             self._refuse(http.HTTPStatus.NOT_FOUND, with_body)
             return
-        tag = f'"{facts["sha256"]}"'
-        if facts["sha256"] and self.headers.get("If-None-Match") == tag:
-            self._start(http.HTTPStatus.NOT_MODIFIED, 0)
-            return
-        with open(path, "rb") as file:
+        with file:
+            tag = f'"{facts["sha256"]}"'
+            if facts["sha256"] and self.headers.get("If-None-Match") == tag:
+                self._start(http.HTTPStatus.NOT_MODIFIED, 0)
+                return
             self._start(
                 http.HTTPStatus.OK,
-                facts["bytes"],
+                os.fstat(file.fileno()).st_size,
                 {
-                    "Content-Type": _TYPES.get(path.suffix, _BINARY),
+                    "Content-Type": _TYPES.get(
+                        pathlib.PurePosixPath(name).suffix, _BINARY
+                    ),
                     **({"ETag": tag} if facts["sha256"] else {}),
                 },
             )

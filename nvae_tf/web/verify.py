@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 
 from nvae_tf.core.errors import ExportError
+from nvae_tf.core.json_files import parse_json
 from nvae_tf.export.onnx_runner import OnnxRunner
-from nvae_tf.export.verify import Export
+from nvae_tf.export.verify import Export, read_facts
 from nvae_tf.web import manifest
 
 __all__ = ["open_site"]
@@ -38,5 +38,7 @@ def open_site(folder: pathlib.Path) -> Export:
     runner = OnnxRunner(
         folder / content["graphs"]["sample"]["path"], full_check=True
     )
-    facts = json.loads(runner.metadata["nvae_facts"])
+    facts = read_facts(
+        folder, lambda: parse_json(runner.metadata.get("nvae_facts", ""))
+    )
     return Export(folder, runner, facts, "web page", runner.fixed_batch)

@@ -262,10 +262,17 @@ def test_sampler_command_writes_a_grid(exported, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent.onnx"], "There is no file absent.onnx"),
+        (["absent.onnx"], "it does not exist"),
+        (["nvae.onnx", "--num=10001"], "at most 10000"),
+        (["nvae.onnx", "--batch_size=99999999999"], "at most 10000"),
+        (
+            ["nvae.onnx", "--num=2", f"--seed={2**63 - 1}"],
+            "integers of 64 bits",
+        ),
+        (["nvae.onnx", "--temperature=nan"], "must be finite"),
         (["nvae.onnx", "--num=0"], "must be positive"),
         (["nvae_decode.onnx"], "is not an exported NVAE sampler"),
-        (["onnx_sampler.py"], "is not an ONNX file that loads"),
+        (["onnx_sampler.py"], "is not an ONNX file that can be used"),
     ],
 )
 def test_sampler_command_explains_mistakes(
@@ -346,8 +353,8 @@ def test_foreign_sampler_is_replaced_on_request_and_ours_stays(tmp_path):
     options = {"graphs": ["sample"]}
     model = source("plain_vae")
     export_onnx(model, tmp_path / "a.onnx", overwrite=True, **options)
-    ours = pathlib.Path(onnx_sampler.__file__).read_bytes()
-    assert sampler.read_bytes() == ours
+    ours = sampler.read_bytes()
+    assert b"class Sampler" in ours
     # Beside another export of the same program.
     export_onnx(model, tmp_path / "b.onnx", **options)
     assert sampler.read_bytes() == ours
@@ -357,7 +364,7 @@ def test_foreign_sampler_is_replaced_on_request_and_ours_stays(tmp_path):
 
 def test_foreign_files_are_refused(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"no model")
-    with pytest.raises(ExportError, match="not an ONNX file that loads"):
+    with pytest.raises(ExportError, match="not an ONNX file that can be used"):
         OnnxRunner(tmp_path / "a.onnx")
     identity = onnx.helper.make_node("Identity", ["x"], ["y"])
     tensors = [

@@ -99,21 +99,22 @@ def test_faults_are_reported(folder, monkeypatch, capsys, tamper, problem):
     assert problem in capsys.readouterr().out
 
 
-def test_what_is_no_export_is_refused(tmp_path, capsys):
+def test_what_is_no_export_is_refused(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"no model")
     metadata = tmp_path / "damaged"
     metadata.mkdir()
     (metadata / "saved_model.pb").write_bytes(b"no model")
-    (metadata / "metadata.json").write_text("{}")
+    facts = (folder / "nvae/1/metadata.json").read_bytes()
+    (metadata / "metadata.json").write_bytes(facts)
     (tmp_path / "a.onnx").write_bytes(b"no model")
     for name, message in {
         "absent": "neither a SavedModel",
         "empty": "neither a SavedModel",
-        "broken": "no readable metadata.json",
+        "broken": "metadata.json",
         "damaged": "not a SavedModel that loads",
-        "a.onnx": "not an ONNX file that loads",
+        "a.onnx": "not an ONNX file that",
     }.items():
         with pytest.raises(ExportError, match=re.escape(message)):
             nvae("verify", str(tmp_path / name))

@@ -56,7 +56,8 @@ _FEATURES = flags.DEFINE_string(
     "features",
     "inception",
     "The network: 'inception' (Keras', downloaded), a SavedModel's folder, a "
-    ".keras file, or that of published FIDs, classify_image_graph_def.pb.",
+    ".keras file, or that of published FIDs, classify_image_graph_def.pb. It "
+    "is a program: take it from those alone whom you trust.",
 )
 _FEATURES_OUTPUT = flags.DEFINE_string(
     "features_output",

@@ -43,7 +43,8 @@ def main(argv) -> None:
     ranking = _rank(model, config, source)
     records = ranking.records(source, model.config)
     text = _csv(records) if suffix == ".csv" else _json(records)
-    write_bytes(_OUTPUT.value, text.encode())
+    # A file's name may be no text: in CSV it is kept as it is.
+    write_bytes(_OUTPUT.value, text.encode(errors="surrogateescape"))
     path = pathlib.Path(_OUTPUT.value).with_suffix(".png")
     shown, bounds = ranking.shown()
     texts = [captions.describe_bound(bound, model.config) for bound in bounds]
