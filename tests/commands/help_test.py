@@ -16,6 +16,7 @@ _OF_WHAT = {
     "batch_size",
     "checkpoint",
     "images",
+    "model",
     "num",
     "output",
     "seed",

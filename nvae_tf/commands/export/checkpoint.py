@@ -41,11 +41,15 @@ def main(argv) -> None:
             f"authors' program, those of this model {config.model.image_size}.",
             file=sys.stderr,
         )
-    # The one that was loaded: a run that goes on writes others.
-    checkpoints = workdir.Workdir(_MODEL.workdir).checkpoints()
-    progress = reference_export.progress_of(
-        checkpoints.restore(info["step"]), with_moments=not info["ema"]
-    )
+    if _MODEL.folder is None:
+        # Nobody knows of the epochs, and nobody goes on with its moments.
+        progress = reference_export.Progress(0, info["step"] or 0)
+    else:
+        # The one that was loaded: a run that goes on writes others.
+        checkpoints = workdir.Workdir(_MODEL.folder).checkpoints()
+        progress = reference_export.progress_of(
+            checkpoints.restore(info["step"]), with_moments=not info["ema"]
+        )
     content = reference_export.checkpoint_values(
         model, config, dataset, progress
     )
@@ -57,7 +61,7 @@ def main(argv) -> None:
         f"step {content['global_step']}, {moments} the optimiser's moments"
         + (
             ", which are of other weights (--noema writes those, with them)"
-            if info["ema"]
+            if info["ema"] and _MODEL.folder
             else ""
         )
     )
