@@ -51,7 +51,8 @@ def locate(place: str | os.PathLike) -> pathlib.Path:
 
     Args:
       place: a name, a folder or hf://user/repo[@revision].  A name
-        comes before a folder of the same name, which is ./NAME then.
+        comes before a folder of the same name, which is ./NAME then, or any
+        `Path`.
 
     Raises:
       CheckpointError: if there is none such, it cannot be fetched, or the
@@ -61,7 +62,7 @@ def locate(place: str | os.PathLike) -> pathlib.Path:
     if text.startswith(_HUB):
         return _fetch(text)
     models = shipped()
-    if text in models:
+    if isinstance(place, str) and text in models:
         return models[text]
     if os.path.isdir(text):
         return pathlib.Path(text)
