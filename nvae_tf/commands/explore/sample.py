@@ -203,6 +203,8 @@ def _write_folder(illustrator, fix_groups, temperature, info) -> None:
         {
             "step": info["step"],
             "ema": info["ema"],
+            # Of a pretrained model: its step, if any, does not tell which.
+            **({"weights": info["sha256"]} if "sha256" in info else {}),
             "readjust_bn": _DRAW.readjusts,
             "temperature": np.asarray(temperature).tolist(),
             **options,
