@@ -2,7 +2,7 @@ r"""Opens a trained model in the browser.
 
     nvae play --workdir=runs/demo
     nvae play --workdir=runs/demo --port=8000 --noopen
-    nvae play --model=mnist-small
+    nvae play --model=NAME
 
 Writes the page of `nvae export web` into the workdir, or takes the one that is
 there while the checkpoint is the same, and serves it to this machine alone,

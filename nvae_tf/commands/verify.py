@@ -2,7 +2,7 @@
 
     nvae verify models/nvae
     nvae verify nvae.onnx --workdir=runs/mnist
-    nvae verify site --model=mnist-small
+    nvae verify site --model=NAME
 
 Takes a SavedModel, an ONNX file or a web page, whose files are compared with
 its manifest first.

@@ -9,7 +9,7 @@ numbers, writes them to evaluation.json in the workdir, adds them to
 evaluation.jsonl there, and draws evaluation.png.  For a pretrained model that
 takes an --output; without, they are printed only:
 
-    nvae eval likelihood --model=mnist-small --data_path=mnist
+    nvae eval likelihood --model=NAME --data_path=FILES
 
 Uses all GPUs of the machine.  Stopped by SIGTERM or Ctrl-C, it keeps what it
 has; the same command goes on from there.  A quick look at a large data set:
