@@ -73,7 +73,7 @@ def saved_state(workdir: pathlib.Path, which: str) -> list[int] | None:
 def _program() -> str:
     """A checksum of all that writes a page."""
     digest = hashlib.sha256(f"{nvae_tf.__version__} {runtime.VERSION}".encode())
-    for package in ("export", "model", "web"):
+    for package in ("export", "model", "runs", "web"):
         folder = pathlib.Path(nvae_tf.__file__).parent / package
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.suffix != ".pyc":

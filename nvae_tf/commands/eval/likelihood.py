@@ -25,8 +25,9 @@ import sys
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands.model_flags import ModelFlags
 
-_MODEL = common_flags.ModelFlags()
+_MODEL = ModelFlags()
 _SPLIT = common_flags.define_split("test")
 _NUM = flags.DEFINE_integer(
     "num", 0, "The first so many images; 0: all.", lower_bound=0

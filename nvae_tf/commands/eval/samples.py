@@ -23,9 +23,10 @@ import pathlib
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands.model_flags import ModelFlags
 from nvae_tf.core.errors import ConfigError, DataError
 
-_MODEL = common_flags.ModelFlags()
+_MODEL = ModelFlags()
 _DRAW = common_flags.DrawFlags(
     _MODEL, default="1", note="Published FIDs are of draws at 1, the default."
 )

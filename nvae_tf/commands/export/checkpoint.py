@@ -14,8 +14,9 @@ from absl import flags
 
 from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands import values
+from nvae_tf.commands.model_flags import ModelFlags
 
-_MODEL = common_flags.ModelFlags()
+_MODEL = ModelFlags()
 _OUTPUT = common_flags.define_output("checkpoint.pt", "The file to write.")
 _DATASET = flags.DEFINE_string(
     "dataset",

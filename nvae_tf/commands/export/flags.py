@@ -6,7 +6,8 @@ import functools
 
 from absl import flags
 
-from nvae_tf.commands.flags import ModelFlags, define_readjust_bn
+from nvae_tf.commands.flags import define_readjust_bn
+from nvae_tf.commands.model_flags import ModelFlags
 
 __all__ = ["SourceFlags"]
 

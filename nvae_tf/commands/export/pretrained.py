@@ -19,8 +19,9 @@ costs in bits per dimension.
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands.model_flags import ModelFlags
 
-_MODEL = common_flags.ModelFlags()
+_MODEL = ModelFlags()
 _OUTPUT = common_flags.define_output("", "The folder to make.")
 _DTYPE = flags.DEFINE_enum(
     "dtype",
