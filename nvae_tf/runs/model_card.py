@@ -233,7 +233,7 @@ def card(
         f"2007.03898),\nwritten by nvae_tf {facts['nvae_tf_version']} on "
         f"{facts['created']}.",
         _table(facts, values),
-        _measured(facts["metrics"]),
+        _measured(facts["metrics"], facts["precision"]),
         *(part.strip() for part in parts),
         _LIMITS.format(temperature=facts.get("temperature", 0.7)),
         _license_text(facts["license"]),
@@ -323,9 +323,14 @@ def _table(facts: Mapping, config: Mapping) -> str:
     return "\n".join(["| | |", "|---|---|", *lines])
 
 
-def _measured(metrics: Sequence[Mapping[str, Any]]) -> str:
+def _measured(metrics: Sequence[Mapping[str, Any]], precision: str) -> str:
     if not metrics:
         return ""
+    note = (
+        ""
+        if precision == "float32"
+        else f"\n\nMeasured before the weights were rounded to {precision}."
+    )
     lines = [
         "## Measured",
         "",
@@ -341,7 +346,7 @@ def _measured(metrics: Sequence[Mapping[str, Any]]) -> str:
             f"| {metric['name']} | {_short(metric['value'])} | "
             f"{metric['split']} | {how} |"
         )
-    return "\n".join(lines)
+    return "\n".join(lines) + note
 
 
 def _short(value: Any) -> str:

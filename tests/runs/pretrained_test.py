@@ -243,6 +243,9 @@ def test_header_has_what_the_hub_reads(evaluated, tmp_path):
     # And the page has the same for people.
     assert CARD["description"] in page
     assert "K = 1,000, nats | 80" in page
+    assert "rounded" not in page
+    pretrained.save(model, config, tmp_path / "h", info, dtype="float16")
+    assert "rounded to float16" in (tmp_path / "h" / "README.md").read_text()
     assert pretrained.load(tmp_path / "m")[2]["metrics"] == info["metrics"]
 
 
