@@ -15,7 +15,9 @@ from nvae_tf.commands.main import COMMANDS
 _OF_WHAT = {
     "batch_size",
     "checkpoint",
+    "data_path",
     "images",
+    "model",
     "num",
     "output",
     "seed",
