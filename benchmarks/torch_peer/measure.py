@@ -17,7 +17,7 @@ from benchmarks.torch_peer.training import (
 )
 from nvae_tf.config import ModelConfig
 
-__all__ = ["LAYOUTS", "WHATS", "measure"]
+__all__ = ["LAYOUTS", "WHATS", "count_parameters", "measure"]
 
 WHATS = ("step", "sample")
 LAYOUTS = {
@@ -77,7 +77,7 @@ def measure(
     with place:
         net = NVAE(config)
     net.to(memory_format=LAYOUTS[layout])
-    parameters = sum(p.numel() for p in net.parameters())
+    parameters = count_parameters(net)
     make = _step if what == "step" else _sampler
     run = make(net, config, batch_size, precision, LAYOUTS[layout], compiled)
     _wait(place)
@@ -106,6 +106,11 @@ def measure(
     )
     result["rounds_to_tf32"] = _rounds_to_tf32(place)
     return result
+
+
+def count_parameters(net: NVAE) -> int:
+    """Numbers that training changes."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
 
 def _step(net, config, batch_size, precision, layout, compiled):

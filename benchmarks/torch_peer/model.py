@@ -104,7 +104,10 @@ class NVAE(nn.Module):
         config = self.config
         d = config.num_latent_per_group
         size = config.scale_sizes[0]
-        self.prior_ftr0 = nn.Parameter(torch.rand(state[0], size, size))
+        self.prior_ftr0 = nn.Parameter(
+            torch.rand(state[0], size, size),
+            requires_grad=not config.is_plain_vae,  # Where nothing reads it.
+        )
         self.enc_sampler = nn.ModuleList()
         self.dec_sampler = nn.ModuleList()
         self.nf_cells = nn.ModuleList()
