@@ -41,7 +41,7 @@ def _measure_all() -> None:
                 )
     models = _models()
     sizes = _batch_sizes(models)
-    out = pathlib.Path(_FLAGS.out) if _FLAGS.out else None
+    out = _openable(_FLAGS.out)
     began = time.monotonic()
     for what, layout, name, precision in itertools.product(
         _FLAGS.what, _FLAGS.layouts, _FLAGS.cases, _FLAGS.precisions
@@ -78,6 +78,17 @@ def _measure_all() -> None:
                 file.write(line + "\n")
 
 
+def _openable(name: str) -> pathlib.Path | None:
+    """The file of `--out`, before minutes of measuring for nothing."""
+    if not name:
+        return None
+    try:
+        pathlib.Path(name).open("a").close()
+    except OSError as error:
+        raise UserError(f"--out={name}: {error.strerror}.") from error
+    return pathlib.Path(name)
+
+
 def _models() -> dict:
     if _FLAGS.models:
         path = pathlib.Path(_FLAGS.models)
@@ -88,7 +99,7 @@ def _models() -> dict:
     else:
         from benchmarks import cases
 
-        models = cases.as_json()
+        models = {name: cases.as_json(c) for name, c in cases.CASES.items()}
     for name in _FLAGS.cases:
         if name not in models:
             raise UserError(

@@ -113,7 +113,7 @@ class Conv2d(nn.Conv2d):
 
     @torch.no_grad()
     def _initialize(self, x: torch.Tensor) -> None:
-        """Gain and bias that give this batch's outputs a fifth of unit spread."""
+        """Gain and bias that give this batch a fifth of unit spread."""
         self.data_dependent = False
         v = self._masked()
         y = self._convolve(x, v / (_norm(v) + _NORM_EPSILON), None).float()

@@ -45,10 +45,11 @@ def set_precision(precision: str) -> None:
     Args:
       precision: a key of `PRECISIONS`.
     """
-    mode = "tf32" if PRECISIONS[precision][1] else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = mode
-    torch.backends.cudnn.conv.fp32_precision = mode
-    torch.backends.cudnn.rnn.fp32_precision = mode
+    allowed = PRECISIONS[precision][1]
+    # Not by `fp32_precision`: `torch.compile` then refuses to read the old
+    # settings, and stops.
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def autocast(precision: str, device: torch.device):

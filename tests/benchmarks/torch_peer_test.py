@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import cases
+from benchmarks import cases, compare_peer
 from nvae_tf.authors import reference_import
 from nvae_tf.authors.reference_config import config_from_reference
 from nvae_tf.config.schedules import Coefficients
@@ -185,7 +185,9 @@ def test_sampling_agrees_with_the_authors(golden):
             if frozen:
                 layers.freeze(net)
             logits = net.sample_logits(len(golden.x), 0.7, golden.eps)
-            _assert_close("logits", logits, golden.group("sample")["logits_t0.7"])
+            _assert_close(
+                "logits", logits, golden.group("sample")["logits_t0.7"]
+            )
 
 
 def test_training_agrees_with_the_authors(golden):
@@ -264,7 +266,6 @@ def test_likelihoods_agree_with_the_authors(likelihoods, name, changes):
         for key, array in likelihoods.items()
         if key.startswith(f"{name}/")
     }
-    print({k: v.shape for k, v in held.items()})
     likelihood = distributions.likelihood(
         config, torch.from_numpy(held["params"])
     )
@@ -340,3 +341,143 @@ def test_steps_are_ours(name, beta):
             _assert_close(
                 name, value, getattr(metrics, name).numpy(), tolerance
             )
+
+
+# The command where there is neither TensorFlow nor a reader of configurations.
+_ALONE = """
+import runpy, sys
+for name in ("tensorflow", "keras", "tensorflow_probability", "ml_collections"):
+    sys.modules[name] = None
+runpy.run_module("benchmarks.torch_peer", run_name="__main__", alter_sys=True)
+"""
+
+
+def _run_alone(*arguments):
+    return subprocess.run(
+        [sys.executable, "-c", _ALONE, *arguments],
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A file of cases, the first of which the peer cannot build."""
+    tiny = cases.as_json(cases.case("tiny"))
+    gray = tiny | {"model": tiny["model"] | {"likelihood": "normal"}}
+    path = tmp_path_factory.mktemp("models") / "models.json"
+    path.write_text(json.dumps({"gray": gray, "tiny": tiny}))
+    return path
+
+
+def test_rows_are_measured_without_tensorflow(models, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    result = _run_alone(
+        "--cases=gray,tiny",
+        "--batch_sizes=2,3",
+        "--what=step,sample",
+        "--layouts=channels_last",
+        "--precisions=float32,bfloat16",
+        "--seconds=0.01",
+        f"--models={models}",
+        f"--out={out}",
+    )
+    assert result.returncode == 0, result.stderr
+    lines = out.read_text().splitlines()
+    assert result.stdout.splitlines() == lines
+    rows = [json.loads(line) for line in lines]
+    assert [(r["what"], r["case"], r["precision"]) for r in rows] == [
+        (what, case, precision)
+        for what in ("step", "sample")
+        for case in ("gray", "tiny")
+        for precision in ("float32", "bfloat16")
+    ]
+    for row in rows:
+        if row["case"] == "gray":
+            assert "3 channels" in row["error"]
+            continue
+        assert row["images_per_second"] == 3 / row["queued_seconds"]
+        assert row["step_seconds"] > 0
+        assert row["peak_gb"] > 0
+        assert row["parameters"] == 12246
+        # On CPUs there is no TF32.
+        assert not any(row["rounds_to_tf32"].values())
+
+
+def test_spent_budget_begins_no_more(models):
+    result = _run_alone("--cases=tiny", "--budget=-1", f"--models={models}")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "budget" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--cases=huge", "no case 'huge'"),
+        ("--precisions=float64", "--precisions=float64 is none of float32"),
+        ("--batch_sizes=2,3", "--batch_sizes=2,3 must be"),
+        ("--out=/nowhere/rows", "--out=/nowhere/rows: No such file"),
+        ("--models=/nowhere/models", "--models=/nowhere/models: "),
+    ],
+)
+def test_mistakes_are_one_sentence(models, flag, sentence):
+    result = _run_alone("--cases=tiny", f"--models={models}", flag)
+    assert result.returncode == 2
+    assert sentence in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_lower_precision_changes_little():
+    values = {
+        precision: measure.measure(
+            cases.as_json(cases.case("tiny"))["model"],
+            2,
+            precision=precision,
+            seconds=0.0,
+        )["first_value"]
+        for precision in ("float32", "bfloat16", "float16")
+    }
+    for name in ("bfloat16", "float16"):
+        assert values[name] != values["float32"]
+        assert values[name] == pytest.approx(values["float32"], rel=1e-3)
+
+
+def test_programs_are_compared_in_turn(monkeypatch):
+    """Medians are of ratios round by round."""
+    calls = []
+
+    def measured(function, *, interpreter=None, **arguments):
+        theirs = "torch_peer" in function
+        calls.append((theirs, interpreter, arguments["batch_size"]))
+        n = len(calls)
+        return {
+            "step_seconds": 4.0 if theirs else float(n),
+            "start_seconds": 2.0,
+            "peak_gb": 1.0,
+            "batch_size": 5,
+        }
+
+    monkeypatch.setattr(compare_peer, "measured", measured)
+    result = compare_peer.compare_steps(
+        cases.case("tiny", 5), rounds=3, python="other"
+    )
+    assert calls == [(False, None, 5), (True, "other", 5)] * 3
+    assert result["ratios"] == [1 / 4, 3 / 4, 5 / 4]
+    assert result["ratio"] == 3 / 4
+    assert result["start_ratio"] == 1
+    assert result["ours"]["step_seconds"] == 3
+
+
+def test_failure_of_either_program_is_told(monkeypatch):
+    monkeypatch.setattr(
+        compare_peer,
+        "measured",
+        lambda function, **_: (
+            {"error": "no memory"} if "torch_peer" in function else {}
+        ),
+    )
+    result = compare_peer.compare_steps(cases.case("tiny"), rounds=1)
+    assert result == {"error": "the peer: no memory"}
+    found = compare_peer.compare_samples(cases.case("tiny"), rounds=1)
+    assert set(found) == set(compare_peer.SAMPLERS)
+    assert all("the peer" in r["error"] for r in found.values())
