@@ -6,5 +6,5 @@ the authors' checkpoints, so that these load.  Nothing here imports TensorFlow.
 
     python -m benchmarks.torch_peer --cases=small --what=step,sample
 
-PyTorch comes with the extra `peer`; 2.9 or later.
+PyTorch comes with the extra `peer`; its CPU wheels are enough on a CPU.
 """
