@@ -13,6 +13,7 @@ writes the cases for `python -m benchmarks.torch_peer --models=models.json` on a
 machine with PyTorch alone.
 """
 
+import itertools
 import json
 import statistics
 import tempfile
@@ -24,7 +25,13 @@ from benchmarks.processes import measured
 from nvae_tf.core.errors import UserError
 from nvae_tf.core.files import write_bytes
 
-__all__ = ["PEER_PRECISIONS", "SAMPLERS", "compare_samples", "compare_steps"]
+__all__ = [
+    "PEER_PRECISIONS",
+    "SAMPLERS",
+    "compare_samples",
+    "compare_steps",
+    "run",
+]
 
 # What the peer calls our precisions.
 PEER_PRECISIONS = {
@@ -34,6 +41,10 @@ PEER_PRECISIONS = {
 }
 # Programs of `benchmarks.sampling` that draw their own noise, as the peer does.
 SAMPLERS = ("live model", "SavedModel", "ONNX Runtime")
+_HEADINGS = (
+    *("ours over the peer", "ratio", "lowest", "highest"),
+    *("start", "peak memory"),
+)
 _PEER = "benchmarks.torch_peer.measure:measure"
 
 
@@ -180,20 +191,39 @@ def _compared(pairs: list[tuple[dict, dict]], ratios: dict[str, str]) -> dict:
     return compared
 
 
-def _run(store: results.Results, values) -> None:
-    chosen = [cases.case(name) for name in values.cases]
-    peer = {
-        "rounds": values.rounds,
-        "python": values.peer_python or None,
-        "layout": values.layout,
-        "compiled": values.compile,
-    }
-    for precision in values.precision:
+def run(
+    store: results.Results,
+    names,
+    precisions=("float32",),
+    *,
+    rounds: int = 3,
+    seconds: float = 8.0,
+    sample_batch_size: int = 32,
+    **peer,
+) -> None:
+    """Compares steps and samplers, and prints and keeps the results.
+
+    Args:
+      store: where to keep them; names are "CASE step PRECISION" and "CASE
+        PROGRAM".
+      names: of cases.
+      precisions: of steps, keys of `PEER_PRECISIONS`.
+      rounds: how often each.
+      seconds: how long to measure each time.
+      sample_batch_size: images drawn at once; 0 for no samplers.
+      **peer: see `_measure_peer`.
+
+    Raises:
+      UserError: for names that are not known.
+    """
+    chosen = [cases.case(name) for name in names]
+    for precision in precisions:
         if precision not in PEER_PRECISIONS:
             raise UserError(
                 f"--precision={precision} is none of "
                 f"{', '.join(PEER_PRECISIONS)}."
             )
+    often = {"rounds": rounds, "seconds": seconds}
     rows = []
 
     def add(name: str, result: dict) -> None:
@@ -201,25 +231,16 @@ def _run(store: results.Results, values) -> None:
         rows.append(_row(name, result))
         print(*rows[-1], flush=True)
 
-    for case in chosen:
-        for precision in values.precision:
-            add(
-                f"{case.name} step {precision}",
-                compare_steps(case, precision, seconds=values.seconds, **peer),
-            )
-    for case in chosen if values.sampling else ():
-        compared = compare_samples(
-            case, values.sample_batch_size, seconds=values.seconds, **peer
+    for case, precision in itertools.product(chosen, precisions):
+        add(
+            f"{case.name} step {precision}",
+            compare_steps(case, precision, **often, **peer),
         )
+    for case in chosen if sample_batch_size else ():
+        compared = compare_samples(case, sample_batch_size, **often, **peer)
         for program, result in compared.items():
             add(f"{case.name} {program}", result)
     print(results.table(_HEADINGS, rows))
-
-
-_HEADINGS = ("ours over the peer", "ratio", "lowest", "highest") + (
-    "start",
-    "peak memory",
-)
 
 
 def _row(name: str, result: dict) -> list[str]:
@@ -242,7 +263,17 @@ def _main(_) -> None:
         models = {name: cases.as_json(c) for name, c in cases.CASES.items()}
         write_bytes(values.write_models, json.dumps(models, indent=1).encode())
         return
-    _run(results.from_flags(), values)
+    run(
+        results.from_flags(),
+        values.cases,
+        values.precision,
+        rounds=values.rounds,
+        seconds=values.seconds,
+        sample_batch_size=values.sample_batch_size,
+        python=values.peer_python or None,
+        layout=values.layout,
+        compiled=values.compile,
+    )
 
 
 if __name__ == "__main__":
@@ -254,9 +285,11 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer("rounds", 3, "How often each.", lower_bound=1)
     flags.DEFINE_float("seconds", 8.0, "How long to measure each time.")
-    flags.DEFINE_bool("sampling", True, "Also samplers.")
     flags.DEFINE_integer(
-        "sample_batch_size", 32, "Images drawn at once.", lower_bound=1
+        "sample_batch_size",
+        32,
+        "Images drawn at once; 0 compares no samplers.",
+        lower_bound=0,
     )
     flags.DEFINE_string("peer_python", "", "The peer's interpreter.")
     flags.DEFINE_enum(

@@ -222,6 +222,14 @@ class TrainStep:
         self.scaler.update()
         return Loss(*(term.detach() for term in loss))
 
+    def set_coefficients(
+        self, learning_rate: float, regularization: float
+    ) -> None:
+        """Changes what schedules change, for the steps that follow."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.regularization = regularization
+
     def loss(self, x, beta: float = 1.0, eps=None) -> Loss:
         """The loss of a pass in training mode; see `__call__`."""
         nll, balanced, gamma, kl = self._nelbo(x, beta, eps)

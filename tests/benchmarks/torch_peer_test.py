@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import cases, compare_peer
+from benchmarks import cases, compare_peer, results
 from nvae_tf.authors import reference_import
 from nvae_tf.authors.reference_config import config_from_reference
 from nvae_tf.config.schedules import Coefficients
+from nvae_tf.core.errors import UserError
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.pure_layer import Mode
 from nvae_tf.model.regularizers import SpectralRegularizer
@@ -321,10 +322,15 @@ def test_steps_are_ours(name, beta):
     their_step = training.TrainStep(net)  # Warms up by itself.
     _share_vectors(spectral, ours, slots, their_step)
     new_run.warm_up(our_step)
-    coefficients = Coefficients(
-        tf.constant(beta), tf.constant(1e-2), tf.constant(1e-2)
-    )
     for i in range(3):
+        # As their schedules would.
+        rate, weight = 1e-2 / (i + 1), 1e-2 * (i + 1)
+        their_step.set_coefficients(rate, weight)
+        coefficients = Coefficients(
+            beta=tf.constant(beta),
+            regularization=tf.constant(weight),
+            learning_rate=tf.constant(rate),
+        )
         metrics = our_step(x, coefficients, eps=eps)
         loss = their_step(*_nchw([x]), beta, _nchw(eps))
         results = {
@@ -466,6 +472,30 @@ def test_programs_are_compared_in_turn(monkeypatch):
     assert result["ratio"] == 3 / 4
     assert result["start_ratio"] == 1
     assert result["ours"]["step_seconds"] == 3
+
+
+def test_comparisons_are_kept_and_printed(monkeypatch, tmp_path, capsys):
+    def measured(function, *, interpreter=None, **arguments):
+        ours = "torch_peer" not in function
+        keys = ("step_seconds", "start_seconds", "peak_gb", "batch_size")
+        found = dict.fromkeys((*keys, "images_per_second"), 2.0)
+        return found | ({"images_per_second": 6.0} if ours else {})
+
+    monkeypatch.setattr(compare_peer, "measured", measured)
+    store = results.Results(tmp_path)
+    compare_peer.run(store, ["tiny"], ["float32", "mixed_bfloat16"], rounds=2)
+    kept = store.read("compare_peer")
+    assert list(kept) == [
+        "tiny step float32",
+        "tiny step mixed_bfloat16",
+        *(f"tiny {program}" for program in compare_peer.SAMPLERS),
+    ]
+    assert kept["tiny step float32"]["ratio"] == 1
+    assert kept["tiny SavedModel"]["ratio"] == 3
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in kept)
+    with pytest.raises(UserError, match="float64"):
+        compare_peer.run(store, ["tiny"], ["float64"])
 
 
 def test_failure_of_either_program_is_told(monkeypatch):
