@@ -59,6 +59,7 @@ COMMANDS = {
         Command("nearest", "explore.nearest", "training images near samples"),
         Command("outliers", "explore.outliers", "the least likely images"),
         Command("play", "play", "a page in the browser to play with"),
+        Command("models", "models", "those that come with the project"),
     ],
     "Ship": [
         Command("export savedmodel", "export.savedmodel", "for TF Serving"),
@@ -67,6 +68,7 @@ COMMANDS = {
         Command(
             "export checkpoint", "export.checkpoint", "the authors' format"
         ),
+        Command("export pretrained", "export.pretrained", "for --model"),
         Command("import", "import_checkpoint", "the authors' checkpoints"),
         Command("verify", "verify", "check an export"),
         Command(

@@ -2,24 +2,33 @@ r"""Opens a trained model in the browser.
 
     nvae play --workdir=runs/demo
     nvae play --workdir=runs/demo --port=8000 --noopen
+    nvae play --model=NAME
 
 Writes the page of `nvae export web` into the workdir, or takes the one that is
 there while the checkpoint is the same, and serves it to this machine alone,
-until Ctrl-C.
+until Ctrl-C.  That of a pretrained model is kept where --output says, or
+removed at the end.
 """
 
+import contextlib
 import os
+import pathlib
 import sys
+import tempfile
 import threading
 import webbrowser
 
 from absl import flags
 
 from nvae_tf.commands.export.flags import SourceFlags
+from nvae_tf.commands.flags import define_output
 from nvae_tf.commands.web_flags import EngineFlags
 
 _SOURCE = SourceFlags()
 _ENGINE = EngineFlags()
+_OUTPUT = define_output(
+    "", "Folder of the page; by default web/ in the workdir."
+)
 _PORT = flags.DEFINE_integer(
     "port",
     0,
@@ -33,17 +42,17 @@ _OPEN = flags.DEFINE_bool("open", True, "Open the page in a browser.")
 def main(argv) -> None:
     """Exports, serves, waits for Ctrl-C."""
     del argv
-    from nvae_tf.core.errors import UserError
     from nvae_tf.core.progress import stop_requests
     from nvae_tf.web.kept import kept_page
     from nvae_tf.web.server import PageServer
 
-    if not _SOURCE.workdir:
-        raise UserError("Name a folder with --workdir=DIR.")
     chosen = {**_SOURCE.chosen, "webgpu": _ENGINE.webgpu}
-    folder, was_there = kept_page(_SOURCE.workdir, chosen, _make)
-    print(f"{'Found' if was_there else 'Wrote'} {folder}")
-    with PageServer(folder, _PORT.value) as server, stop_requests() as stop:
+    with contextlib.ExitStack() as stack:
+        place = _place(stack)
+        folder, was_there = kept_page(place, _weights(), chosen, _make)
+        print(f"{'Found' if was_there else 'Wrote'} {folder}")
+        server = stack.enter_context(PageServer(folder, _PORT.value))
+        stop = stack.enter_context(stop_requests())
         # Beside, so that a signal is heard here.
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -54,6 +63,27 @@ def main(argv) -> None:
             thread.join(0.2)
         server.shutdown()
     print("Ended.")
+
+
+def _place(stack: contextlib.ExitStack) -> pathlib.Path:
+    """Where the page is to be kept; for a model of no run, for a while."""
+    if _OUTPUT.value:
+        return pathlib.Path(_OUTPUT.value)
+    if _SOURCE.folder is not None:
+        return _SOURCE.folder / "web"
+    scratch = tempfile.TemporaryDirectory(prefix="nvae-play-")
+    return pathlib.Path(stack.enter_context(scratch)) / "web"
+
+
+def _weights() -> list | None:
+    """What tells the weights from others, ready for JSON."""
+    if _SOURCE.folder is not None:
+        from nvae_tf.web.kept import saved_state
+
+        return saved_state(_SOURCE.folder, str(_SOURCE.chosen["checkpoint"]))
+    from nvae_tf.runs import model_places, pretrained_folder
+
+    return pretrained_folder.state(model_places.locate(_SOURCE.model))
 
 
 def _make(folder, origin) -> None:

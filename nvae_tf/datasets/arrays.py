@@ -80,7 +80,8 @@ def open_array(data: DataConfig, split: str) -> Source:
     if not data.path or not path.exists():
         raise DataError(
             f"data.path is {data.path!r}, which does not exist; name an "
-            ".npy or .npz file with --config.data.path=FILE."
+            ".npy or .npz file with --config.data.path=FILE, or for a model "
+            "in use with --data_path."
         )
     if path.is_dir():
         files = {file.stem: file for file in path.glob("*.npy")}
@@ -141,7 +142,7 @@ def open_idx(data: DataConfig, split: str) -> Source:
     raise DataError(
         f"data.path is {data.path!r}: there is no {prefix}-images-idx3-ubyte "
         "(or .gz) there; name MNIST's folder, or one IDX file, with "
-        "--config.data.path=PATH."
+        "--config.data.path=PATH, or for a model in use with --data_path."
     )
 
 

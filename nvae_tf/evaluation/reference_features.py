@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterable
 
@@ -39,7 +40,7 @@ def reference_features(
     split: str,
     num: int,
     batch_size: int,
-    folder,
+    folder: str | os.PathLike | None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> np.ndarray:
     """Features of the first images of a split.
@@ -52,7 +53,7 @@ def reference_features(
       num: how many images.
       batch_size: images at once.
       folder: where features are kept; a file is used again for the same data
-        settings, split, number and network.
+        settings, split, number and network. None for nowhere.
       progress: wraps the batches.
 
     Returns:
@@ -61,6 +62,13 @@ def reference_features(
     Raises:
       DataError: if the images do not fit the network or cannot be read.
     """
+
+    def extracted() -> np.ndarray:
+        batches = in_batches(source, num, batch_size, config)
+        return network.extract(progress(batches))
+
+    if folder is None:
+        return extracted()
     data = dataclasses.asdict(config.data)
     key = {
         "data": {k: v for k, v in data.items() if k not in _IRRELEVANT},
@@ -75,8 +83,7 @@ def reference_features(
     path = pathlib.Path(folder) / f"{split}_{num}_{digest}.npz"
     features = _read(path, text)
     if features is None:
-        batches = in_batches(source, num, batch_size, config)
-        features = network.extract(progress(batches))
+        features = extracted()
         content = io.BytesIO()
         np.savez(content, features=features, key=text)
         write_bytes(path, content.getvalue())

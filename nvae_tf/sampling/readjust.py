@@ -89,7 +89,7 @@ def readjust_batch_norm(
             )
 
 
-def checkpoint_tag(step: int, ema: bool = False) -> str:
+def checkpoint_tag(step: int | None, ema: bool = False) -> str:
     """What `readjust_cached` calls the weights of a checkpoint."""
     return f"step{step}{'_ema' if ema else ''}"
 
@@ -109,7 +109,7 @@ def readjust_cached(
 
     Args:
       model: its statistics are changed.
-      workdir: where results are kept, in a sub-folder.
+      workdir: where results are kept, in a sub-folder; None for nowhere.
       tag: of the weights, see `checkpoint_tag`; other weights under the same
         tag (of a run that was started anew) get results of their own.
       temperature: see `readjust_batch_norm`.
@@ -122,6 +122,16 @@ def readjust_cached(
       UserError: if a statistic is not finite, or cannot be stored.
       CheckpointError: if what is stored is damaged or not finite.
     """
+    if workdir is None:
+        readjust_batch_norm(
+            model,
+            temperature,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+        )
+        return
     statistics = _statistics(model)
     # Not of the statistics: they forget what they were before they settle, and
     # the model may have been re-adjusted at another temperature already.

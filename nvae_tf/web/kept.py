@@ -1,4 +1,4 @@
-"""The page of a run, kept in its workdir and made anew when the run went on."""
+"""A page that is kept, and made anew when its model is another."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from nvae_tf.core.errors import ExportError
 from nvae_tf.runs.checkpointing import CheckpointStore
 from nvae_tf.web import manifest, runtime
 
-__all__ = ["kept_page"]
-
-_FOLDER = "web"
+__all__ = ["kept_page", "saved_state"]
 
 
 def kept_page(
-    workdir: str,
+    folder: pathlib.Path,
+    weights: list | None,
     chosen: Mapping[str, Any],
     make: Callable[[pathlib.Path, dict[str, Any]], object],
 ) -> tuple[pathlib.Path, bool]:
-    """The page of a checkpoint.
+    """The page of a model.
 
     Args:
-      workdir: of the run.
-      chosen: what else decides what the page shows, ready for JSON;
-        "checkpoint" is latest, best or a step.
+      folder: where it is kept.
+      weights: what tells the model's weights from others, ready for JSON,
+        such as what `saved_state` returned.
+      chosen: what else decides what the page shows, ready for JSON.
       make: writes the page into a folder, `origin` into its manifest, given
         both.
 
@@ -37,12 +37,7 @@ def kept_page(
     Raises:
       UserError: if it cannot be made.
     """
-    folder = pathlib.Path(workdir) / _FOLDER
-    origin = {
-        **chosen,
-        "saved": _saved(pathlib.Path(workdir), str(chosen["checkpoint"])),
-        "program": _program(),
-    }
+    origin = {**chosen, "saved": weights, "program": _program()}
     if manifest.is_site(folder):
         try:
             content = manifest.read(folder)
@@ -56,8 +51,13 @@ def kept_page(
     return folder, False
 
 
-def _saved(workdir: pathlib.Path, which: str) -> list[int] | None:
-    """Which state it is: its step, and when it was written."""
+def saved_state(workdir: pathlib.Path, which: str) -> list[int] | None:
+    """Which state of a run a checkpoint is: its step, and when it was written.
+
+    Args:
+      workdir: of the run.
+      which: latest, best or a step.
+    """
     store = CheckpointStore(workdir / "checkpoints")
     steps = store.steps()
     step = {
@@ -73,7 +73,7 @@ def _saved(workdir: pathlib.Path, which: str) -> list[int] | None:
 def _program() -> str:
     """A checksum of all that writes a page."""
     digest = hashlib.sha256(f"{nvae_tf.__version__} {runtime.VERSION}".encode())
-    for package in ("export", "model", "web"):
+    for package in ("export", "model", "runs", "web"):
         folder = pathlib.Path(nvae_tf.__file__).parent / package
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.suffix != ".pyc":

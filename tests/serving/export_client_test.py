@@ -125,10 +125,13 @@ def test_one_axis_of_temperatures_is_of_groups(predictor, runner):
     )
 
 
-@pytest.mark.parametrize("temperature", [[0.5, 0.7], [0.5], [[0.5]] * 2])
-def test_temperature_of_another_length_is_refused(predictor, temperature):
-    with pytest.raises(ClientError, match="one per latent group"):
-        Client(predictor).sample([1], temperature)
+@pytest.mark.parametrize("further", [-1, 1])
+def test_temperature_of_another_length_is_refused(predictor, further):
+    client = Client(predictor)
+    temperature = [0.5] * (client.num_groups + further)
+    for wrong in (temperature, [[0.5]] * 2):
+        with pytest.raises(ClientError, match="one per latent group"):
+            client.sample([1], wrong)
 
 
 @pytest.mark.parametrize("failure", [AWAY, BUSY])

@@ -402,21 +402,26 @@ def test_page_is_kept_while_nothing_changes(tmp_path, engine, monkeypatch):
         _export(folder, engine, overwrite=True, origin=origin)
 
     chosen = {"checkpoint": "latest", "temperature": 0.7}
-    folder, was_there = kept.kept_page(str(workdir), chosen, make)
+
+    def keep():
+        weights = kept.saved_state(workdir, "latest")
+        return kept.kept_page(workdir / "web", weights, chosen, make)
+
+    folder, was_there = keep()
     assert not was_there
-    assert kept.kept_page(str(workdir), chosen, make) == (folder, True)
+    assert keep() == (folder, True)
     # Another temperature, a damaged file, a run that went on, another program.
     chosen = {**chosen, "temperature": 0.5}
-    assert not kept.kept_page(str(workdir), chosen, make)[1]
+    assert not keep()[1]
     (folder / "js" / "app.js").unlink()
-    assert not kept.kept_page(str(workdir), chosen, make)[1]
+    assert not keep()[1]
     assert (folder / "js" / "app.js").exists()
     time.sleep(0.01)
     write_run(workdir, "plain_vae")
-    assert not kept.kept_page(str(workdir), chosen, make)[1]
-    assert kept.kept_page(str(workdir), chosen, make)[1]
+    assert not keep()[1]
+    assert keep()[1]
     monkeypatch.setattr(kept, "_program", lambda: "another")
-    assert not kept.kept_page(str(workdir), chosen, make)[1]
+    assert not keep()[1]
     assert made == [folder] * 5
 
 
