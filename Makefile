@@ -63,9 +63,9 @@ soak: setup ## Kill a training run fifty times and compare it with one left alon
 lock: $(BIN)/uv ## Resolve the dependencies of pyproject.toml anew into the lock files.
 	printf 'setuptools\nwheel\n' | UV_CUSTOM_COMPILE_COMMAND="make lock" \
 		$(LOCK) --no-annotate $(LOCK_ARGS) -o requirements-build.lock -
-	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --all-extras $(LOCK_ARGS) \
-		--constraints requirements-build.lock -o requirements.lock \
-		pyproject.toml
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --extra all --extra dev \
+		--extra docs $(LOCK_ARGS) --constraints requirements-build.lock \
+		-o requirements.lock pyproject.toml
 
 clean: ## Remove .venv, caches and build products; runs and exports stay.
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache *.egg-info

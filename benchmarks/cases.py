@@ -7,7 +7,7 @@ from configs import celeba_hq256, cifar10, mnist
 from nvae_tf.config import Config, ModelConfig, config_from_dict
 from nvae_tf.core.errors import UserError
 
-__all__ = ["CASES", "RECOMPUTE", "Case", "case"]
+__all__ = ["CASES", "RECOMPUTE", "Case", "as_json", "case"]
 
 # What the backward pass computes again, unless it is said.
 RECOMPUTE = Config.recompute
@@ -100,3 +100,11 @@ def case(name: str, batch_size: int | None = None, **changes) -> Case:
         model=dataclasses.replace(known.model, **changes),
         batch_size=batch_size or known.batch_size,
     )
+
+
+def as_json(known: Case) -> dict:
+    """A case as JSON holds it, for programs that cannot import this."""
+    return {
+        "batch_size": known.batch_size,
+        "model": dataclasses.asdict(known.model),
+    }
