@@ -44,15 +44,14 @@ peer() {
 	python3 -m pip list
 } >>"$out/log" 2>&1
 
-# Checks, and the steps of the largest model.
-ours $((total * 45 / 100))
+# The peer compiles nothing: its time is known.
 peer $((total * 20 / 100)) --cases=cifar,mnist,deep,small \
 	--batch_sizes=32,32,4,32 --precisions=float32,tf32,bfloat16
-ours $(($(left) - total * 22 / 100)) --rest
-ours $((total * 10 / 100)) --profile \
+ours $(($(left) - total * 25 / 100))
+peer $((total * 6 / 100)) --what=sample --cases=cifar,mnist \
+	--batch_sizes=32,32 --precisions=tf32,bfloat16
+ours $(($(left) - 5)) --profile \
 	--only='^step-(cifar-32-bfloat16|deep-4-float32)-bn_swish$'
-peer $(($(left) - 5)) --what=sample --cases=cifar,mnist,small \
-	--batch_sizes=32,32,32 --precisions=tf32,bfloat16
 python3 -m benchmarks.accelerator.table --rows="$out/rows.jsonl" \
 	--peer="$out/peer.jsonl" | tee "$out/tables.md"
 echo "took $SECONDS s"

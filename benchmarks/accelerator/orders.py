@@ -1,6 +1,6 @@
 """Which programs `run` measures, and in which order."""
 
-__all__ = ["ORDER", "programs"]
+__all__ = ["ORDER", "programs", "split", "waves"]
 
 # A line is a program; "+tf32" lets products of float32 round their factors,
 # and "+asked" leaves it to the device to ask how often loops run.  What has no
@@ -41,6 +41,30 @@ sample-deep-4-float32
 
 
 def programs(order: str) -> list[str]:
-    """The labels of the programs of an order, each once."""
-    lines = [line.partition("#")[0].strip() for line in order.splitlines()]
-    return list(dict.fromkeys(line.partition("+")[0] for line in lines if line))
+    """The programs of an order, each once."""
+    labels = [label for wave in waves(order) for label in wave]
+    return list(dict.fromkeys(split(label)[0] for label in labels))
+
+
+def waves(order: str) -> list[list[str]]:
+    """The labels of an order that are compiled together."""
+    found = [[]]
+    for line in order.splitlines():
+        label = line.partition("#")[0].strip()
+        if label:
+            found[-1].append(label)
+        elif not line.strip() and found[-1]:
+            found.append([])
+    return [wave for wave in found if wave]
+
+
+def split(label: str) -> tuple[str, dict[str, bool]]:
+    """The program of a label, and what `Program` takes."""
+    name, *changes = label.split("+")
+    unknown = set(changes) - {"tf32", "asked"}
+    if unknown:
+        raise ValueError(f"{label} asks for {', '.join(sorted(unknown))}.")
+    return name, {
+        "exact": "tf32" not in changes,
+        "known_rounds": "asked" not in changes,
+    }

@@ -45,6 +45,8 @@ _SOURCES = (
         for name in (
             "__init__",
             "artifact",
+            "measuring",
+            "orders",
             "program",
             "run",
             "table",
