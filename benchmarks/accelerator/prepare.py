@@ -26,7 +26,7 @@ from unittest import mock
 
 from absl import flags
 
-from benchmarks import cases
+from benchmarks import cases, train_step
 from benchmarks.accelerator import orders
 from nvae_tf.core.errors import UserError
 from nvae_tf.core.files import write_bytes
@@ -180,14 +180,14 @@ def _lower(spec: Spec) -> tuple[bytes, list | None]:
     from nvae_tf.model.nvae import NVAE
 
     case = cases.case(spec.case, spec.batch_size)
-    options = {"dtype": _PRECISIONS[spec.precision], "unroll": spec.unrolled}
-    model = NVAE(
-        case.model,
-        device="GPU",
-        recompute=spec.recompute or cases.RECOMPUTE,
-        **options,
-    )
-    step = None if spec.kind == "sample" else _train_step(model)
+    precision = _PRECISIONS[spec.precision]
+    options = {"device": "GPU", "unroll": spec.unrolled}
+    step = None
+    if spec.kind == "sample":
+        model = NVAE(case.model, dtype=precision, **options)
+    else:
+        step = train_step.build_step(case, precision, spec.recompute, **options)
+        model = step.model
     replaced = ops.depthwise_convolve
     if spec.shifts:
         replaced = depthwise.depthwise_convolve
@@ -219,16 +219,6 @@ def _lower(spec: Spec) -> tuple[bytes, list | None]:
     )
 
 
-def _train_step(model):
-    from nvae_tf.model.regularizers import SpectralRegularizer
-    from nvae_tf.training.optimizer import Adamax
-    from nvae_tf.training.train_step import TrainStep
-
-    return TrainStep(
-        model, Adamax(model.trainable_variables), SpectralRegularizer(model)
-    )
-
-
 def _values(name: str, variables: dict, levels: int) -> list:
     """See `values.make`."""
     from benchmarks.accelerator import values
@@ -256,9 +246,8 @@ def _expected(case: cases.Case, inputs: list[dict[str, Any]]) -> list:
 
     from benchmarks.accelerator import lower, values
     from nvae_tf.config.schedules import Coefficients
-    from nvae_tf.model.nvae import NVAE
 
-    step = _train_step(NVAE(case.model))
+    step = train_step.build_step(case)
     variables = lower.variables_by_name(step.named_variables())
     arguments = {}
     for described in inputs:
