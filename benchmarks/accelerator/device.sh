@@ -10,7 +10,7 @@ set -u
 folder=$(realpath "$1")
 mkdir -p "$2"
 out=$(realpath "$2")
-total=${3:-200}
+total=${3:-300}
 left() { echo $((total - SECONDS)); }
 
 export PYTHONUNBUFFERED=1 PYTHONPATH=$folder
@@ -47,7 +47,7 @@ peer() {
 # The peer compiles nothing: its time is known.
 peer $((total * 20 / 100)) --cases=cifar,mnist,deep,small \
 	--batch_sizes=32,32,4,32 --precisions=float32,tf32,bfloat16
-ours $(($(left) - total * 25 / 100))
+ours $(($(left) - total * 20 / 100))
 peer $((total * 6 / 100)) --what=sample --cases=cifar,mnist \
 	--batch_sizes=32,32 --precisions=tf32,bfloat16
 ours $(($(left) - 5)) --profile \

@@ -6,32 +6,36 @@ __all__ = ["ORDER", "programs", "split", "waves"]
 # and "+asked" leaves it to the device to ask how often loops run.  What has no
 # empty line between is compiled side by side, and then measured in turn.
 ORDER = """\
-check-tiny-2-float32-bn_swish
-check-small-32-float32-bn_swish
-step-cifar-32-float32-bn_swish
-step-cifar-32-float32-bn_swish+tf32
 step-cifar-32-bfloat16-bn_swish
-step-small-32-float32-bn_swish
-
-step-cifar-32-bfloat16-none
-step-cifar-32-float32-none+tf32
+step-cifar-32-float32-bn_swish+tf32
+step-cifar-32-float32-bn_swish
+check-tiny-2-float32-bn_swish
 step-mnist-32-float32-bn_swish
-step-mnist-32-float32-bn_swish+tf32
-step-mnist-32-bfloat16-bn_swish
 step-deep-4-float32-bn_swish
 sample-cifar-32-float32
 
+check-small-32-float32-bn_swish
+step-small-32-float32-bn_swish
+step-cifar-32-bfloat16-none
 step-cifar-32-bfloat16-bn_swish-shifts
-step-cifar-32-float32-bn_swish-shifts+tf32
-step-deep-4-float32-bn_swish+tf32
-step-deep-4-bfloat16-bn_swish
+step-mnist-32-bfloat16-bn_swish
+step-mnist-32-float32-bn_swish+tf32
+sample-mnist-32-float32
+
+step-cifar-32-float32-none
+step-cifar-32-float32-none+tf32
+sample-cifar-32-float32+tf32
+sample-mnist-32-float32+tf32
 step-deep-4-float32-bn_swish+asked
 step-deep-4-float32-bn_swish-unrolled
-sample-mnist-32-float32
+step-deep-4-float32-bn_swish+tf32
+step-deep-4-bfloat16-bn_swish
 
 step-small-32-float32-bn_swish+tf32
 step-small-32-bfloat16-bn_swish
-step-cifar-32-float32-none
+step-cifar-128-bfloat16-bn_swish
+step-mnist-200-bfloat16-bn_swish
+step-cifar-32-float32-bn_swish-shifts+tf32
 step-cifar-32-float32-cell
 step-mnist-32-float32-none
 sample-cifar-32-bfloat16

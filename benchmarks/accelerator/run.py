@@ -189,17 +189,23 @@ def main(arguments: list[str] | None = None) -> int:
     add("--rest", action="store_true", help="what --out has no times of")
     add("--seconds", type=float, default=1.5, help="of steps, each program")
     add("--budget", type=float, default=1e9, help="seconds in all")
-    add("--threads", type=int, default=8, help="that compile")
-    add("--profile", action="store_true", help="kernels instead of times")
+    add("--threads", type=int, default=os.cpu_count(), help="that compile")
+    add("--profile", action="store_true", help="kernels of what has times")
     add("--list", action="store_true", help="only list the labels")
     given = parser.parse_args(arguments)
     deadline = time.monotonic() + given.budget
     order = orders.waves((pathlib.Path(given.folder) / "order.txt").read_text())
-    done = _measured(pathlib.Path(given.out)) if given.rest else set()
-    order = [
-        [w for w in wave if re.search(given.only, w) and w not in done]
-        for wave in order
-    ]
+    done = _measured(pathlib.Path(given.out))
+
+    def wanted(label: str) -> bool:
+        """Whether it is asked for, by the flags."""
+        if (given.profile and label not in done) or (
+            given.rest and label in done
+        ):
+            return False
+        return re.search(given.only, label) is not None
+
+    order = [[label for label in wave if wanted(label)] for wave in order]
     if given.list:
         print("\n".join(label for wave in order for label in wave))
         return 0
