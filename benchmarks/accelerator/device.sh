@@ -46,7 +46,8 @@ peer() {
 
 # The peer compiles nothing: its time is known.
 peer $((total * 20 / 100)) --cases=cifar,mnist,deep,small \
-	--batch_sizes=32,32,4,32 --precisions=float32,tf32,bfloat16
+	--batch_sizes=32,32,4,32 --precisions=float32,tf32,bfloat16 \
+	--layouts=contiguous,channels_last
 ours $(($(left) - total * 20 / 100))
 peer $((total * 6 / 100)) --what=sample --cases=cifar,mnist \
 	--batch_sizes=32,32 --precisions=tf32,bfloat16
