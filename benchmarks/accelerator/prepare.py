@@ -48,6 +48,7 @@ _SOURCES = (
             "measuring",
             "orders",
             "program",
+            "rows",
             "run",
             "table",
             "values",

@@ -19,16 +19,15 @@ import pathlib
 import re
 import sys
 import time
-from typing import Any
 
 import jax
 
-from benchmarks.accelerator import artifact, measuring, orders, values
+from benchmarks.accelerator import artifact, measuring, orders, rows, values
 from benchmarks.accelerator.program import Program
+from benchmarks.accelerator.rows import Row
 
 __all__ = ["Bench", "worst_difference"]
 
-Row = dict[str, Any]
 # Seconds for each program, warming up included.
 _TO_MEASURE = 4.0
 
@@ -63,10 +62,7 @@ class Bench:
 
     def tell(self, row: Row) -> None:
         """Prints and appends a row."""
-        text = json.dumps(row)
-        print(text, flush=True)
-        with self.out.open("a") as file:
-            file.write(text + "\n")
+        rows.tell(self.out, row)
 
     def left(self) -> float:
         """Seconds before the deadline."""
@@ -168,14 +164,6 @@ def _machine() -> Row:
     }
 
 
-def _measured(out: pathlib.Path) -> set[str]:
-    """The labels that a file of rows has times of."""
-    if not out.exists():
-        return set()
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    return {row["label"] for row in rows if "queued_ms" in row}
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Reads the command line, and measures."""
     parser = argparse.ArgumentParser(
@@ -195,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     deadline = time.monotonic() + given.budget
     order = orders.waves((pathlib.Path(given.folder) / "order.txt").read_text())
-    done = _measured(pathlib.Path(given.out))
+    done = {row["label"] for row in rows.read(given.out) if "queued_ms" in row}
 
     def wanted(label: str) -> bool:
         """Whether it is asked for, by the flags."""

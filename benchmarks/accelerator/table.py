@@ -8,31 +8,15 @@ With `--page`, the tables replace those of a page: what is between the lines
 """
 
 import argparse
-import json
 import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterable
 
+from benchmarks.accelerator.rows import Rows, latest, precision_of, read
 from benchmarks.results import table
 
-__all__ = ["TABLES", "put_into", "read"]
-
-Rows = list[dict]
-
-
-def read(path: str | pathlib.Path | None) -> Rows:
-    """The rows of a file; none if there is no file."""
-    if not path or not pathlib.Path(path).exists():
-        return []
-    lines = pathlib.Path(path).read_text("utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
-
-
-def precision_of(row: dict) -> str:
-    """What a row's program computes in, "tf32" for rounded float32."""
-    rounds = "+tf32" in row.get("label", "")
-    return "tf32" if rounds else row["precision"]
+__all__ = ["TABLES", "put_into"]
 
 
 def peers(rows: Rows) -> dict[tuple, dict]:
@@ -80,7 +64,7 @@ def steps(rows: Rows, peer: Rows, predicted: Rows) -> str:
     del predicted
     best = peers(peer)
     cells = []
-    for row in _measured(rows, "step"):
+    for row in latest(rows, "step"):
         if not _is_plain(row):
             continue
         precision = precision_of(row)
@@ -110,7 +94,7 @@ def samples(rows: Rows, peer: Rows, predicted: Rows) -> str:
     del predicted
     best = peers(peer)
     cells = []
-    for row in _measured(rows, "sample"):
+    for row in latest(rows, "sample"):
         precision = precision_of(row)
         other = best.get(("sample", row["case"], row["batch_size"], precision))
         cells.append(
@@ -151,7 +135,7 @@ def checks(rows: Rows, peer: Rows, predicted: Rows) -> str:
 def variants(rows: Rows, peer: Rows, predicted: Rows) -> str:
     """Programs of one model that are built differently."""
     del peer, predicted
-    measured = _measured(rows, "step")
+    measured = latest(rows, "step")
     plain = {
         (row["case"], row["batch_size"], row["recompute"], precision_of(row)): (
             row
@@ -304,16 +288,6 @@ def put_into(page: str, name: str, text: str) -> str:
     if count != 1:
         raise ValueError(f"The page has {count} places for {name}.")
     return found
-
-
-def _measured(rows: Rows, kind: str) -> Rows:
-    """The rows with times, the latest of each label."""
-    latest = {
-        row["label"]: row
-        for row in rows
-        if "queued_ms" in row and row["kind"] == kind
-    }
-    return list(latest.values())
 
 
 def _beside(row: dict, other: dict | None) -> list[str]:

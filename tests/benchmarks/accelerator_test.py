@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cases
-from benchmarks.accelerator import lower, orders, prepare, table, values
+from benchmarks.accelerator import lower, orders, prepare, rows, table, values
 from benchmarks.train_step import build_step
 from nvae_tf.core.errors import UserError
 from nvae_tf.training.step_metrics import StepMetrics
@@ -153,7 +153,7 @@ def test_sampler_is_measured(folder, tmp_path, capsys):
     arguments = [f"--folder={folder}", f"--out={out}", "--seconds=0.05"]
     assert run.main([*arguments, "--only=sample"]) == 0
     assert capsys.readouterr().out == out.read_text()
-    (row,) = [r for r in table.read(out) if "label" in r]
+    (row,) = [r for r in rows.read(out) if "label" in r]
     assert row["label"] == _SAMPLE
     assert row["finite"]
     assert row["images_per_second"] == pytest.approx(
@@ -163,7 +163,7 @@ def test_sampler_is_measured(folder, tmp_path, capsys):
     assert 0 < row["last"]["mean"] < 1
     # What was measured is left out.
     run.main([*arguments, "--only=sample", "--rest"])
-    assert sum("label" in r for r in table.read(out)) == 1
+    assert sum("label" in r for r in rows.read(out)) == 1
 
 
 def test_a_program_that_is_not_there_is_a_row_with_an_error(folder, tmp_path):
@@ -172,7 +172,7 @@ def test_a_program_that_is_not_there_is_a_row_with_an_error(folder, tmp_path):
     (folder / "order.txt").write_text(f"{_SAMPLE[:-1]}\n\n{_SAMPLE}\n")
     out = tmp_path / "rows.jsonl"
     run.main([f"--folder={folder}", f"--out={out}", "--seconds=0.05"])
-    first, second = [r for r in table.read(out) if "label" in r]
+    first, second = [r for r in rows.read(out) if "label" in r]
     assert "FileNotFoundError" in first["error"]
     assert "queued_ms" in second
 
@@ -180,9 +180,9 @@ def test_a_program_that_is_not_there_is_a_row_with_an_error(folder, tmp_path):
 def test_nothing_is_begun_after_the_deadline(folder, tmp_path):
     out = tmp_path / "rows.jsonl"
     run.main([f"--folder={folder}", f"--out={out}", "--budget=0"])
-    rows = table.read(out)
-    assert [r["left"] for r in rows if "left" in r]
-    assert not any("queued_ms" in r for r in rows)
+    told = rows.read(out)
+    assert [r["left"] for r in told if "left" in r]
+    assert not any("queued_ms" in r for r in told)
 
 
 @pytest.mark.long
@@ -191,7 +191,7 @@ def test_step_is_that_of_tensorflow(tmp_path):
     prepare.prepare(tmp_path, [_CHECK])
     out = tmp_path / "rows.jsonl"
     run.main([f"--folder={tmp_path}", f"--out={out}", "--seconds=0.05"])
-    (row,) = [r for r in table.read(out) if "label" in r]
+    (row,) = [r for r in rows.read(out) if "label" in r]
     assert row["worst_difference"] < 1e-4
     # All that a step assigns takes the place of what was there.
     arguments = row["argument_gb"]
@@ -302,9 +302,9 @@ def test_tables_go_to_their_places(tmp_path):
         f"<!-- {n} -->\nold\n<!-- /{n} -->" for n in table.TABLES
     )
     page.write_text(f"Before\n{places}\nAfter\n")
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text(json.dumps(_row()) + "\n")
-    table.main([f"--rows={rows}", f"--page={page}"])
+    found = tmp_path / "rows.jsonl"
+    found.write_text(json.dumps(_row()) + "\n")
+    table.main([f"--rows={found}", f"--page={page}"])
     text = page.read_text()
     assert text.startswith("Before")
     assert text.rstrip().endswith("After")
