@@ -123,6 +123,18 @@ class NVAE(PureLayer, keras.Model):
         """Nothing left to do: the constructor knows all shapes."""
         del input_shape
 
+    def save_pretrained(self, folder, **options) -> None:
+        """Writes a folder to hand on: `nvae_tf.save_pretrained`.
+
+        Args:
+          folder: to make.
+          **options: of that function.
+        """
+        # The front door: what a model is knows nothing of files.
+        import nvae_tf
+
+        nvae_tf.save_pretrained(self, folder, **options)
+
     def likelihood(self, logits) -> tfd.Distribution:
         """The distribution over images that the parameters stand for.
 

@@ -32,6 +32,8 @@ from tests.support import faults, golden_files, model_cases
 from tests.support.in_process import run
 from tests.support.run_helpers import make_config, write_images
 
+pytestmark = pytest.mark.early
+
 _GOLDEN = [path.with_suffix(".pt") for path in golden_files.pairs()]
 
 

@@ -96,7 +96,15 @@ def test_tasks_of_slurm_find_each_other(monkeypatch, described):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"cluster": []}', '{"cluster": {"worker": 3}}']
+    "text",
+    [
+        "{",
+        "[]",
+        "[" * 50_000,
+        '{"cluster": []}',
+        '{"cluster": {"worker": 3}}',
+    ],
+    ids=lambda text: text[:20],
 )
 def test_tf_config_that_describes_nothing_is_refused(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)

@@ -11,6 +11,8 @@ from nvae_tf.distribute import replicas
 from nvae_tf.model.nvae import NVAE
 from tests.support import model_cases
 
+pytestmark = [pytest.mark.early, pytest.mark.numerics]
+
 _CONFIG = model_cases.CONFIGS["two_flows"]
 _SEED = tf.constant([3, 5])
 

@@ -8,6 +8,8 @@ from nvae_tf.model import ops
 from tests.support import numpy_reference
 from tests.support.arrays import assert_close, normal
 
+pytestmark = pytest.mark.numerics
+
 _CONVOLUTIONS = [
     # size, strides, dilation, groups
     (1, 1, 1, 1),

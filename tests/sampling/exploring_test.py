@@ -231,6 +231,14 @@ def test_folder_is_filled_up_and_never_with_two_kinds(tmp_path):
         write(range(9))
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"7", b"[" * 100_000])
+def test_settings_that_cannot_be_read_are_told_of(tmp_path, content):
+    (tmp_path / SETTINGS).write_bytes(content)
+    with pytest.raises(UserError, match=r"sampling\.json.*name another folder"):
+        write_samples(None, tmp_path, range(2), 1, {})
+    assert [p.name for p in tmp_path.iterdir()] == [SETTINGS]
+
+
 def test_own_folder_is_read_as_the_model_sees_images(tmp_path):
     config = make_config(tmp_path)
     # As high as the model's images: cropped, and nothing blurs the edge.

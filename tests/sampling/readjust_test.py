@@ -17,7 +17,7 @@ def model():
         ModelConfig(
             image_size=8,
             num_latent_scales=2,
-            num_groups_per_scale=2,
+            num_groups_per_scale=1,
             num_latent_per_group=2,
             num_channels_enc=4,
             num_channels_dec=4,
@@ -26,6 +26,7 @@ def model():
             num_cells_enc=1,
             num_cells_dec=1,
             num_mixtures=2,
+            use_se=False,
         )
     )
 
