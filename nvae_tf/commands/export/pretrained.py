@@ -63,5 +63,10 @@ def main(argv) -> None:
         f"{stored.parameters:,} parameters, {stored.num_bytes / 1e6:.1f} MB, "
         f"{len(stored.facts['metrics'])} metrics, in {folder}"
     )
+    if not stored.facts["metrics"]:
+        print(
+            "Nothing was measured of these weights: nvae eval likelihood does, "
+            "before they are written."
+        )
     if not stored.facts["license"]:
         print("Its card states no licence: --card gives one.")
