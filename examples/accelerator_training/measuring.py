@@ -22,11 +22,16 @@ class Measuring:
 
     Args:
       run: whose programs to use.
+      suffix: of the names of the programs.
       seed: of all noise.
     """
 
-    def __init__(self, run: StoredRun, seed: int = 0):
+    def __init__(self, run: StoredRun, suffix: str = "", seed: int = 0):
         self.run = run
+        self._programs = {
+            name: run.programs[name + suffix]
+            for name in ("evaluate", "weigh", "sample")
+        }
         self._key = jax.random.key(seed)
         self.evaluate = jax.jit(self._pass_of("evaluate"))
         self.weigh = jax.jit(self._pass_of("weigh"))
@@ -94,7 +99,7 @@ class Measuring:
           float32 `[draws, N]`, nats, and the numbers of the N images.
         """
         size = self._size("weigh")
-        each = self.run.programs["weigh"].input("eps").shape[0] // size
+        each = self._programs["weigh"].input("eps").shape[0] // size
         waiting, blocks, done = [], [], []
         for start in range(0, len(images) - size + 1, size):
             if time.time() > until and start:
@@ -117,10 +122,10 @@ class Measuring:
         return np.concatenate(blocks, axis=1), np.concatenate(done)
 
     def _size(self, name: str) -> int:
-        return self.run.programs[name].input("x").shape[0]
+        return self._programs[name].input("x").shape[0]
 
     def _pass_of(self, name: str):
-        program = self.run.programs[name]
+        program = self._programs[name]
         shape = program.input("eps").shape
 
         def run(model, test, indices, number):
@@ -133,7 +138,7 @@ class Measuring:
 
     def _sample(self, model, number, temperature):
         """uint8 `[N, H, W, C]`, without padding."""
-        program = self.run.programs["sample"]
+        program = self._programs["sample"]
         key = jax.random.fold_in(self._key, number)
         eps = jax.random.normal(key, program.input("eps").shape, np.float32)
         mean = program({**model, "eps": eps, "temperature": temperature})[0][

@@ -19,19 +19,20 @@ from unittest import mock
 import numpy as np
 from absl import flags
 
+from examples.accelerator_training import (
+    depthwise,
+    functions,
+    images,
+    lowering,
+)
 from nvae_tf.commands import command_line
 from nvae_tf.config import Config
 from nvae_tf.core.files import new_folder, write_bytes
+from nvae_tf.model import ops
 
 _OUTPUT = flags.DEFINE_string("output", "", "Folder to write; a new one.")
 _UNROLL = flags.DEFINE_bool(
     "unroll", False, "Groups as copies instead of loops."
-)
-_DEPTHWISE = flags.DEFINE_enum(
-    "depthwise",
-    "library",
-    ["library", "shifts"],
-    "Depthwise convolutions by the accelerator's library, or as sums.",
 )
 _IMAGES = flags.DEFINE_integer(
     "images", 500, "Of a pass of the evaluation, with a draw for each."
@@ -48,31 +49,18 @@ def main(argv) -> None:
     """Lowers the functions, and packs the images."""
     del argv
     config = command_line.config_from_flags()
-    from examples.accelerator_training import functions, images, lowering
-
     with new_folder(_OUTPUT.value) as folder:
         data = images.pack(config)
         write_bytes(folder / "images.npz.xz", _compressed(data.arrays))
-        step = functions.make_step(config, _UNROLL.value)
-        variables = lowering.variables_by_name(step.named_variables())
-        parts = functions.functions(
-            step,
-            config,
-            images=_IMAGES.value,
-            draws=(_WEIGHED.value, _DRAWS.value),
-            samples=_SAMPLES.value,
-        )
-        for name, part in parts.items():
-            with _depthwise(_DEPTHWISE.value):
-                module, description = lowering.lower(
-                    part.call, part.arguments, variables
-                )
-            write_bytes(folder / f"{name}.mlirbc", module)
-            description |= {"exact": part.exact}
-            write_bytes(
-                folder / f"{name}.json", json.dumps(description).encode()
-            )
-            print(f"{name}: {len(module):,} bytes", flush=True)
+        for suffix, way in (
+            ("", contextlib.nullcontext()),
+            ("_shifts", _depthwise_by_shifts()),
+        ):
+            # A step of its own: it is traced once.
+            step = functions.make_step(config, _UNROLL.value)
+            variables = lowering.variables_by_name(step.named_variables())
+            with way:
+                _write_all(folder, suffix, step, variables, config)
         values = {
             name: _short(np.asarray(variable))
             for name, variable in variables.items()
@@ -84,6 +72,29 @@ def main(argv) -> None:
             folder / "run.json", json.dumps(description, indent=1).encode()
         )
     print(f"{_OUTPUT.value} is prepared.")
+
+
+def _write_all(folder, suffix: str, step, variables, config) -> None:
+    """Lowers all functions of a step."""
+    parts = functions.functions(
+        step,
+        config,
+        images=_IMAGES.value,
+        draws=(_WEIGHED.value, _DRAWS.value),
+        samples=_SAMPLES.value,
+    )
+    for name, part in parts.items():
+        if not (suffix and name == "initialize"):
+            _write(folder, name + suffix, part, variables)
+
+
+def _write(folder, name: str, part, variables: dict) -> None:
+    """Lowers a function."""
+    module, description = lowering.lower(part.call, part.arguments, variables)
+    description |= {"exact": part.exact}
+    write_bytes(folder / f"{name}.mlirbc", module)
+    write_bytes(folder / f"{name}.json", json.dumps(description).encode())
+    print(f"{name}: {len(module):,} bytes", flush=True)
 
 
 def _description(config: Config, step, data: dict, variables: dict) -> dict:
@@ -114,13 +125,8 @@ def _compressed(arrays: dict[str, np.ndarray]) -> bytes:
     return lzma.compress(buffer.getvalue())
 
 
-def _depthwise(how: str):
-    """Replaces the model's depthwise convolution."""
-    if how == "library":
-        return contextlib.nullcontext()
-    from examples.accelerator_training import depthwise
-    from nvae_tf.model import ops
-
+def _depthwise_by_shifts():
+    """Replaces the model's depthwise convolution in what is traced in it."""
     return mock.patch.object(
         ops, "depthwise_convolve", depthwise.depthwise_convolve
     )

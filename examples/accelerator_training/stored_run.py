@@ -10,7 +10,8 @@ import io
 import json
 import lzma
 import pathlib
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ import numpy as np
 from examples.accelerator_training.program import Program
 from nvae_tf.config import Config, config_from_dict
 
-__all__ = ["StoredRun", "compiled"]
+__all__ = ["Compiler", "StoredRun"]
 
 
 class StoredRun:
@@ -141,19 +142,22 @@ class StoredRun:
         return np.unpackbits(test, count=int(np.prod(shape))).reshape(shape)
 
 
-def compiled(functions: dict) -> dict:
-    """Compiles functions side by side.
+class Compiler:
+    """Compiles functions side by side, in the background."""
 
-    Args:
-      functions: by name, each a jitted function and its arguments.
-    """
-    lowered = {
-        name: function.lower(*arguments)
-        for name, (function, arguments) in functions.items()
-    }
-    with ThreadPoolExecutor(len(lowered)) as pool:
-        done = pool.map(lambda one: one.compile(), lowered.values())
-        return dict(zip(lowered, done, strict=True))
+    def __init__(self):
+        self._pool = ThreadPoolExecutor(8)
+        self._lock = threading.Lock()
+
+    def __call__(self, function, *arguments) -> Future:
+        """Starts to compile a jitted function for such arguments."""
+        return self._pool.submit(self._compiled, function, arguments)
+
+    def _compiled(self, function, arguments):
+        # Tracing is Python's work, and no faster by two.
+        with self._lock:
+            lowered = function.lower(*arguments)
+        return lowered.compile()
 
 
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ import os
 import pathlib
 import sys
 import time
+from concurrent.futures import FIRST_COMPLETED, wait
 
 import jax
 
@@ -32,7 +33,7 @@ import numpy as np
 
 from examples.accelerator_training import weights_file
 from examples.accelerator_training.measuring import Measuring, curve
-from examples.accelerator_training.stored_run import StoredRun, compiled
+from examples.accelerator_training.stored_run import Compiler, StoredRun
 from nvae_tf.config import schedules
 from nvae_tf.core.files import write_bytes
 from nvae_tf.datasets.order import epoch_order
@@ -63,11 +64,16 @@ class Training:
         self.bounds: dict[str, np.ndarray] = {}
         self.run = StoredRun(pathlib.Path(args.folder))
         self.config = self.run.config
-        self.measuring = Measuring(self.run)
+        self.test_order = np.random.default_rng(0).permutation(
+            len(self.run.test)
+        )
         self.seed = self.config.train.seed
         self.key = jax.random.key(self.seed)
         self.step = 0
-        self.state = self._compile()
+        self.compiler = Compiler()
+        self._compile()
+        self.state = self._begin()
+        self._choose()
         self._note(
             "compiled",
             jax=jax.__version__,
@@ -75,22 +81,48 @@ class Training:
             parameters=self._count(),
         )
 
-    def _compile(self) -> dict:
-        """Compiles all functions; gives the first state."""
+    def _compile(self) -> None:
+        """Starts to compile what the training needs."""
         first = self.run.first_state()
-        initialize, step = (
-            self.run.programs[name] for name in ("initialize", "step")
-        )
+        initialize = self.run.programs["initialize"]
 
-        def begin(state):
-            _, assigned = initialize({**state, "zero": np.int32(0)})
+        def begin(state, zero):
+            _, assigned = initialize({**state, "zero": zero})
             return {**state, **assigned}
+
+        average = jax.jit(self.run.averaged)
+        self.model = jax.eval_shape(average, first)
+        self.futures = {
+            "begin": self.compiler(jax.jit(begin), first, np.int32(0)),
+            **{
+                name: self.compiler(
+                    jax.jit(self._advance_by(name), donate_argnums=0),
+                    first,
+                    self.run.train,
+                    np.zeros(self.run.batch_size, np.int32),
+                    np.zeros(3, np.float32),
+                    np.zeros(2, np.int32),
+                )
+                for name in self._variants()
+            },
+            "average": self.compiler(average, first),
+            "copy": self.compiler(
+                jax.jit(lambda s: {k: v.copy() for k, v in s.items()}), first
+            ),
+        }
+
+    def _variants(self) -> list[str]:
+        """Programs of the step that do the same in different ways."""
+        return [n for n in self.run.programs if n.startswith("step")]
+
+    def _advance_by(self, name: str):
+        program = self.run.programs[name]
 
         def advance(state, images, indices, coefficients, numbers):
             key = jax.random.fold_in(self.key, numbers[1])
             x = self.run.batch(images[indices], key)
             beta, regularization, rate = coefficients
-            results, assigned = step(
+            results, assigned = program(
                 {
                     **state,
                     "x": x,
@@ -102,32 +134,47 @@ class Training:
             )
             return {**state, **assigned}, results
 
-        average = jax.jit(self.run.averaged)
-        model = jax.eval_shape(average, first)
-        numbers = np.zeros(2, np.int32)
-        indices = np.zeros(self.run.batch_size, np.int32)
-        self.functions = compiled(
-            {
-                "begin": (jax.jit(begin), (first,)),
-                "advance": (
-                    jax.jit(advance, donate_argnums=0),
-                    (
-                        first,
-                        self.run.train,
-                        indices,
-                        np.zeros(3, np.float32),
-                        numbers,
-                    ),
-                ),
-                "average": (average, (first,)),
-                "copy": (
-                    jax.jit(lambda s: {k: v.copy() for k, v in s.items()}),
-                    (first,),
-                ),
-                **self.measuring.arguments(model),
-            }
-        )
-        return self.functions["begin"](first)
+        return advance
+
+    def function(self, name: str):
+        """A compiled function, when it is."""
+        return self.futures[name].result()
+
+    def _begin(self) -> dict:
+        """The state before the first step."""
+        return self.function("begin")(self.run.first_state(), np.int32(0))
+
+    def _choose(self) -> None:
+        """The fastest way to take a step, of those that are compiled."""
+        variants = {name: self.futures[name] for name in self._variants()}
+        wait(variants.values(), return_when=FIRST_COMPLETED)
+        wait(variants.values(), timeout=self.args.compile_patience)
+        seconds = {}
+        for name, future in variants.items():
+            if not future.done():
+                self._note("not_compiled", variant=name)
+            elif future.exception():
+                self._note("failed", variant=name, why=repr(future.exception()))
+            else:
+                self.futures["advance"] = future
+                try:
+                    seconds[name] = self._seconds_per_step(
+                        self.args.measured_steps // 4
+                    )
+                except jax.errors.JaxRuntimeError as error:
+                    self._note("failed", variant=name, why=repr(error))
+                self.step, self.state = 0, self._begin()
+        if not seconds:
+            raise SystemExit("No way to take a step works here.")
+        best = min(seconds, key=seconds.get)
+        self.futures["advance"] = self.futures[best]
+        suffix = best.removeprefix("step")
+        self._note("variants", chosen=best, **seconds)
+        self.measuring = Measuring(self.run, suffix)
+        self.futures |= {
+            name: self.compiler(*what)
+            for name, what in self.measuring.arguments(self.model).items()
+        }
 
     def _count(self) -> int:
         return sum(
@@ -140,14 +187,14 @@ class Training:
         self._meet("compiled")
         seconds = self._measure()
         self._plan(seconds)
-        self.state = self.functions["begin"](self.run.first_state())
+        self.state = self._begin()
         self.step = 0
         total = self.config.train.epochs * self.run.steps_per_epoch
         evaluated = {
             round(total * (i + 1) / _EVALUATIONS)
             for i in range(_EVALUATIONS - 1)
         }
-        kept, waiting = (0, self.functions["copy"](self.state)), []
+        kept, waiting = (0, self.function("copy")(self.state)), []
         rollbacks = 0
         began = time.time()
         stop_at = self.end - self.args.evaluation_seconds
@@ -165,13 +212,13 @@ class Training:
                     self.seed += 1
                     self._note("rollback", to=kept[0], failed_at=self.step)
                     self.step, waiting = kept[0], []
-                    self.state = self.functions["copy"](kept[1])
+                    self.state = self.function("copy")(kept[1])
                     continue
             if self.step in evaluated:
                 evaluated.remove(self.step)
                 finite = self._evaluate(_EVALUATED_IMAGES)
                 if finite:
-                    kept = self.step, self.functions["copy"](self.state)
+                    kept = self.step, self.function("copy")(self.state)
                     self.save()
             if time.time() > stop_at and self.step % 20 == 0:
                 self._note("out_of_time", planned=total)
@@ -201,7 +248,7 @@ class Training:
             self.config.train, self.step, self.run.steps_per_epoch
         )
         numbers = np.array([self.seed, self.step], np.int32)
-        self.state, results = self.functions["advance"](
+        self.state, results = self.function("advance")(
             self.state,
             self.run.train,
             indices,
@@ -221,24 +268,26 @@ class Training:
 
     def _measure(self) -> float:
         """Seconds per step, of steps that are taken again later."""
-        quarter = self.args.measured_steps // 4
-        for _ in range(quarter):
-            results, _ = self._advance()
-        jax.block_until_ready(results)
-        began = time.time()
-        for _ in range(3 * quarter):
-            results, _ = self._advance()
-        jax.block_until_ready(results)
-        seconds = (time.time() - began) / (3 * quarter)
+        seconds = self._seconds_per_step(self.args.measured_steps)
         self._note(
             "measured",
             step_seconds=seconds,
             memory=(jax.devices()[0].memory_stats() or {}).get(
                 "peak_bytes_in_use"
             ),
-            loss=float(results["total_loss"]),
         )
         return seconds
+
+    def _seconds_per_step(self, count: int) -> float:
+        """Of so many steps from here on, but for the first quarter."""
+        first = count // 4
+        for number in range(count):
+            if number == first:
+                jax.block_until_ready(self.state)
+                began = time.time()
+            self._advance()
+        jax.block_until_ready(self.state)
+        return (time.time() - began) / (count - first)
 
     def _plan(self, seconds: float) -> None:
         """Chooses the number of epochs."""
@@ -272,12 +321,12 @@ class Training:
         return in_a_row
 
     def _evaluate(self, count: int, draws: int = 1) -> bool:
-        """The NELBO of the first test images; whether it is finite."""
-        model = self.functions["average"](self.state)
+        """The NELBO of some test images; whether it is finite."""
+        model = self.function("average")(self.state)
+        # MNIST's first half is the easier one.
+        chosen = np.sort(self.test_order[:count])
         results = [
-            self.measuring.nelbo(
-                self.functions["evaluate"], model, np.arange(count), i
-            )
+            self.measuring.nelbo(self.function("evaluate"), model, chosen, i)
             for i in range(draws)
         ]
         nelbo = np.mean([r["nelbo"] for r in results], axis=0, dtype=float)
@@ -301,13 +350,12 @@ class Training:
 
     def _weigh(self) -> None:
         """The importance-weighted bounds."""
-        model = self.functions["average"](self.state)
-        order = np.random.default_rng(0).permutation(len(self.run.test))
+        model = self.function("average")(self.state)
         began = time.time()
         weights, images = self.measuring.importance(
-            self.functions["weigh"],
+            self.function("weigh"),
             model,
-            order,
+            self.test_order,
             self.args.draws,
             self.end - self.args.spare_seconds,
         )
@@ -337,10 +385,10 @@ class Training:
         self._say(json.dumps(self.records[-1]))
 
     def _draw(self) -> None:
-        model = self.functions["average"](self.state)
+        model = self.function("average")(self.state)
         for temperature in _TEMPERATURES:
             self.pictures[f"samples_{temperature}"] = np.asarray(
-                self.functions["sample"](
+                self.function("sample")(
                     model, np.int32(0), np.float32(temperature)
                 )
             )
@@ -443,6 +491,7 @@ def _arguments(argv) -> argparse.Namespace:
     add("--measured_steps", type=int, default=_MEASURED_STEPS)
     add("--meeting", default="", help="folder that trainings share")
     add("--party", type=int, default=1, help="how many trainings share it")
+    add("--compile_patience", type=float, default=40.0, help="seconds, too")
     add("--patience", type=float, default=60.0, help="seconds to wait for them")
     return parser.parse_args(argv)
 
@@ -454,6 +503,9 @@ def main(argv=None) -> None:
     training = Training(args)
     training.train()
     training.finish()
+    # What is still being compiled is of no use any more.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
