@@ -10,11 +10,10 @@ import numpy as np
 
 from examples.accelerator_training.stored_run import StoredRun
 
-__all__ = ["Measuring", "curve"]
+__all__ = ["Measuring"]
 
-_DRAW_COUNTS = (1, 10, 100, 1000)
-# Passes that are under way at once.
-_AHEAD = 8
+# Blocks of images that are under way at once.
+_AHEAD = 3
 
 
 class Measuring:
@@ -77,7 +76,9 @@ class Measuring:
             )
         count = len(images)
         return {
-            "nelbo": np.concatenate([p["nelbo"][0] for p in parts])[:count],
+            "nelbo": np.concatenate([np.asarray(p["nelbo"])[0] for p in parts])[
+                :count
+            ],
             "kl_per_group": np.concatenate([p["kl_per_group"] for p in parts])[
                 :count
             ],
@@ -116,7 +117,7 @@ class Measuring:
             ]
             waiting.append(passes)
             done.append(chosen)
-            if len(waiting) * len(passes) >= _AHEAD:
+            if len(waiting) >= _AHEAD:
                 blocks.append(np.concatenate(waiting.pop(0))[:draws])
         blocks += [np.concatenate(passes)[:draws] for passes in waiting]
         return np.concatenate(blocks, axis=1), np.concatenate(done)
@@ -147,26 +148,3 @@ class Measuring:
         p, size = self.run.config.model.padding, mean.shape[1]
         mean = mean[:, p : size - p, p : size - p]
         return jnp.round(255 * jnp.clip(mean, 0, 1)).astype(np.uint8)
-
-
-def curve(log_weights: np.ndarray) -> dict[int, np.ndarray]:
-    """Importance-weighted bounds on -log p(x), by the number of draws.
-
-    Those of fewer draws than there are are means over disjoint ones.
-
-    Args:
-      log_weights: `[K, N]`, nats.
-
-    Returns:
-      float64 `[N]`, nats, by number of draws.
-    """
-    weights = np.asarray(log_weights, np.float64)
-    total = len(weights)
-    bounds = {}
-    for count in sorted({c for c in _DRAW_COUNTS if c < total} | {total}):
-        blocks = weights[: total // count * count].reshape(
-            -1, count, weights.shape[1]
-        )
-        sums = np.logaddexp.reduce(blocks, axis=1)
-        bounds[count] = (np.log(count) - sums).mean(axis=0)
-    return bounds

@@ -80,7 +80,7 @@ def _exported(name: str, module: bytes, inputs: list, outputs: list):
     of_that_type.__name__ = name
     like = export.export(
         jax.jit(of_that_type, keep_unused=True),
-        platforms=[jax.default_backend()],
+        platforms=[export.default_export_platform()],
         disabled_checks=[
             export.DisabledSafetyCheck.custom_call("Sharding"),
         ],

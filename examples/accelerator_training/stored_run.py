@@ -59,13 +59,13 @@ class StoredRun:
 
     def first_state(self) -> dict[str, jax.Array]:
         """All variables but the model's, which are zero, as they begin."""
+        # By NumPy: JAX would compile for every shape.
         state = {}
         for name, (shape, dtype) in self._variables.items():
-            value = self._values.get(name, np.zeros((), dtype))
-            state[name] = jnp.broadcast_to(
-                jnp.asarray(value, np.dtype(dtype)), shape
-            ).copy()
-        return state
+            value = np.empty(shape, np.dtype(dtype))
+            value[...] = self._values.get(name, 0)
+            state[name] = value
+        return jax.device_put(state)
 
     def batch(self, images, key):
         """What the model sees in training; to be called within `jax.jit`.
@@ -94,7 +94,7 @@ class StoredRun:
         """The model's variables, with their averages if the run keeps them."""
         model = {k: v for k, v in state.items() if k.startswith("model/")}
         for kind in ("weights", "statistics"):
-            vector = self.vector(state, f"average/{kind}")
+            vector = self._vector(state, f"average/{kind}")
             if vector is not None:
                 model |= self._split(vector, self.names(kind))
         return model
@@ -108,14 +108,25 @@ class StoredRun:
         train = dataclasses.replace(self.config.train, epochs=epochs)
         return dataclasses.replace(self.config, train=train)
 
-    def flat(self, state: dict, kind: str):
-        """The model's "weights" or "statistics" in the order of averages."""
-        return jnp.concatenate(
-            [state[name].reshape(-1) for name in self.names(kind)]
-        )
+    def vectors(self, state: dict) -> dict:
+        """The model, and its average, as vectors; within `jax.jit`.
+
+        Returns:
+          "weights" and "statistics", and "average/..." of both: the same where
+          the run keeps none.
+        """
+        vectors = {}
+        for kind in ("weights", "statistics"):
+            parts = [state[name].reshape(-1) for name in self.names(kind)]
+            vectors[kind] = jnp.concatenate(parts)
+            average = self._vector(state, f"average/{kind}")
+            vectors[f"average/{kind}"] = (
+                vectors[kind] if average is None else average
+            )
+        return vectors
 
     @staticmethod
-    def vector(state: dict, name: str):
+    def _vector(state: dict, name: str):
         """A packed variable, None if there is none."""
         pieces = []
         while f"{name}/{len(pieces)}" in state:

@@ -32,7 +32,8 @@ jax.config.update("jax_enable_x64", True)
 import numpy as np
 
 from examples.accelerator_training import weights_file
-from examples.accelerator_training.measuring import Measuring, curve
+from examples.accelerator_training.bounds import curve
+from examples.accelerator_training.measuring import Measuring
 from examples.accelerator_training.stored_run import Compiler, StoredRun
 from nvae_tf.config import schedules
 from nvae_tf.core.files import write_bytes
@@ -106,6 +107,7 @@ class Training:
                 for name in self._variants()
             },
             "average": self.compiler(average, first),
+            "vectors": self.compiler(jax.jit(self.run.vectors), first),
             "copy": self.compiler(
                 jax.jit(lambda s: {k: v.copy() for k, v in s.items()}), first
             ),
@@ -169,11 +171,17 @@ class Training:
         best = min(seconds, key=seconds.get)
         self.futures["advance"] = self.futures[best]
         suffix = best.removeprefix("step")
-        self._note("variants", chosen=best, **seconds)
+        self._note(
+            "variants",
+            chosen=best,
+            **{f"seconds_of_{name}": s for name, s in seconds.items()},
+        )
         self.measuring = Measuring(self.run, suffix)
         self.futures |= {
-            name: self.compiler(*what)
-            for name, what in self.measuring.arguments(self.model).items()
+            name: self.compiler(function, *arguments)
+            for name, (function, arguments) in self.measuring.arguments(
+                self.model
+            ).items()
         }
 
     def _count(self) -> int:
@@ -397,10 +405,9 @@ class Training:
         """Writes both files anew."""
         folder = pathlib.Path(self.args.output)
         average, difference = {}, {}
+        vectors = jax.device_get(self.function("vectors")(self.state))
         for kind in ("weights", "statistics"):
-            last = np.asarray(self.run.flat(self.state, kind))
-            mean = self.run.vector(self.state, f"average/{kind}")
-            mean = last if mean is None else np.asarray(mean)
+            last, mean = vectors[kind], vectors[f"average/{kind}"]
             average[kind] = weights_file.narrow(mean)
             base = weights_file.widened(average[kind])
             difference[kind] = (last - base).astype(np.float16).view(np.uint8)
