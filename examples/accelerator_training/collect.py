@@ -60,7 +60,9 @@ def main(argv) -> None:
         data = dataclasses.replace(config.data, path=_DATA.value)
         config = dataclasses.replace(config, data=data)
     step = restored(config, average, results)
-    verify(step, config, results["bounds/nelbo"])
+    verify(
+        step, config, results["bounds/nelbo"], results["bounds/nelbo_images"]
+    )
     write(workdir, step, config, results)
     print(f"{_WORKDIR.value} is a run at step {int(results['step'])}.")
 
@@ -104,20 +106,21 @@ def restored(config: Config, average: dict, results: dict):
     return step
 
 
-def verify(step, config: Config, nelbo: np.ndarray) -> None:
+def verify(step, config: Config, nelbo: np.ndarray, images: np.ndarray) -> None:
     """Evaluates some test images as it was done on the accelerator.
 
     Args:
       step: all state of the training.
       config: of the run.
       nelbo: `[M]`, nats, of the averaged model there.
+      images: `[M]`, of which test images, in ascending order.
 
     Raises:
       DataError: if the results differ by more than their noise.
     """
     own = []
     source = pipeline.open_source(config, "test")
-    count = min(_IMAGES.value, len(source), len(nelbo))
+    count = min(_IMAGES.value, len(source))
     evaluator = Evaluator(step.model)
     batches = pipeline.batches(
         source,
@@ -138,12 +141,14 @@ def verify(step, config: Config, nelbo: np.ndarray) -> None:
             some(), _DRAWS, on_images=lambda nelbo, nll: own.append(nelbo)
         )
     batches.close()
-    own = np.concatenate(own)[:count]
-    there = np.asarray(nelbo, float)[:count]
+    own = np.concatenate(own)
+    both = images < min(count, len(own))
+    there = np.asarray(nelbo, float)[both]
+    own = own[images[both]]
     difference = own - there
-    error = difference.std() / math.sqrt(count)
+    error = difference.std() / math.sqrt(len(own))
     text = (
-        f"NELBO of {count} test images: {own.mean():.3f} here, "
+        f"NELBO of {len(own)} test images: {own.mean():.3f} here, "
         f"{there.mean():.3f} there, difference {difference.mean():.3f} +- "
         f"{error:.3f} nats"
     )

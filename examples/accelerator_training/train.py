@@ -22,7 +22,7 @@ import os
 import pathlib
 import sys
 import time
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import jax
 
@@ -71,6 +71,8 @@ class Training:
         self.seed = self.config.train.seed
         self.key = jax.random.key(self.seed)
         self.step = 0
+        self.writer = ThreadPoolExecutor(1)
+        self.saved = self.writer.submit(lambda: None)
         self.compiler = Compiler()
         self._compile()
         self.state = self._begin()
@@ -245,6 +247,7 @@ class Training:
         self._weigh()
         self._note("ended")
         self.save()
+        self.saved.result()
 
     def _advance(self):
         """Takes a step, or rather has it taken."""
@@ -341,6 +344,7 @@ class Training:
         kl = np.mean([r["kl_per_group"] for r in results], axis=(0, 1))
         error = nelbo.std() / math.sqrt(len(nelbo))
         self.bounds["nelbo"] = nelbo.astype(np.float32)
+        self.bounds["nelbo_images"] = chosen
         self._record(
             self.step,
             "evaluation_ema",
@@ -402,8 +406,7 @@ class Training:
             )
 
     def save(self) -> None:
-        """Writes both files anew."""
-        folder = pathlib.Path(self.args.output)
+        """Writes both files anew, while the training goes on."""
         average, difference = {}, {}
         vectors = jax.device_get(self.function("vectors")(self.state))
         for kind in ("weights", "statistics"):
@@ -427,9 +430,15 @@ class Training:
             **{f"pictures/{k}": v for k, v in self.pictures.items()},
             **others,
         }
-        for name, arrays in (("average", average), ("run", extra)):
+        self.saved.result()
+        self.saved = self.writer.submit(
+            self._write, {"average": average, "run": extra}
+        )
+
+    def _write(self, files: dict[str, dict]) -> None:
+        for name, arrays in files.items():
             write_bytes(
-                folder / f"{self.args.name}_{name}.npz",
+                pathlib.Path(self.args.output, f"{self.args.name}_{name}.npz"),
                 weights_file.packed({k: _array(v) for k, v in arrays.items()}),
             )
 
