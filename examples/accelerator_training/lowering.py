@@ -39,7 +39,7 @@ def variables_by_name(named: dict[str, Any]) -> dict[str, tf.Variable]:
 @contextlib.contextmanager
 def traced_for_accelerators() -> Iterator[None]:
     """Functions traced in here leave out what is written for CPUs."""
-    with mock.patch.object(ops, "_has_cpus_only", lambda: False):
+    with mock.patch.object(ops, "_has_cpus_only", return_value=False):
         yield
 
 

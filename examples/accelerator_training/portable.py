@@ -43,7 +43,8 @@ def convert(module: bytes, exact: bool = False) -> tuple[bytes, dict[int, int]]:
         parsed = ir.Module.parse(module)
         attributes = parsed.operation.attributes
         aliases = _aliases(attributes)
-        for name in [a for a in attributes.keys() if a.startswith("mhlo.")]:
+        # Iterating gives attributes, not names.
+        for name in _foreign(attributes.keys()):
             del attributes[name]
         _walk(parsed.operation, _only_stablehlo)
         _walk(parsed.operation, _count_rounds)
@@ -98,8 +99,12 @@ def _walk(op, visit) -> None:
                 visit(inner.operation)
 
 
+def _foreign(names) -> list[str]:
+    return [name for name in names if name.startswith("mhlo.")]
+
+
 def _only_stablehlo(op) -> None:
-    for name in [a for a in op.attributes.keys() if a.startswith("mhlo.")]:
+    for name in _foreign(op.attributes.keys()):
         del op.attributes[name]
     if op.name == "mhlo.copy":
         op.results[0].replace_all_uses_with(op.operands[0])

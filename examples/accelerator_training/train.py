@@ -25,10 +25,6 @@ import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import jax
-
-# Counters of 64 bits stay such.
-jax.config.update("jax_enable_x64", True)
-
 import numpy as np
 
 from examples.accelerator_training import weights_file
@@ -515,6 +511,8 @@ def _arguments(argv) -> argparse.Namespace:
 def main(argv=None) -> None:
     """Trains."""
     args = _arguments(argv)
+    # Counters of 64 bits stay such.
+    jax.config.update("jax_enable_x64", True)
     os.makedirs(args.output, exist_ok=True)
     training = Training(args)
     training.train()

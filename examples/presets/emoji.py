@@ -18,6 +18,7 @@ from nvae_tf.config import presets
 
 
 def get_config(variant=None):
+    """The locked `ConfigDict` of the run."""
     presets.choose(variant, "default")
     config = presets.read("image_folder")
     config.name = "emoji_20_channels"

@@ -22,6 +22,7 @@ _MNIST = pathlib.Path(__file__).with_name("mnist.py")
 
 
 def get_config(variant=None):
+    """The locked `ConfigDict` of the run."""
     presets.choose(variant, "default")
     config = runpy.run_path(str(_MNIST))["get_config"]()
     config.name = "fashion_mnist_20_channels"

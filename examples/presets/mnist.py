@@ -19,6 +19,7 @@ from nvae_tf.config import presets
 
 
 def get_config(variant=None):
+    """The locked `ConfigDict` of the run."""
     presets.choose(variant, "default")
     config = presets.read("mnist:small")
     config.name = "mnist_20_channels"

@@ -34,5 +34,5 @@ def test_a_cut_file_is_refused(tmp_path):
     content = weights_file.packed({"a": np.arange(1000)})
     path = tmp_path / "x.npz"
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="damaged"):
         weights_file.unpacked(path)
