@@ -9,6 +9,8 @@ ARGS ?=
 # Inputs for all readers together, and which: make fuzz INPUTS=1000000 SEED=7
 INPUTS ?= 100000
 SEED ?=
+# How often make soak kills each run.
+KILLS ?= 50
 # More arguments for the resolver: make lock LOCK_ARGS=--upgrade
 LOCK_ARGS ?=
 
@@ -63,8 +65,9 @@ bench: setup ## Measure speed, memory and graph sizes: minutes; ARGS=--full for 
 fuzz: setup ## Give all readers of files 100,000 damaged inputs: hours; goes on if it was ended.
 	$(BIN)/python -m tests.fuzz --inputs=$(INPUTS) $(if $(SEED),--seed=$(SEED))
 
-soak: setup ## Kill a training run fifty times and compare it with one left alone.
-	$(BIN)/python -m pytest -n 0 -m soak -o faulthandler_timeout=0 $(ARGS)
+soak: setup ## Kill runs of one and of two processes fifty times each and compare them with ones left alone.
+	NVAE_TF_SOAK_KILLS=$(KILLS) $(BIN)/python -m pytest -n 0 -m soak \
+		-o faulthandler_timeout=0 $(ARGS)
 
 lock: $(BIN)/uv ## Resolve the dependencies of pyproject.toml anew into the lock files.
 	printf 'setuptools\nwheel\n' | UV_CUSTOM_COMPILE_COMMAND="make lock" \

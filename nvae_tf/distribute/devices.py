@@ -13,11 +13,13 @@ import tensorflow as tf
 
 from nvae_tf.core.errors import UserError
 from nvae_tf.core.json_files import parse_json
+from nvae_tf.distribute import launcher, rendezvous
 
 __all__ = ["STRATEGIES", "Devices", "open_devices"]
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 _FIRST_PORT = 12321
+_LAUNCHED_SECONDS = 3600.0
 
 
 class Devices(typing.NamedTuple):
@@ -139,20 +141,25 @@ def _multi_worker() -> Devices:
             "environment, or Slurm tasks (srun). For several processes on "
             "this machine use --num_processes=N."
         )
+    jobs = resolver.cluster_spec().as_dict()
+    # The chief of a cluster description comes before its workers.
+    chiefs = jobs.get("chief", [])
+    addresses = [*chiefs, *jobs.get("worker", [])]
+    number = resolver.task_id + len(chiefs) * (resolver.task_type == "worker")
+    rendezvous.meet(
+        addresses,
+        number,
+        # The launcher ends all of its processes if one ends.
+        _LAUNCHED_SECONDS
+        if launcher.launched()
+        else rendezvous.PATIENCE_SECONDS,
+    )
     # It would tell of every single reduction that it builds.
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
     strategy = tf.distribute.MultiWorkerMirroredStrategy(
         cluster_resolver=resolver
     )
-    has_chief = "chief" in resolver.cluster_spec().jobs
-    is_worker = resolver.task_type == "worker"
-    return Devices(
-        strategy,
-        # The chief of a cluster description comes before its workers.
-        resolver.task_id + int(has_chief and is_worker),
-        resolver.cluster_spec().num_tasks("worker")
-        + (resolver.cluster_spec().num_tasks("chief") if has_chief else 0),
-    )
+    return Devices(strategy, number, len(addresses))
 
 
 def _slurm():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -29,35 +30,11 @@ def config(tmp_path_factory):
     )
 
 
-def _run(folder, config):
-    # On a slow disk, so that there is time to do something to the processes.
-    return TrainingRun(folder, config, 0.02, flags=("--num_processes=2",))
+def _run(folder, config, **kwargs):
+    return TrainingRun(folder, config, flags=("--num_processes=2",), **kwargs)
 
 
-def test_run_of_two_processes_survives_the_loss_of_one_and_a_stop(
-    config, tmp_path
-):
-    whole = _run(tmp_path / "whole", config)
-    whole.start()
-    assert whole.wait() == 0, whole.log.read_text()
-    run = _run(tmp_path / "lost", config)
-
-    run.start()
-    run.wait_for(lambda: run.saved_step() >= 8)
-    os.kill(run.worker(1), signal.SIGKILL)
-    assert run.wait() == RESUME_STATUS, run.log.read_text()
-    saved = run.saved_step()
-    assert 8 <= saved < 45
-
-    run.start()
-    run.wait_for(lambda: run.saved_step() >= saved + 8)
-    os.kill(run.process.pid, signal.SIGTERM)
-    assert run.wait() == RESUME_STATUS, run.log.read_text()
-    text = run.log.read_text()
-    assert f"Stopped at step {run.saved_step()}; the state is saved" in text
-
-    run.start()
-    assert run.wait() == 0, run.log.read_text()
+def _assert_same_end(run, whole):
     ends = [
         r.workdir.checkpoints().restore_latest().tensors for r in (whole, run)
     ]
@@ -65,7 +42,66 @@ def test_run_of_two_processes_survives_the_loss_of_one_and_a_stop(
     for name, value in ends[0].items():
         np.testing.assert_array_equal(ends[1][name], value, err_msg=name)
     assert run.metrics() == whole.metrics()
+
+
+def test_run_of_two_processes_survives_the_loss_of_each_and_a_stop(
+    config, tmp_path
+):
+    whole = _run(tmp_path / "whole", config)
+    whole.start()
+    assert whole.wait() == 0, whole.log.read_text()
+    # On a slow disk, so that there is time to do something to the processes.
+    run = _run(tmp_path / "lost", config, slow_disk=0.02)
+
+    run.start(failure="1:10:kill")
+    assert run.wait() == RESUME_STATUS, run.log.read_text()
+    assert run.saved_step() == 8
+    run.start(failure="0:15:kill")
+    assert run.wait() == RESUME_STATUS, run.log.read_text()
+    assert run.saved_step() == 12
+    run.start(failure="1:17:error")
+    assert run.wait() == 1, run.log.read_text()
+    assert "as it was told to" in run.log.read_text()
+    assert run.saved_step() == 16
+
+    run.start()
+    run.wait_for(lambda: run.saved_step() >= 24)
+    os.kill(run.process.pid, signal.SIGTERM)
+    assert run.wait() == RESUME_STATUS, run.log.read_text()
+    text = run.log.read_text()
+    assert f"Stopped at step {run.saved_step()}; the state is saved" in text
+
+    run.start()
+    assert run.wait() == 0, run.log.read_text()
+    _assert_same_end(run, whole)
     assert (run.workdir.path / "logs/worker_1.log").exists()
+
+
+def test_peer_that_does_not_come_is_told_within_a_minute(
+    config, tmp_path, monkeypatch
+):
+    """By the process that waits, where no launcher started it."""
+    ports = launcher._free_ports(2)
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    place = {
+        "cluster": {"worker": workers},
+        "task": {"type": "worker", "index": 0},
+    }
+    monkeypatch.setenv("TF_CONFIG", json.dumps(place))
+    monkeypatch.delenv("NVAE_TF_LAUNCHED", raising=False)
+    run = TrainingRun(tmp_path, config)
+    command = [
+        sys.executable,
+        *("-m", "nvae_tf", "train"),
+        f"--config={run._config}",
+        f"--workdir={run.workdir.path}",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"within 50 seconds: 1 ({workers[1]})" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def _status(tmp_path, program, num_processes=2):
