@@ -20,7 +20,7 @@ __all__ = ["Function", "functions", "make_step"]
 
 
 class Function(NamedTuple):
-    """A function to lower; see `lowering.lower`.
+    """A function to lower; see `benchmarks.accelerator.lower`.
 
     Attributes:
       call: gives tensors by name.
@@ -53,6 +53,7 @@ def make_step(config: Config, unroll: bool) -> TrainStep:
         unroll=unroll,
         recompute=config.recompute,
         dtype=config.precision,
+        device="GPU",
     )
     if any(
         getattr(leaf, "data_dependent", False) for _, leaf in model.leaves()

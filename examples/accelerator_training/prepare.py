@@ -2,10 +2,9 @@ r"""Makes a folder that `train` can train from, without TensorFlow.
 
     python -m examples.accelerator_training.prepare \
         --config=examples/presets/mnist.py --output=folder/mnist
-    JAX/bin/python -m examples.accelerator_training.portable folder
 
-The first command needs the project, the second JAX alone, of the version that
-will train or an older one.  Any value of the configuration can be changed.
+Needs the project and JAX, of the version that will train or an older one.  Any
+value of the configuration can be changed.
 """
 
 from __future__ import annotations
@@ -19,12 +18,8 @@ from unittest import mock
 import numpy as np
 from absl import flags
 
-from examples.accelerator_training import (
-    depthwise,
-    functions,
-    images,
-    lowering,
-)
+from benchmarks.accelerator import depthwise, lower
+from examples.accelerator_training import functions, images
 from nvae_tf.commands import command_line
 from nvae_tf.config import Config
 from nvae_tf.core.files import new_folder, write_bytes
@@ -58,7 +53,7 @@ def main(argv) -> None:
         ):
             # A step of its own: it is traced once.
             step = functions.make_step(config, _UNROLL.value)
-            variables = lowering.variables_by_name(step.named_variables())
+            variables = lower.variables_by_name(step.named_variables())
             with way:
                 _write_all(folder, suffix, step, variables, config)
         values = {
@@ -90,11 +85,10 @@ def _write_all(folder, suffix: str, step, variables, config) -> None:
 
 def _write(folder, name: str, part, variables: dict) -> None:
     """Lowers a function."""
-    module, description = lowering.lower(part.call, part.arguments, variables)
-    description |= {"exact": part.exact}
-    write_bytes(folder / f"{name}.mlirbc", module)
-    write_bytes(folder / f"{name}.json", json.dumps(description).encode())
-    print(f"{name}: {len(module):,} bytes", flush=True)
+    lowered = lower.lower_function(part.call, part.arguments, variables)
+    content = lowered.pack(exact=part.exact)
+    write_bytes(folder / f"{name}.program", content)
+    print(f"{name}: {len(content):,} bytes", flush=True)
 
 
 def _description(config: Config, step, data: dict, variables: dict) -> dict:
