@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.core.errors import UserError
-from nvae_tf.distribute import devices, replicas
+from nvae_tf.distribute import devices, rendezvous, replicas
 
 _SURROUNDINGS = (
     "TF_CONFIG",
@@ -36,7 +36,12 @@ def described(monkeypatch):
         count = sum(map(len, jobs.values()))
         return types.SimpleNamespace(num_replicas_in_sync=count)
 
+    def meet(addresses, number, patience):
+        assert 0 <= number < len(addresses)
+        assert patience < 60  # Nobody launched this process.
+
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", strategy)
+    monkeypatch.setattr(rendezvous, "meet", meet)
     return found
 
 
