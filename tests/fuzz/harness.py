@@ -36,7 +36,7 @@ SEED = os.environ.get("NVAE_TF_FUZZ_SEED")
 COUNTS: dict[str, collections.Counter] = {}
 
 _SECONDS_OF_WORK = 10.0
-_SECONDS = 120.0
+_SECONDS = 600.0
 _GROWTH_BYTES = 2**28
 _MESSAGE_LENGTH = 500
 
