@@ -8,9 +8,8 @@ some 15,000 in all.  All that shows one thing is in one of them, whoever drew
 it, and whatever its skin tone or gender: a tenth of the things is to test with.
 
 Google's (Noto) are under the Apache licence 2.0, Twitter's (Twemoji) under
-CC BY 4.0; those of Apple and of Facebook are their owners', who have not given
-them a free licence: leave them out with --vendors=google,twitter where that
-matters.
+CC BY 4.0; Apple's are not licensed for commercial use, and Facebook's have no
+clear licence: leave them out with --vendors=google,twitter where that matters.
 """
 
 from __future__ import annotations
@@ -87,15 +86,16 @@ def write(source: pathlib.Path, vendor: str, folder: pathlib.Path) -> int:
 def main(argv) -> None:
     """Fetches, composes and writes."""
     del argv
-    unknown = sorted(set(_CHOSEN.value) - set(VENDORS))
-    if unknown or not _CHOSEN.value:
+    output, chosen = flags.FLAGS.output, flags.FLAGS.vendors
+    unknown = sorted(set(chosen) - set(VENDORS))
+    if unknown or not chosen:
         raise DataError(
             f"--vendors has {unknown[0] if unknown else 'no name'!r}; choose "
             f"among {', '.join(VENDORS)}."
         )
     count = 0
-    with new_folder(_OUTPUT.value) as folder:
-        for vendor in _CHOSEN.value:
+    with new_folder(output) as folder:
+        for vendor in chosen:
             with tempfile.TemporaryDirectory() as aside:
                 packages.from_npm(
                     f"emoji-datasource-{vendor}",
@@ -103,15 +103,15 @@ def main(argv) -> None:
                     aside,
                 )
                 count += write(pathlib.Path(aside), vendor, folder)
-    print(f"{_OUTPUT.value}: {count:,} pictures.")
+    print(f"{output}: {count:,} pictures.")
 
-
-_OUTPUT = flags.DEFINE_string(
-    "output", "data/emoji", "Folder to write to; a new one."
-)
-_CHOSEN = flags.DEFINE_list(
-    "vendors", list(VENDORS), f"Whose pictures: of {', '.join(VENDORS)}."
-)
 
 if __name__ == "__main__":
+    # Only here: whoever imports the functions has flags of his own.
+    flags.DEFINE_string(
+        "output", "data/emoji", "Folder to write to; a new one."
+    )
+    flags.DEFINE_list(
+        "vendors", list(VENDORS), f"Whose pictures: of {', '.join(VENDORS)}."
+    )
     command_line.run(main)

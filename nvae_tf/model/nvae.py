@@ -124,12 +124,7 @@ class NVAE(PureLayer, keras.Model):
         del input_shape
 
     def save_pretrained(self, folder, **options) -> None:
-        """Writes a folder to hand on: `nvae_tf.save_pretrained`.
-
-        Args:
-          folder: to make.
-          **options: of that function.
-        """
+        """Writes a folder to hand on: see `nvae_tf.save_pretrained`."""
         # The front door: what a model is knows nothing of files.
         import nvae_tf
 

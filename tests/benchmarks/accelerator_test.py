@@ -267,11 +267,12 @@ def _row(label="step-deep-4-float32-bn_swish", **changes) -> dict:
 def _peer(**changes) -> dict:
     row = {"what": "step", "case": "deep", "batch_size": 4, "peak_gb": 2.0}
     row |= {"precision": "float32", "queued_seconds": 0.040, "torch": "2.11"}
-    return row | changes
+    return row | {"step_seconds": 0.045} | changes
 
 
 def test_steps_stand_beside_the_peers_fastest_of_the_same_precision():
-    peer = [_peer(), _peer(queued_seconds=0.05), _peer(precision="tf32")]
+    slower = _peer(queued_seconds=0.05, step_seconds=0.05)
+    peer = [_peer(), slower, _peer(precision="tf32")]
     (line,) = table.steps([_row()], peer, []).splitlines()[2:]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:4] == ["deep, 4", "float32", "bn_swish", "20.0"]
