@@ -3,7 +3,7 @@
 import dataclasses
 import types
 
-from configs import celeba_hq256, cifar10, mnist
+from configs import celeba64, celeba_hq256, cifar10, imagenet32, mnist
 from nvae_tf.config import Config, ModelConfig, config_from_dict
 from nvae_tf.core.errors import UserError
 
@@ -63,6 +63,9 @@ CASES = {
         # The paper's models, as their configurations have them.
         Case("mnist", _configured(mnist), 32),
         Case("cifar", _configured(cifar10), 8),
+        Case("imagenet32", _configured(imagenet32), 8),
+        Case("celeba64", _configured(celeba64), 4),
+        # That of FFHQ 256 as well.
         Case("celeba_hq256", _configured(celeba_hq256), 1),
         # As deep as the paper's model of CIFAR-10, but narrow: the work per
         # operation is small, and their number large.

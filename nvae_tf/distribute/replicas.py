@@ -6,13 +6,23 @@ so that code which calls them need not know how many replicas there are.
 
 import tensorflow as tf
 
-__all__ = ["count", "gather", "mean", "own_seed", "total"]
+__all__ = ["count", "device_kind", "gather", "mean", "own_seed", "total"]
 
 
 def count() -> int:
     """Replicas that run the calling code together; 1 outside a replica."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
+
+
+def device_kind() -> str:
+    """Kind of the current strategy's devices: "CPU", "GPU" or "TPU"."""
+    if tf.distribute.has_strategy():
+        devices = tf.distribute.get_strategy().extended.worker_devices
+        return tf.DeviceSpec.from_string(devices[0]).device_type
+    # Operations go to the first that is no CPU.
+    kinds = {d.device_type for d in tf.config.list_logical_devices()}
+    return min(kinds & {"GPU", "TPU"}, default="CPU")
 
 
 def total(tensor):

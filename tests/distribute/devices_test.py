@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.core.errors import UserError
-from nvae_tf.distribute import devices, rendezvous
+from nvae_tf.distribute import devices, rendezvous, replicas
 
 _SURROUNDINGS = (
     "TF_CONFIG",
@@ -140,3 +140,19 @@ def test_parts_of_a_batch_are_told_by_the_replicas_that_take_them():
         2: [0, 1, 2],
         3: [3, 4, 5],
     }
+
+
+def test_kind_of_devices_is_the_strategys(monkeypatch):
+    assert replicas.device_kind() == "CPU"
+    on_cpu = tf.distribute.MirroredStrategy(["CPU:0"])
+    monkeypatch.setattr(
+        tf.config,
+        "list_logical_devices",
+        lambda: [
+            tf.config.LogicalDevice(f"/device:{kind}:0", kind)
+            for kind in ("CPU", "GPU")
+        ],
+    )
+    assert replicas.device_kind() == "GPU"
+    with on_cpu.scope():
+        assert replicas.device_kind() == "CPU"

@@ -55,7 +55,7 @@ SOFTWARE_GPU = (
     "--use-vulkan=swiftshader",
     "--use-angle=swiftshader",
 )
-_PATIENCE = 120.0
+_PATIENCE = 240.0
 
 
 class Page:

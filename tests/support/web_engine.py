@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import pathlib
-import tempfile
 
 import pytest
 
 from nvae_tf.core.errors import ExportError
 from nvae_tf.web import runtime
 
-__all__ = ["engine_folder", "write_stand_in"]
+__all__ = ["fetch_engine", "write_stand_in"]
 
 _VARIABLE = "ONNXRUNTIME_WEB"
 
 
-def engine_folder() -> pathlib.Path:
-    """A folder with the files of `runtime.SHA256`; skips the test without."""
+def fetch_engine(folder: pathlib.Path) -> pathlib.Path:
+    """Writes the files of `runtime.SHA256`; skips the test without them."""
     try:
-        return _fetched()
+        files = runtime.fetch(os.environ.get(_VARIABLE, ""), [*runtime.SHA256])
     except ExportError as error:
         pytest.skip(
             f"{error} For tests: {_VARIABLE}=PLACE, see nvae export web --help."
         )
-
-
-@functools.cache
-def _fetched() -> pathlib.Path:
-    files = runtime.fetch(os.environ.get(_VARIABLE, ""), [*runtime.SHA256])
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="onnxruntime-web-"))
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder

@@ -4,8 +4,10 @@ import contextlib
 import functools
 import http.server
 import io
+import json
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,26 +15,35 @@ from PIL import Image
 
 from nvae_tf.export.onnx_runner import OnnxRunner
 from nvae_tf.export.onnx_sampler import Sampler, noise_rows
-from nvae_tf.web.export import export_web
+from nvae_tf.web import manifest
 from nvae_tf.web.server import PageServer
 from tests.support.browser import SOFTWARE_GPU, needs_chromium, open_page
-from tests.support.export_cases import source
-from tests.support.web_engine import engine_folder
 
 pytestmark = needs_chromium
 
 _VIEWS = ("samples", "between", "image", "latent", "about")
-_READY = "document.getElementById('loading').classList.contains('done')"
+# What a link says unless a test has it otherwise.
+_DEFAULTS = (
+    "view=samples&seed=0&count=4&temperature=0.7,0.7&keep=none&level=1"
+    "&t=0.5&group=0&channel=0&amount=0"
+)
+_CONTROLS = {
+    "button",
+    "combobox",
+    "image",
+    "radio",
+    "slider",
+    "spinbutton",
+    "tab",
+}
+_SECONDS = 240
+_READY = "document.querySelector('#loading.done') !== null"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(page_of):
     """A page of a gray, binary model of two scales."""
-    path = tmp_path_factory.mktemp("site") / "site"
-    engine = str(engine_folder())
-    return export_web(
-        source("bernoulli_two_scales"), path, runtime_place=engine
-    )
+    return page_of("bernoulli_two_scales")
 
 
 @contextlib.contextmanager
@@ -67,16 +78,31 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def open_view(browser, url):
-    """Opens the page at a link and waits until it has drawn."""
+    """Follows a link and waits until the page has drawn.
+
+    In the page that is loaded, or in a `fresh` one.
+    """
     browser.problems.clear()
     browser.requests.clear()
     browser.resize(1100, 900)
 
-    def opened(link=""):
-        # Another address first: one that differs in its hash is not loaded.
-        browser.go("about:blank")
-        browser.go(f"{url}#{link}")
-        browser.wait_for(_READY)
+    def opened(link="", *, fresh=False):
+        text = f"{_DEFAULTS}&{link}"
+        if fresh or not browser.evaluate(f"location.href.startsWith('{url}')"):
+            # Another address first: one that differs in its hash is not loaded.
+            browser.go("about:blank")
+            browser.go(f"{url}#{text}")
+            browser.wait_for(_READY)
+        else:
+            browser.evaluate(
+                f"""new Promise((resolve) => {{
+                  addEventListener(
+                    "hashchange", () => setTimeout(resolve), {{ once: true }});
+                  location.hash = {json.dumps(text)} + "&" + Math.random();
+                }})"""
+            )
+        view = dict(p.split("=", 1) for p in text.split("&"))["view"]
+        _wait(browser, view)
         return browser
 
     yield opened
@@ -121,7 +147,7 @@ def _click(page, selector):
     page.evaluate(f"document.querySelector({selector!r}).click()")
 
 
-def test_samples_are_those_of_python(open_view, sampler, record_property):
+def test_samples_are_those_of_python(open_view, sampler):
     page = open_view("seed=3&count=4&temperature=0.9,0.6")
     groups = sampler.num_groups
     upper = groups // 3
@@ -132,23 +158,64 @@ def test_samples_are_those_of_python(open_view, sampler, record_property):
     _wait(page, "samples")
     expected = sampler.sample([100, 101, 102], temperature)[..., 0]
     np.testing.assert_array_equal(_pixels(page, "#grid canvas")[:3], expected)
-    loaded = page.evaluate(
-        """performance.getEntriesByType("resource")
-          .reduce((sum, entry) => sum + entry.decodedBodySize, 0)"""
+
+
+def test_page_says_what_it_loads(open_view, site, url, record_property):
+    # What the line says, from before the page's own scripts.
+    script = open_view().command(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="""
+          self.said = [];
+          addEventListener("DOMContentLoaded", () => {
+            const line = document.getElementById("status");
+            new MutationObserver(() => self.said.push(line.textContent))
+              .observe(line, { childList: true });
+          });""",
     )
-    record_property("bytes of the page's scripts", loaded)
+    page = open_view(fresh=True)
+    page.command("Page.removeScriptToEvaluateOnNewDocument", **script)
+    said = page.evaluate("self.said")
+    assert said[:4] == [
+        "Loading the engine.",
+        "Loading the model.",
+        "Preparing the model.",
+        "Drawing.",
+    ]
+    # Nothing is loaded twice, nor before it is needed.
+    files = manifest.read(site)["files"]
+    names = [
+        request.removeprefix(url).partition("#")[0] or "index.html"
+        for request in page.requests
+        if request.startswith(url)
+    ]
+    names = [name for name in names if name in files]
+    assert "model/nvae.onnx" in names
+    assert not {"model/nvae_infer.onnx"} & {*names}
+    large = [name for name in names if files[name]["bytes"] > 100_000]
+    assert len(large) == len(set(large))
+    record_property("bytes", sum(files[name]["bytes"] for name in names))
+    record_property(
+        "seconds to the first picture",
+        page.evaluate(
+            "performance.getEntriesByName('first picture')[0].startTime / 1000"
+        ),
+    )
+
+
+def _box(page, selector):
+    """Left, top, width, height of an element."""
+    return page.evaluate(
+        f"""(() => {{
+          const box = document.querySelector({selector!r})
+            .getBoundingClientRect();
+          return [box.left, box.top, box.width, box.height];
+        }})()"""
+    )
 
 
 def test_drawn_digit_is_reconstructed_and_scored(open_view, site):
-    page = open_view("view=image")
-    box = page.evaluate(
-        """(() => {
-          const box = document.querySelector("#pad canvas")
-            .getBoundingClientRect();
-          return [box.left, box.top, box.width, box.height];
-        })()"""
-    )
-    left, top, width, height = box
+    page = open_view("view=image", fresh=True)
+    left, top, width, height = _box(page, "#pad canvas")
     # A seven.
     stroke = [(0.25, 0.25), (0.5, 0.25), (0.75, 0.25), (0.6, 0.5), (0.45, 0.8)]
     page.mouse(*[(left + x * width, top + y * height) for x, y in stroke])
@@ -209,9 +276,7 @@ def test_opened_picture_is_taken_pixel_by_pixel_and_linked(
     open_view, site, tmp_path
 ):
     page = open_view("view=image")
-    size = OnnxRunner(site / "model" / "nvae.onnx").inputs("infer")["images"][
-        1
-    ][1]
+    size = manifest.read(site)["model"]["image_shape"][0]
     path, image = _own_picture(tmp_path, size)
     _open_file(page, "#file", path)
     page.wait_for("document.querySelector('#score strong')")
@@ -221,9 +286,43 @@ def test_opened_picture_is_taken_pixel_by_pixel_and_linked(
     _click(page, "#image [data-do=link]")
     page.wait_for("location.hash.includes('image.')")
     link = page.evaluate("location.hash.slice(1)")
-    page = open_view(link)
+    page = open_view(link, fresh=True)
     np.testing.assert_array_equal(_pixels(page, "#pad canvas")[0], image)
     np.testing.assert_array_equal(_pixels(page, "#levels canvas"), shown)
+    # One end of a way, whose other end is a sample.
+    _click(page, "#image-a")
+    _wait(page, "between")
+    strip = _pixels(page, "#between-strip canvas")
+    np.testing.assert_array_equal(strip[0], shown[-1])
+    assert (strip[0] != strip[-1]).any()
+
+
+@pytest.mark.parametrize("way", ["dropped", "pasted"])
+def test_dropped_and_pasted_pictures_are_opened(open_view, site, tmp_path, way):
+    page = open_view("view=about")
+    size = manifest.read(site)["model"]["image_shape"][0]
+    path, image = _own_picture(tmp_path, size)
+    if way == "pasted":
+        Image.fromarray(image[::-1, ::-1].T).save(path)
+        image = image[::-1, ::-1].T
+    event = {
+        "dropped": 'new DragEvent("drop", { dataTransfer, ...both })',
+        "pasted": 'new ClipboardEvent("paste", { clipboardData, ...both })',
+    }[way]
+    page.evaluate(
+        f"""{{
+          const bytes = Uint8Array.from({[*path.read_bytes()]});
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(
+            new File([bytes], "own.png", {{ type: "image/png" }}));
+          const clipboardData = dataTransfer;
+          const both = {{ bubbles: true, cancelable: true }};
+          document.body.dispatchEvent({event});
+        }}"""
+    )
+    page.wait_for("!document.getElementById('image').hidden")
+    _wait(page, "image")
+    np.testing.assert_array_equal(_pixels(page, "#pad canvas")[0], image)
 
 
 def test_unreadable_file_is_told_of(open_view, tmp_path):
@@ -234,6 +333,9 @@ def test_unreadable_file_is_told_of(open_view, tmp_path):
     page.wait_for("!document.getElementById('problem').hidden")
     text = page.evaluate("document.getElementById('problem').textContent")
     assert "cannot read that file" in text
+    # It goes with the next thing that is done.
+    _change(page, "#seed", "5")
+    assert page.evaluate("document.getElementById('problem').hidden")
 
 
 def test_coarse_part_is_kept_and_linked(open_view, sampler):
@@ -256,7 +358,7 @@ def test_coarse_part_is_kept_and_linked(open_view, sampler):
     np.testing.assert_array_equal(shown, expected[..., 0])
     _click(page, "#samples [data-do=link]")
     page.wait_for("location.hash.includes('keep=coarse')")
-    page = open_view(page.evaluate("location.hash.slice(1)"))
+    page = open_view(page.evaluate("location.hash.slice(1)"), fresh=True)
     np.testing.assert_array_equal(_pixels(page, "#grid canvas"), shown)
 
 
@@ -310,6 +412,7 @@ def test_keyboard_alone_goes_everywhere(open_view):
         page.key("ArrowRight")
     assert tuple(seen) == _VIEWS
     page.evaluate("document.querySelector('[data-view=image]').focus()")
+    _click(page, "#clear")
     page.evaluate("document.querySelector('#pad canvas').focus()")
     page.key(" ")
     for _ in range(5):
@@ -321,8 +424,21 @@ def test_keyboard_alone_goes_everywhere(open_view):
 
 
 @pytest.mark.parametrize("view", _VIEWS)
+def test_every_control_has_a_name(open_view, view):
+    page = open_view(f"view={view}&keep=coarse")
+    nodes = page.command("Accessibility.getFullAXTree")["nodes"]
+    controls = [
+        (node["role"]["value"], node["name"]["value"])
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"] in _CONTROLS
+    ]
+    assert {"tab"} <= {role for role, _ in controls}
+    assert [role for role, name in controls if not name.strip()] == []
+
+
+@pytest.mark.parametrize("view", _VIEWS)
 def test_view_fits_a_phone(open_view, view):
-    page = open_view(f"view={view}&count=4")
+    page = open_view(f"view={view}&count=4&keep=coarse")
     page.resize(360, 740, mobile=True)
     overflow = page.evaluate(
         "document.documentElement.scrollWidth - innerWidth"
@@ -358,11 +474,9 @@ def test_png_holds_what_is_seen(open_view, sampler, tmp_path):
         eventsEnabled=True,
     )
     _click(page, "#samples [data-do=download]")
-    page.wait_for("true")
-    for _ in range(200):
-        files = [*tmp_path.glob("*.png")]
-        if files:
-            break
+    end = time.monotonic() + _SECONDS
+    while not (files := [*tmp_path.glob("*.png")]):
+        assert time.monotonic() < end, "there is no file"
         page.evaluate("new Promise((resolve) => setTimeout(resolve, 50))")
     image = np.asarray(Image.open(io.BytesIO(files[0].read_bytes())))
     expected = sampler.sample([1], 0.7)[0, ..., 0]
@@ -371,6 +485,28 @@ def test_png_holds_what_is_seen(open_view, sampler, tmp_path):
     assert factor >= 1
     first = image[: size * factor : factor, : size * factor : factor, 0]
     np.testing.assert_array_equal(first, expected)
+
+
+def test_policy_lets_nothing_inline_run_and_nothing_out(open_view):
+    page = open_view()
+    ran = page.evaluate(
+        """(() => {
+          const script = document.createElement("script");
+          script.textContent = "self.ran = true";
+          document.body.append(script);
+          return Boolean(self.ran);
+        })()"""
+    )
+    assert not ran
+    for place in ("https://example.org/", "http://127.0.0.1:9/"):
+        sent = page.evaluate(f"fetch('{place}').then(() => true, () => false)")
+        assert not sent
+    # In its own words, so that it was the policy that refused.
+    page.wait_for("true")
+    refused = [p for p in page.problems if "Content Security Policy" in p]
+    assert len(refused) >= 3
+    page.problems.clear()
+    page.requests.clear()
 
 
 def test_page_is_isolated_and_has_threads(open_view):
@@ -409,6 +545,7 @@ def test_plain_host_gives_one_thread_and_the_same_pictures(
         browser.go("about:blank")
 
 
+@pytest.mark.long
 def test_gpu_is_compared_before_it_takes_over(url, tmp_path, sampler):
     with open_page(tmp_path, SOFTWARE_GPU) as page:
         page.go(f"{url}#view=about")

@@ -5,6 +5,7 @@ import { pathToFileURL } from "node:url";
 
 import { line } from "../../nvae_tf/web/site/js/ink.js";
 import { fromText, toText } from "../../nvae_tf/web/site/js/link.js";
+import { Store } from "../../nvae_tf/web/site/js/store.js";
 
 /** A drawing with one more line. */
 export function drawn(pixels, size, from, to, radius, erases) {
@@ -59,4 +60,14 @@ export async function run(site, calls) {
     results.push(await model[method](...values));
   }
   return results;
+}
+
+/** The state that follows from a link, and which sources have pixels. */
+export async function followed(model, text) {
+  const store = new Store(model);
+  await store.follow(text);
+  const sources = ["from", "a", "b", "base", "own"]
+    .map((name) => store.state[name])
+    .filter((source) => source?.image !== undefined);
+  return { state: store.state, sources: sources.map((s) => store.source(s)) };
 }

@@ -1,46 +1,17 @@
 """The page's model in Node.js draws and scores what Python does."""
 
-import dataclasses
-
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from nvae_tf.export.onnx_runner import OnnxRunner
 from nvae_tf.export.onnx_sampler import Sampler, noise_rows
 from nvae_tf.sampling import exploration
-from nvae_tf.web.export import export_web
-from tests.support.export_cases import source
 from tests.support.node import CHECKS, call, needs_node
-from tests.support.web_engine import engine_folder
 
 pytestmark = needs_node
 
 # Gray and binary; colours from a mixture, with flows; re-adjusted statistics.
 _CASES = ("bernoulli_two_scales", "tiny", "readjusted")
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """A case's page, written when first asked for."""
-    folder = tmp_path_factory.mktemp("sites")
-    engine = str(engine_folder())
-
-    def get(name):
-        path = folder / name
-        if not path.exists():
-            export_web(_source(name), path, runtime_place=engine, webgpu=False)
-        return path
-
-    return get
-
-
-def _source(name):
-    if name != "readjusted":
-        return source(name)
-    base = source("plain_vae")
-    draws = tf.nest.map_structure(lambda x: 0.9 * x, base.params)
-    return dataclasses.replace(base, draw_params=draws)
 
 
 def _call(site, *calls):
@@ -60,8 +31,8 @@ def _pictures(pixels, like):
 
 
 @pytest.mark.parametrize("name", _CASES)
-def test_seeds_draw_the_same_pictures(site, name):
-    folder = site(name)
+def test_seeds_draw_the_same_pictures(page_of, name):
+    folder = page_of(name)
     sampler = Sampler(folder / "model" / "nvae.onnx")
     seeds, groups = [0, 7, 2**31 - 1], sampler.num_groups
     rows = _rows(seeds, 0.8, groups)
@@ -76,8 +47,8 @@ def test_seeds_draw_the_same_pictures(site, name):
     np.testing.assert_allclose(_pictures(mean, expected), expected, atol=1e-5)
 
 
-def test_every_scale_has_its_temperature(site):
-    folder = site("tiny")
+def test_every_scale_has_its_temperature(page_of):
+    folder = page_of("bernoulli_two_scales")
     sampler = Sampler(folder / "model" / "nvae.onnx")
     temperature = np.linspace(0.3, 1.1, sampler.num_groups)
     rows = [{"source": {"seed": 5}, "temperature": temperature.tolist()}]
@@ -127,8 +98,8 @@ class _Python:
 
 
 @pytest.mark.parametrize("name", _CASES)
-def test_own_images_are_scored_and_reconstructed_by_scale(site, name):
-    folder = site(name)
+def test_own_images_are_scored_and_reconstructed_by_scale(page_of, name):
+    folder = page_of(name)
     python = _Python(folder)
     image = np.random.default_rng(1).integers(0, 256, python.shape)
     image = image.astype(np.uint8)
@@ -159,8 +130,8 @@ def test_own_images_are_scored_and_reconstructed_by_scale(site, name):
     np.testing.assert_allclose(mean, whole, atol=1e-4)
 
 
-def test_rows_join_ways_and_shifts(site):
-    folder = site("bernoulli_two_scales")
+def test_rows_join_ways_and_shifts(page_of):
+    folder = page_of("bernoulli_two_scales")
     python = _Python(folder)
     groups = len(python.specs)
     base = {"source": {"seed": 3}, "temperature": [0.6] * groups}

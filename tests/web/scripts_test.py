@@ -172,3 +172,62 @@ def test_damaged_picture_in_a_link_is_left_out():
     for text in ("image.key=%%%", "image.key=AAAA", "image.key="):
         (result,) = call(CHECKS, "images", (text, 784, True))
         assert result == []
+
+
+_MODEL = {
+    "image_shape": [4, 4, 1],
+    "likelihood": "bernoulli",
+    "latent_shapes": [[1, 1, 5], [2, 2, 5], [2, 2, 5]],
+    "temperature": 0.7,
+}
+
+
+def _followed(text):
+    (result,) = call(CHECKS, "followed", (_MODEL, text))
+    return result
+
+
+def test_link_changes_what_the_model_has_and_nothing_else():
+    before = _followed("")["state"]
+    good = "seed=7&count=9&temperature=0.5,1&keep=fine&group=2&channel=4&a=3"
+    state = _followed(good)["state"]
+    assert state["seed"] == 7
+    assert state["temperature"] == [0.5, 1]
+    assert state["a"] == {"seed": 3}
+    assert (state["group"], state["channel"]) == (2, 4)
+    for bad in (
+        "seed=-1",
+        "seed=2147483648",
+        "seed=1.5",
+        "seed=",
+        "temperature=0.5",
+        "temperature=0.5,9",
+        "temperature=a,b",
+        "group=3",
+        "channel=5",
+        "level=0",
+        "t=2",
+        "amount=nan",
+        "view=secret",
+        "keep=all",
+        "own=4",
+        "a=image.absent",
+        "constructor=1",
+        "__proto__=1",
+    ):
+        assert _followed(bad)["state"] == before, bad
+
+
+def test_link_with_more_pictures_than_are_kept_names_none_that_is_gone():
+    pictures = [np.uint8(255) * (np.arange(16) == i) for i in range(9)]
+    links = call(
+        CHECKS,
+        "roundTrip",
+        *[({}, "a", pixels.astype(np.uint8), True) for pixels in pictures],
+    )
+    packed = [link["text"].split("image.key=")[1] for link in links]
+    text = "&".join(f"image.p{i}={data}" for i, data in enumerate(packed))
+    result = _followed(f"{text}&a=image.p0&b=image.p8")
+    assert result["state"]["a"] == {"seed": 0}
+    (source,) = result["sources"]
+    np.testing.assert_array_equal(source["pixels"], pictures[8])

@@ -13,9 +13,8 @@ Prints, and writes to sample_quality.json in the workdir or --output,
   images that the model could draw.
 
 The features come from the network that --features names; numbers of different
-networks cannot be compared.  docs/evaluation.md says which to choose, and how
-to make one for small gray images.  The real images, at 8 bits, are those of
---split: published FIDs compare with the training set.
+networks cannot be compared: see docs/evaluation.md.  The real images, at 8
+bits, are those of --split: published FIDs compare with the training set.
 """
 
 import pathlib

@@ -2,6 +2,7 @@
 
 import { addSources, addTemperatures, rove, say } from "./controls.js";
 import { Engine } from "./engine.js";
+import { Loading } from "./loading.js";
 import { decode, fit } from "./photo.js";
 import { Store } from "./store.js";
 import { AboutView } from "./view_about.js";
@@ -21,6 +22,7 @@ class Page {
     this.isReady = false;
     this.store = new Store(manifest.model);
     this.engine = new Engine(manifest);
+    this.loading = new Loading();
     this.link = async () => {
       await this.#writeAddress();
       return { url: location.href, isComplete: this.isComplete };
@@ -45,15 +47,19 @@ class Page {
     this.views = VIEWS.map((Kind) => new Kind(this));
     this.#connect();
     this.update();
-    this.engine.addEventListener("progress", ({ detail }) => tell(detail));
+    this.engine.addEventListener("progress", ({ detail }) =>
+      this.loading.tell(detail),
+    );
     await this.engine.start();
     this.isReady = true;
     this.engine.addEventListener("described", () => this.#describe());
     this.update();
     await this.#firstPicture();
-    document.getElementById("loading").classList.add("done");
-    say(document.getElementById("status"), "");
+    performance.mark("first picture");
+    this.loading.end();
+    this.#describe();
     await this.engine.tryGpu();
+    this.loading.end();
     this.#describe();
   }
 
@@ -76,13 +82,13 @@ class Page {
     const problem = document.getElementById("problem");
     problem.textContent = error.message;
     problem.hidden = false;
+    this.loading.end();
   }
 
   /** A picture file as an own picture; undefined if it cannot be read. */
   async openPicture(file) {
     try {
       const pixels = fit(await decode(file), this.model);
-      document.getElementById("problem").hidden = true;
       return this.store.addOwn(pixels);
     } catch (error) {
       this.fail(error);
@@ -101,6 +107,8 @@ class Page {
   #connect() {
     const { store } = this;
     store.addEventListener("change", () => {
+      // It was about what was done before.
+      document.getElementById("problem").hidden = true;
       this.update();
       clearTimeout(this.timer);
       this.timer = setTimeout(
@@ -171,27 +179,6 @@ class Page {
     const suffix = threads > 1 ? `, ${threads} threads` : "";
     say(chip, `${name}${suffix}`);
     this.views.find((one) => one.name === "about").update();
-  }
-}
-
-/** What is being loaded, as a sentence and a bar. */
-function tell({ what, loaded, total }) {
-  const bar = document.getElementById("progress");
-  const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
-  const sentences = {
-    engine: () => `Loading the engine: ${megabytes(loaded)} of ${megabytes(total)} MB.`,
-    model: () => `Loading the model: ${megabytes(loaded)} of ${megabytes(total)} MB.`,
-    preparing: () => "Preparing the model.",
-    ready: () => "Drawing.",
-  };
-  if (document.getElementById("loading").classList.contains("done")) {
-    return;
-  }
-  say(document.getElementById("status"), sentences[what]());
-  if (total) {
-    bar.value = loaded / total;
-  } else {
-    bar.removeAttribute("value");
   }
 }
 

@@ -162,8 +162,10 @@ export class Store extends EventTarget {
       case "base":
       case "own": {
         const { seed, image } = toSource(text) ?? {};
-        if (keys.has(image)) {
-          return { image: keys.get(image) };
+        const key = keys.get(image);
+        // A link that somebody made may hold more than are kept.
+        if (this.own.has(key)) {
+          return { image: key };
         }
         return seed <= LARGEST_SEED && name !== "own" ? { seed } : undefined;
       }

@@ -43,6 +43,10 @@ export class AboutView extends View {
     const time = millisecondsPerRow
       ? `, ${millisecondsPerRow.toFixed(0)} ms for the last picture`
       : "";
+    const [first] = performance.getEntriesByName("first picture");
+    const start = first
+      ? ` The first picture came after ${(first.startTime / 1000).toFixed(1)} s.`
+      : "";
     const why =
       threads > 1 || name !== "WebAssembly" || self.crossOriginIsolated
         ? ""
@@ -52,7 +56,7 @@ export class AboutView extends View {
     say(
       document.getElementById("engine-note"),
       `The engine is ${name}, ${threads} thread${threads > 1 ? "s" : ""}` +
-        `${time}.${why} ${note}`,
+        `${time}.${start}${why} ${note}`,
     );
   }
 }

@@ -44,12 +44,14 @@ export class ImageView extends View {
       return;
     }
     const { engine } = this.page;
+    // Before anything is waited for: a drawing that goes on is another image,
+    // and this one forgotten.
     const source = this.store.source(own);
-    const scores = await engine.infer("image-score", source);
-    this.#showScores(scores);
     const rows = this.store.levels.map(({ groups }) =>
       this.row(own, { groups }),
     );
+    const scores = await engine.infer("image-score", source);
+    this.#showScores(scores);
     // From the last to the first: the whole reconstruction is there at once.
     const pictures = await engine.draw("image", rows.reverse());
     pictures.reverse();

@@ -4,7 +4,7 @@
  * The page sends tasks `{id, channel, kind, ...}`; of those of one channel only
  * the newest is finished. Answers are `{id, ...}`; a task ends with one that
  * has `done`, `superseded` or `problem`. Without an id, `{progress}` tells what
- * is being loaded.
+ * is being loaded, and for which engine.
  */
 
 import { Model, sourcesOf } from "./model.js";
@@ -20,6 +20,7 @@ const sessions = new Map();
 const newest = new Map();
 const waiting = [];
 let engine;
+let engineName;
 let isBusy = false;
 let millisecondsPerRow = Infinity;
 
@@ -55,6 +56,7 @@ const TASKS = {
   /** Loads the engine and opens the graph that draws. */
   async start({ id, engine: name }) {
     const manifest = await manifestLoaded;
+    engineName = name;
     engine = await loadEngine(name, manifest);
     await openGraph("sample");
     self.postMessage({ id, done: true, threads: engine.threads });
@@ -140,12 +142,15 @@ function openGraph(name) {
 async function createSession(name) {
   const { ort, manifest } = engine;
   const bytes = await load(manifest.graphs[name].path, "model", manifest);
-  self.postMessage({ progress: { what: "preparing" } });
+  tell({ what: "preparing" });
   const session = await ort.InferenceSession.create(new Uint8Array(bytes), {
     executionProviders: [engine.name],
     graphOptimizationLevel: "all",
+    // Threads that wait sleep: spinning takes cores from the page, and from
+    // whatever else runs.
+    extra: { session: { intra_op: { allow_spinning: "0" } } },
   });
-  self.postMessage({ progress: { what: "ready" } });
+  tell({ what: "ready" });
   return session;
 }
 
@@ -164,7 +169,7 @@ async function load(path, what, manifest) {
     }
     content.set(piece, loaded);
     loaded += piece.length;
-    self.postMessage({ progress: { what, loaded, total } });
+    tell({ what, loaded, total });
   }
   if (loaded !== total) {
     throw new Error(`${path} is shorter than the manifest says.`);
@@ -182,6 +187,10 @@ async function* pieces(response) {
     }
     yield value;
   }
+}
+
+function tell(progress) {
+  self.postMessage({ progress: { ...progress, engine: engineName } });
 }
 
 function batchSize(rows) {
