@@ -125,8 +125,9 @@ def with_junk(draw: Any, sample: Any, values: Any = junk) -> Any:
             if kind == 5 and isinstance(place, dict):
                 del place[key]
             elif kind == 4 and isinstance(place, dict):
-                place[draw(st.text(max_size=6))] = draw(values)
+                place[draw(st.text(max_size=6))] = copy.deepcopy(draw(values))
             else:
-                place[key] = draw(values)
+                # What is drawn may be changed in its turn.
+                place[key] = copy.deepcopy(draw(values))
             break
     return value
