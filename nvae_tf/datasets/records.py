@@ -211,7 +211,9 @@ def _read_manifest(root: pathlib.Path) -> dict[str, Any]:
         and all(type(count) is int for count in counts.values()),
     }
     if checks["splits"] and checks["num_shards"]:
-        checks["num_shards"] = set(splits.values()) <= counts.keys()
+        checks["num_shards"] = {
+            splits[name] for name in SPLITS
+        } <= counts.keys()
     wrong = [name for name, is_right in checks.items() if not is_right]
     if wrong:
         raise DataError(

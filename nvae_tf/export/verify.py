@@ -133,7 +133,7 @@ def _check_facts(facts: Mapping[str, Any]) -> None:
             name: isinstance(facts.get(name), str)
             for name in ("name", "weights", "batch_norm")
         },
-        "step": isinstance(facts.get("step"), int | None),
+        "step": isinstance(facts.get("step", ""), int | None),
         "precision": facts.get("precision") in ("float32", "float16"),
         "temperature": isinstance(facts.get("temperature"), int | float),
         "image_shape": isinstance(shape, list)

@@ -177,6 +177,13 @@ def test_prepared_images_are_read(prepared):
     assert [image.shape for image in source.read(range(3))] == [(8, 8, 3)] * 3
 
 
+def test_what_more_a_manifest_says_does_not_matter(prepared):
+    folder, manifest = prepared
+    more = {"splits": {**manifest["splits"], "": [], "x": {}}, "y": [[]]}
+    (folder / "dataset.json").write_text(json.dumps({**manifest, **more}))
+    assert len(open_records(_config(folder), "train")) == 3
+
+
 @pytest.mark.parametrize("value", [None, 0, -1, 17, "x", [], {}, [1], 2.5])
 @pytest.mark.parametrize(
     "name",

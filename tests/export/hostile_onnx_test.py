@@ -333,7 +333,21 @@ def test_numbers_beyond_measure_get_a_sentence(tmp_path, capsys, arguments):
 def test_facts_of_an_export_that_are_none_are_refused(tmp_path):
     pytest.importorskip("onnxruntime")
     path = tmp_path / "x.onnx"
-    for facts in ("", "[]", "{}", "[" * 10**5, '{"name": 3}'):
+    whole = {
+        **dict.fromkeys(("name", "weights", "batch_norm"), "x"),
+        "step": None,
+        "precision": "float32",
+        "temperature": 0.7,
+        "image_shape": [2, 2, 1],
+        "config": {"model": {}},
+    }
+    path.write_bytes(onnx_model(properties={"nvae_facts": json.dumps(whole)}))
+    assert open_export(path).facts == whole
+    lacking = [
+        json.dumps({k: v for k, v in whole.items() if k != name})
+        for name in whole
+    ]
+    for facts in ("", "[]", "{}", "[" * 10**5, '{"name": 3}', *lacking):
         path.write_bytes(onnx_model(properties={"nvae_facts": facts}))
         with pytest.raises(ExportError) as caught:
             open_export(path)

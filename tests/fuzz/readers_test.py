@@ -323,7 +323,12 @@ _ARRAY_WORDS = [
 
 
 def _open_array(path, open_it=arrays.open_array):
-    data = DataConfig(source="array", path=str(path), max_unpacked_mb=1)
+    data = DataConfig(
+        source="array",
+        path=str(path),
+        max_unpacked_mb=1,
+        validation_fraction=0.5,
+    )
     for split in ("train", "test"):
         source = open_it(data, split)
         image = source[len(source) - 1]
@@ -342,15 +347,16 @@ def test_mutated_npz_files(content):
     _hold_file("npz", _open_array, "x.npz", content)
 
 
+def _npy_header(fields, version, end):
+    if isinstance(fields.get("shape"), list):
+        fields = {**fields, "shape": tuple(fields["shape"])}
+    text = (repr(fields) + end).encode()
+    size = len(text).to_bytes(2 if version[0] == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes(version) + size + text
+
+
 _HEADERS = st.builds(
-    lambda fields, version, end: (
-        b"\x93NUMPY"
-        + bytes(version)
-        + len(text := (repr(fields) + end).encode()).to_bytes(
-            2 if version[0] == 1 else 4, "little"
-        )
-        + text
-    ),
+    _npy_header,
     with_junk(
         {"descr": "|u1", "fortran_order": False, "shape": [6, 4, 4]},
         junk | st.sampled_from(["|O", "<f4", "|V0", [("a", "|u1")], (6, 2, 2)]),
@@ -490,7 +496,19 @@ def test_samples_are_what_the_readers_take():
         for content in samples.torch_files():
             (folder / "x.pt").write_bytes(content)
             assert torch_file.read(folder / "x.pt")
-        (folder / "x").write_bytes(samples.idx((40, 4, 4)))
+        single, packed = samples.arrays()
+        # The last ones are of dtypes that images do not have.
+        for content in single[:5]:
+            (folder / "x.npy").write_bytes(content)
+            assert len(_open_array(folder / "x.npy"))
+        for content in packed:
+            (folder / "x.npz").write_bytes(content)
+            assert len(_open_array(folder / "x.npz"))
+        header = {"descr": "|u1", "fortran_order": False, "shape": [6, 4, 4]}
+        content = _npy_header(header, (1, 0), "\n") + bytes(96)
+        (folder / "x.npy").write_bytes(content)
+        assert len(_open_array(folder / "x.npy"))
+        (folder / "x").write_bytes(samples.idx())
         assert len(_open_idx(folder / "x"))
         (folder / "x.onnx").write_bytes(samples.onnx_model())
         assert _onnx(folder / "x.onnx")["nvae_graph"] == "sample"
