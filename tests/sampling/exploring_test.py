@@ -19,6 +19,8 @@ from tests.support import model_cases
 from tests.support.model_cases import CONFIGS, random_model, small
 from tests.support.run_helpers import make_config
 
+pytestmark = pytest.mark.long
+
 _MODELS = {
     "padded": CONFIGS["padded"],
     "flows": small(

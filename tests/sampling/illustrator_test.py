@@ -15,6 +15,8 @@ from tests.support.arrays import assert_rounded_alike
 from tests.support.export_cases import source
 from tests.support.model_cases import CONFIGS, images, random_model, small
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def colour():

@@ -10,6 +10,8 @@ from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.pure_layer import Mode
 from nvae_tf.sampling.readjust import readjust_batch_norm
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def model():

@@ -112,9 +112,10 @@ class Page:
         return answer["result"].get("value")
 
     def wait_for(self, expression: str, seconds: float = _PATIENCE) -> Any:
-        """Waits until an expression is true, and returns its value."""
+        """Waits until an expression is truthy, and returns its value."""
         end = time.monotonic() + seconds
-        while not (value := self.evaluate(expression)):
+        # An element is truthy to JavaScript, and {} when it arrives here.
+        while (value := self.evaluate(f"({expression}) || null")) is None:
             assert time.monotonic() < end, (
                 f"not true within {seconds:g} s: {expression}; the page "
                 f"says {self.evaluate('document.body.innerText')[:500]!r}, "

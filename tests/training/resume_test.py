@@ -32,6 +32,8 @@ from nvae_tf.training.validation import Validator
 from tests.support import faults
 from tests.support.run_helpers import SMALLEST, make_config, write_images
 
+pytestmark = pytest.mark.long
+
 _EPOCHS = 20
 _STEPS = 3 * _EPOCHS
 _EVENTS = [

@@ -8,7 +8,7 @@ from nvae_tf.export.onnx_sampler import Sampler, noise_rows
 from nvae_tf.sampling import exploration
 from tests.support.node import CHECKS, call, needs_node
 
-pytestmark = needs_node
+pytestmark = [needs_node, pytest.mark.long]
 
 # Gray and binary; colours from a mixture, with flows; re-adjusted statistics.
 _CASES = ("bernoulli_two_scales", "tiny", "readjusted")

@@ -71,6 +71,9 @@ class Page {
       tab.setAttribute("aria-selected", isOpen);
       tab.tabIndex = isOpen ? 0 : -1;
       document.getElementById(tab.dataset.view).hidden = !isOpen;
+      if (isOpen) {
+        tab.scrollIntoView({ block: "nearest", inline: "nearest" });
+      }
     }
     for (const one of this.views) {
       one.update();

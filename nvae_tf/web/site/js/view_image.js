@@ -80,7 +80,8 @@ export class ImageView extends View {
         bar.setAttribute("role", "img");
         bar.setAttribute("aria-label", text);
         bar.style.height = `${(100 * Math.max(0, value)) / most}%`;
-        bar.style.opacity = 1 - (0.6 * s) / this.store.scales.length;
+        const faded = (60 * s) / this.store.scales.length;
+        bar.style.setProperty("--strength", `${100 - faded}%`);
         const label = document.createElement("span");
         label.textContent = value.toFixed(1);
         bar.append(label);

@@ -146,9 +146,6 @@ async function createSession(name) {
   const session = await ort.InferenceSession.create(new Uint8Array(bytes), {
     executionProviders: [engine.name],
     graphOptimizationLevel: "all",
-    // Threads that wait sleep: spinning takes cores from the page, and from
-    // whatever else runs.
-    extra: { session: { intra_op: { allow_spinning: "0" } } },
   });
   tell({ what: "ready" });
   return session;
