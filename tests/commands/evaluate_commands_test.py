@@ -239,7 +239,7 @@ def test_trained_features_tell_classes_apart(tmp_path, capsys):
     [
         ({"images": np.zeros(3)}, "x_train"),
         ({"x_train": np.zeros((3, 8, 8)), "y_train": [0, 1, 1]}, "uint8"),
-        (None, "not an .npz file"),
+        (None, "give an .npz file"),
     ],
 )
 def test_labelled_images_that_are_none_are_named(tmp_path, arrays, message):
