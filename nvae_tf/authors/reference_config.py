@@ -127,13 +127,14 @@ def config_from_reference(args: Any, state: Mapping[str, Any], path) -> Config:
             f"{path}: 'args' has no plain value of {', '.join(missing)}; the "
             "file is not a checkpoint of the NVAE authors' program."
         )
-    dataset = str(values["dataset"])
+    # Of a text within limits it is what the text says.
+    dataset = shown(values["dataset"])
     if dataset not in DATASETS:
         _LOG.warning(
             "%s was trained on '%s', which is not known here: set data.source "
             "before training or evaluating.",
             path,
-            shown(dataset),
+            dataset,
         )
     data = DATASETS.get(dataset, DataConfig(source="image_folder"))
     try:

@@ -55,6 +55,8 @@ _JUNK = {
     "number": 3,
     "negative": -1,
     "huge": 10**4000,
+    # Python does not write it in decimals.
+    "beyond words": 10**5000,
     "nan": float("nan"),
     "infinite": float("inf"),
     "text": "x" * 10**6,
