@@ -19,7 +19,7 @@ from nvae_tf.web import manifest
 from nvae_tf.web.server import PageServer
 from tests.support.browser import SOFTWARE_GPU, needs_chromium, open_page
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.long]
 
 _VIEWS = ("samples", "between", "image", "latent", "about")
 # What a link says unless a test has it otherwise.
