@@ -5,6 +5,7 @@ import functools
 import http.server
 import io
 import json
+import re
 import shutil
 import threading
 import time
@@ -43,7 +44,7 @@ _READY = "document.querySelector('#loading.done') !== null"
 @pytest.fixture(scope="module")
 def site(page_of):
     """A page of a gray, binary model of two scales."""
-    return page_of("bernoulli_two_scales")
+    return page_of("digits")
 
 
 @contextlib.contextmanager
@@ -87,7 +88,7 @@ def open_view(browser, url):
     browser.resize(1100, 900)
 
     def opened(link="", *, fresh=False):
-        text = f"{_DEFAULTS}&{link}"
+        text = f"{_DEFAULTS}&{link}".rstrip("&")
         if fresh or not browser.evaluate(f"location.href.startsWith('{url}')"):
             # Another address first: one that differs in its hash is not loaded.
             browser.go("about:blank")
@@ -101,7 +102,7 @@ def open_view(browser, url):
                   location.hash = {json.dumps(text)} + "&" + Math.random();
                 }})"""
             )
-        view = dict(p.split("=", 1) for p in text.split("&"))["view"]
+        view = re.findall(r"view=(\w+)", text)[-1]
         _wait(browser, view)
         return browser
 
@@ -131,6 +132,14 @@ def _pixels(page, selector):
     return np.array([np.reshape(v[2:], v[:2]) for v in values], np.uint8)
 
 
+def _assert_same(shown, expected):
+    """Pictures are equal; a level that is a half may be rounded either way."""
+    difference = np.abs(shown.astype(int) - expected)
+    assert difference.max() <= 1
+    assert np.mean(difference > 0) <= 1e-3
+    assert expected.std() > 5
+
+
 def _change(page, selector, value):
     """Sets a control as a person would."""
     page.evaluate(
@@ -153,14 +162,14 @@ def test_samples_are_those_of_python(open_view, sampler):
     upper = groups // 3
     temperature = [0.9] * upper + [0.6] * (groups - upper)
     expected = sampler.sample([3, 4, 5], temperature)[..., 0]
-    np.testing.assert_array_equal(_pixels(page, "#grid canvas")[:3], expected)
+    _assert_same(_pixels(page, "#grid canvas")[:3], expected)
     _change(page, "#seed", "100")
     _wait(page, "samples")
     expected = sampler.sample([100, 101, 102], temperature)[..., 0]
-    np.testing.assert_array_equal(_pixels(page, "#grid canvas")[:3], expected)
+    _assert_same(_pixels(page, "#grid canvas")[:3], expected)
 
 
-def test_page_says_what_it_loads(open_view, site, url, record_property):
+def test_page_says_what_it_loads(open_view, site, url):
     # What the line says, from before the page's own scripts.
     script = open_view().command(
         "Page.addScriptToEvaluateOnNewDocument",
@@ -193,13 +202,13 @@ def test_page_says_what_it_loads(open_view, site, url, record_property):
     assert not {"model/nvae_infer.onnx"} & {*names}
     large = [name for name in names if files[name]["bytes"] > 100_000]
     assert len(large) == len(set(large))
-    record_property("bytes", sum(files[name]["bytes"] for name in names))
-    record_property(
-        "seconds to the first picture",
-        page.evaluate(
-            "performance.getEntriesByName('first picture')[0].startTime / 1000"
-        ),
+    first = page.evaluate(
+        "performance.getEntriesByName('first picture')[0].startTime"
     )
+    assert first > 0
+    # For whoever reports it: pytest -rP.
+    loaded = sum(files[name]["bytes"] for name in names)
+    print(f"The first picture: {loaded} bytes, {first / 1000:.2f} s.")
 
 
 def _box(page, selector):
@@ -293,7 +302,7 @@ def test_opened_picture_is_taken_pixel_by_pixel_and_linked(
     _click(page, "#image-a")
     _wait(page, "between")
     strip = _pixels(page, "#between-strip canvas")
-    np.testing.assert_array_equal(strip[0], shown[-1])
+    _assert_same(strip[0], shown[-1])
     assert (strip[0] != strip[-1]).any()
 
 
@@ -355,7 +364,7 @@ def test_coarse_part_is_kept_and_linked(open_view, sampler):
     feeds["temperature"] = np.full([4, groups], 0.7, np.float32)
     (expected,) = sampler.session.run(["images"], feeds)
     shown = _pixels(page, "#grid canvas")
-    np.testing.assert_array_equal(shown, expected[..., 0])
+    _assert_same(shown, expected[..., 0])
     _click(page, "#samples [data-do=link]")
     page.wait_for("location.hash.includes('keep=coarse')")
     page = open_view(page.evaluate("location.hash.slice(1)"), fresh=True)
@@ -376,9 +385,7 @@ def test_chosen_sample_goes_on_to_other_views(open_view):
     # The slider's ends show the strip's ends.
     _change(page, "#t", "1")
     _wait(page, "between")
-    np.testing.assert_array_equal(
-        _pixels(page, "#between-big canvas")[0], strip[-1]
-    )
+    _assert_same(_pixels(page, "#between-big canvas")[0], strip[-1])
 
 
 def test_latent_slider_moves_the_picture_and_channels_are_ranked(open_view):
@@ -484,7 +491,7 @@ def test_png_holds_what_is_seen(open_view, sampler, tmp_path):
     factor = image.shape[0] // (2 * size + 2)
     assert factor >= 1
     first = image[: size * factor : factor, : size * factor : factor, 0]
-    np.testing.assert_array_equal(first, expected)
+    _assert_same(first, expected)
 
 
 def test_policy_lets_nothing_inline_run_and_nothing_out(open_view):
@@ -532,9 +539,7 @@ def test_plain_host_gives_one_thread_and_the_same_pictures(
         browser.wait_for(_READY)
         assert not browser.evaluate("crossOriginIsolated")
         expected = sampler.sample([3, 4, 5], 0.7)[..., 0]
-        np.testing.assert_array_equal(
-            _pixels(browser, "#grid canvas")[:3], expected
-        )
+        _assert_same(_pixels(browser, "#grid canvas")[:3], expected)
         _click(browser, "[data-view=about]")
         note = browser.wait_for(
             "document.getElementById('engine-note').textContent"

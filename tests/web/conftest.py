@@ -9,6 +9,8 @@ from nvae_tf.web.export import export_web
 from tests.support.export_cases import source
 from tests.support.web_engine import fetch_engine
 
+_CONTRAST = 25
+
 
 @pytest.fixture(scope="session")
 def real_engine(tmp_path_factory):
@@ -20,7 +22,8 @@ def real_engine(tmp_path_factory):
 def page_of(tmp_path_factory, real_engine):
     """Gives the page of a model, written when first asked for.
 
-    "readjusted" is one whose draws have statistics of their own.
+    "digits" is gray and binary, with two scales; "readjusted" one whose draws
+    have statistics of their own.
     """
     folder = tmp_path_factory.mktemp("pages")
 
@@ -34,8 +37,16 @@ def page_of(tmp_path_factory, real_engine):
 
 
 def _source(name):
-    if name != "readjusted":
-        return source(name)
-    base = source("plain_vae")
-    draws = tf.nest.map_structure(lambda x: 0.9 * x, base.params)
-    return dataclasses.replace(base, draw_params=draws)
+    if name == "digits":
+        # The checkpoint's pictures are gray all over.
+        base = source("bernoulli_two_scales")
+        image = base.params["image"]
+        head = image["head"]
+        head = {**head, "kernel": _CONTRAST * head["kernel"]}
+        params = {**base.params, "image": {**image, "head": head}}
+        return dataclasses.replace(base, params=params, draw_params=None)
+    if name == "readjusted":
+        base = source("plain_vae")
+        draws = tf.nest.map_structure(lambda x: 0.9 * x, base.params)
+        return dataclasses.replace(base, draw_params=draws)
+    return source(name)

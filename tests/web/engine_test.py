@@ -11,7 +11,7 @@ from tests.support.node import CHECKS, call, needs_node
 pytestmark = [needs_node, pytest.mark.long]
 
 # Gray and binary; colours from a mixture, with flows; re-adjusted statistics.
-_CASES = ("bernoulli_two_scales", "tiny", "readjusted")
+_CASES = ("digits", "tiny", "readjusted")
 
 
 def _call(site, *calls):
@@ -41,14 +41,16 @@ def test_seeds_draw_the_same_pictures(page_of, name):
     )
     expected = sampler.sample(seeds, 0.8)
     difference = np.abs(_pictures(images, expected).astype(int) - expected)
-    # Components of a mixture may tie.
-    assert np.mean(difference > 0) <= (1e-3 if name == "tiny" else 0)
+    # Components of a mixture may tie, and levels be halves.
+    assert np.mean(difference > 0) <= 1e-3
+    assert name == "tiny" or difference.max() <= 1
+    assert expected.std() > 5
     expected = sampler.sample(seeds, 0.8, output="mean")
     np.testing.assert_allclose(_pictures(mean, expected), expected, atol=1e-5)
 
 
 def test_every_scale_has_its_temperature(page_of):
-    folder = page_of("bernoulli_two_scales")
+    folder = page_of("digits")
     sampler = Sampler(folder / "model" / "nvae.onnx")
     temperature = np.linspace(0.3, 1.1, sampler.num_groups)
     rows = [{"source": {"seed": 5}, "temperature": temperature.tolist()}]
@@ -131,7 +133,7 @@ def test_own_images_are_scored_and_reconstructed_by_scale(page_of, name):
 
 
 def test_rows_join_ways_and_shifts(page_of):
-    folder = page_of("bernoulli_two_scales")
+    folder = page_of("digits")
     python = _Python(folder)
     groups = len(python.specs)
     base = {"source": {"seed": 3}, "temperature": [0.6] * groups}
