@@ -179,8 +179,8 @@ def pretrained_models() -> dict[str, pretrained_folder.Stored]:
     """The models that come with the project, by name.
 
     Examples:
-      >>> for name, stored in nvae_tf.pretrained_models().items():
-      ...     print(name, stored.parameters, stored.facts["license"])
+      >>> sorted(nvae_tf.pretrained_models())
+      ['fashion-mnist', 'mnist']
 
     Returns:
       For each its folder, configuration, facts (licence and metrics among
