@@ -557,7 +557,6 @@ def test_plain_host_gives_one_thread_and_the_same_pictures(
         browser.go("about:blank")
 
 
-@pytest.mark.long
 def test_gpu_is_compared_before_it_takes_over(url, tmp_path, sampler):
     with open_page(tmp_path, SOFTWARE_GPU) as page:
         page.go(f"{url}#view=about")

@@ -12,12 +12,7 @@ pytestmark = [needs_node, pytest.mark.long]
 
 # Gray and binary; colours; a mixture of several, with flows; re-adjusted
 # statistics.
-_CASES = (
-    "digits",
-    "served",
-    pytest.param("tiny", marks=pytest.mark.long),
-    "readjusted",
-)
+_CASES = ("digits", "served", "tiny", "readjusted")
 
 
 def _call(site, *calls):
