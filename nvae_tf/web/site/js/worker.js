@@ -14,6 +14,8 @@ const BATCHES = [1, 4, 16];
 /** How long the page may wait for a part of an answer. */
 const PART_MILLISECONDS = 150;
 const MOST_THREADS = 8;
+/** What sessions log; that WebGPU leaves shapes to the CPU is no error. */
+const LOG_ERRORS = 3;
 
 const manifestLoaded = fetch("../manifest.json").then((r) => r.json());
 const sessions = new Map();
@@ -146,6 +148,7 @@ async function createSession(name) {
   const session = await ort.InferenceSession.create(new Uint8Array(bytes), {
     executionProviders: [engine.name],
     graphOptimizationLevel: "all",
+    logSeverityLevel: LOG_ERRORS,
   });
   tell({ what: "ready" });
   return session;
