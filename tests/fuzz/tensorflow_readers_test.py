@@ -25,6 +25,16 @@ from tests.support.data_helpers import make_config
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _errors_alone():
+    """Thousands of inputs would each log a warning."""
+    logger = logging.getLogger("nvae_tf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(level)
+
+
 # Values of the authors' checkpoints
 
 
@@ -47,7 +57,6 @@ def _sample():
 
 @fuzz("args", 0.03, args=with_junk(vars(_sample()["args"]), _ANYTHING))
 def test_arguments_with_other_values(args):
-    logging.getLogger("nvae_tf").setLevel(logging.ERROR)
     value = {**_sample(), "args": argparse.Namespace(**args)}
     hold("args", taking_over.take_over, value)
 
