@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from nvae_tf.export.row_status import MEANINGS
 from nvae_tf.export.runners import Runner
 from nvae_tf.export.source import Source
 from nvae_tf.runs import model_card
@@ -73,23 +74,34 @@ def _signatures(facts: Mapping, signatures: Mapping) -> str:
         f"| `{name}` | {_list(sides['inputs'])} | {_list(sides['outputs'])} |"
         for name, sides in signatures.items()
     )
+    codes = "\n".join(
+        f"| {int(code)} | {meaning} |" for code, meaning in MEANINGS.items()
+    )
     return f"""\
 `metadata.json` holds the whole configuration.
 
 ## Signatures
 
 Every input and output has the batch, B, as its first axis.  `temperature` is
-[B], one per image, or [B, {len(facts["latent_shapes"])}], one per image and \
-latent group; requests that a server
-may merge into one batch must all use the same form.  Images are 0 to 255;
-binary models see 128 and above as 1.
+[B, {len(facts["latent_shapes"])}], one per image and latent group.  Images are \
+0 to 255; binary models see 128
+and above as 1.
 
 | | inputs | outputs |
 |---|---|---|
 {rows}
 
 An image depends on its own seed and temperature alone: not on the other rows
-of a request, nor on other requests."""
+of a request, nor on other requests.
+
+`status` tells of every row whether it was served:
+
+| | |
+|---|---|
+{codes}
+
+A row that was not holds zeros in place of integers, NaN in place of other
+numbers and empty files."""
 
 
 def _list(specs: Mapping[str, str]) -> str:

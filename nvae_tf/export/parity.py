@@ -12,6 +12,7 @@ import numpy as np
 
 from nvae_tf.core.errors import ExportError
 from nvae_tf.distributions.likelihoods import pixel_distribution
+from nvae_tf.export import row_status
 from nvae_tf.export.onnx_sampler import noise_rows
 from nvae_tf.export.source import Source
 from nvae_tf.model import losses
@@ -60,7 +61,9 @@ class Reference:
           `(inputs, outputs)`: arrays by name.  Different formats take and
           return different ones of them.
         """
-        return getattr(self, f"_ask_{name}")()
+        inputs, outputs = getattr(self, f"_ask_{name}")()
+        status = np.full(len(self._seeds), row_status.RowStatus.SERVED)
+        return inputs, {**outputs, row_status.OUTPUT: np.int32(status)}
 
     @functools.cached_property
     def _eps(self):

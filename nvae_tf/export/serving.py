@@ -1,9 +1,12 @@
 """The signatures of an exported SavedModel.
 
 Every input and output has the batch as its first axis, as TF Serving's
-batching needs it, and a row's result depends on that row's inputs alone.  So a
-`temperature` of one axis, `[B]`, is one per image here, and one per group takes
-`[B, L]`; in Python, one axis means groups (`nvae_tf.sampling.temperatures`).
+batching needs it, and one shape but for that: only what has the same shape is
+merged, and a batch of different ones fails, strangers' requests with it.  So a
+`temperature` is `[B, L]`, one per image and latent group.
+
+A row's result depends on that row's inputs alone.  Rows that cannot be served
+are told of in the output `status`; see `nvae_tf.export.row_status`.
 """
 
 import math
@@ -11,8 +14,10 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from nvae_tf.export import png_rows, row_status
 from nvae_tf.export.folding import fold_batch_norm, is_neutral
 from nvae_tf.export.programs import Programs, to_uint8, unrolled
+from nvae_tf.export.row_status import RowStatus
 from nvae_tf.export.source import Source
 from nvae_tf.model import noise
 
@@ -24,7 +29,8 @@ __all__ = ["ServedModel"]
 # model then takes 1.8 instead of 12 GB, and loads in a fifth of the time.
 MAX_CONSTANT_BYTES = 2**24
 
-_PNG_CHANNELS = (1, 3, 4)
+# Of what a signature computes, what only tells whether it is finite.
+_DRAWN = "drawn"
 
 
 class ServedModel:
@@ -61,7 +67,7 @@ class ServedModel:
             self.draws = Programs(model, self._tensors(folded))
         self.signatures = {
             name: tf.function(
-                _guarded(function, specs), autograph=False
+                _by_rows(function, specs), autograph=False
             ).get_concrete_function(*specs)
             for name, (function, specs) in self._definitions().items()
         }
@@ -92,8 +98,7 @@ class ServedModel:
         """Name -> (function, input specifications)."""
         p = self.programs
         seed = _spec("seed", (), tf.int64)
-        # [B] or [B, L].
-        temperature = tf.TensorSpec(None, tf.float32, "temperature")
+        temperature = _spec("temperature", (p.config.num_groups,))
         images = _spec("images", p.image_shape, tf.uint8)
         eps, z = (
             [
@@ -120,7 +125,7 @@ class ServedModel:
                 ],
             ),
         }
-        if p.image_shape[-1] in _PNG_CHANNELS:
+        if p.image_shape[-1] in png_rows.CHANNELS:
             png = _spec("png_bytes", (), tf.string)
             definitions["sample_png"] = self._sample_png, [seed, temperature]
             definitions["encode_png"] = self._encode_png, [png]
@@ -140,35 +145,28 @@ class ServedModel:
                 else noise.normal_rows
             )
             pixel_noise += rows(seed, [spec.shape], spec.stream)
-        temperature = _per_group(
-            temperature, tf.shape(seed)[0], p.config.num_groups
-        )
         return p.sample(self._eps(seed), temperature, pixel_noise)
 
     def _sample(self, seed, temperature):
-        return {"images": to_uint8(self._draw(seed, temperature)[0])}
+        drawn, _ = self._draw(seed, temperature)
+        return {"images": to_uint8(drawn), _DRAWN: drawn}
 
     def _sample_float(self, seed, temperature):
         images, mean = self._draw(seed, temperature)
         return {"images": images, "mean": mean}
 
     def _sample_png(self, seed, temperature):
-        images = to_uint8(self._draw(seed, temperature)[0])
-        encode = tf.io.encode_png
-        return {
-            "png_bytes": tf.map_fn(
-                encode, images, fn_output_signature=tf.string
-            )
-        }
+        drawn, _ = self._draw(seed, temperature)
+        png = tf.map_fn(
+            tf.io.encode_png, to_uint8(drawn), fn_output_signature=tf.string
+        )
+        return {"png_bytes": png, _DRAWN: drawn}
 
     def _decode(self, *latents):
         return _shown(self.programs.decode(latents))
 
     def _decode_noise(self, *arguments):
         *eps, temperature = arguments
-        temperature = _per_group(
-            temperature, tf.shape(eps[0])[0], self.programs.config.num_groups
-        )
         return _shown(self.draws.mean(eps, temperature))
 
     def _encode(self, images):
@@ -184,28 +182,8 @@ class ServedModel:
 
     def _encode_png(self, png_bytes):
         shape = self.programs.image_shape
-
-        def decode(content):
-            image = tf.io.decode_image(
-                content, channels=shape[-1], expand_animations=False
-            )
-            height, width = shape[:2]
-            check = tf.debugging.assert_equal(
-                tf.shape(image)[:2],
-                [height, width],
-                f"Images must be {height} x {width} pixels.",
-            )
-            with tf.control_dependencies([check]):
-                image = tf.identity(image)
-            image.set_shape(shape)
-            return image
-
-        images = tf.map_fn(
-            decode,
-            png_bytes,
-            fn_output_signature=tf.TensorSpec(shape, tf.uint8),
-        )
-        return self._encode(images)
+        images, status = png_rows.decode_rows(png_bytes, shape)
+        return {**self._encode(images), row_status.OUTPUT: status}
 
     def _reconstruct(self, images, seed):
         return _shown(self.programs.reconstruct(images, self._eps(seed)))
@@ -220,9 +198,6 @@ class ServedModel:
             tf.cos(angle) * a + tf.sin(angle) * b
             for a, b in zip(self._eps(seed_a), self._eps(seed_b), strict=True)
         ]
-        temperature = _per_group(
-            temperature, tf.shape(seed_a)[0], self.programs.config.num_groups
-        )
         return _shown(self.draws.mean(eps, temperature))
 
 
@@ -230,65 +205,89 @@ def _spec(name, shape, dtype=tf.float32) -> tf.TensorSpec:
     return tf.TensorSpec([None, *shape], dtype, name)
 
 
-def _guarded(function, specs):
-    """Refuses inputs of different lengths, and numbers that are not finite."""
-    # The temperature, of unknown rank, has checks of its own.
-    known = [i for i, spec in enumerate(specs) if spec.shape.rank]
-    numbers = [i for i in known if specs[i].dtype.is_floating]
+def _by_rows(function, specs):
+    """A signature that serves every row by itself.
+
+    Args:
+      function: of batches, into tensors by name.
+      specs: of what it takes.
+
+    Returns:
+      Likewise, and the output `status` besides.
+    """
 
     def call(*arguments):
-        rows = tf.stack([tf.shape(arguments[i])[0] for i in known])
-        checks = [
-            tf.debugging.Assert(
-                tf.reduce_all(tf.equal(rows, rows[0])),
-                ["inputs must have the same number of rows, not", rows],
-            )
+        arguments = [
+            # A server feeds whatever was sent.
+            tf.ensure_shape(value, spec.shape)
+            for value, spec in zip(arguments, specs, strict=True)
         ]
-        if numbers:
-            finite = [
-                tf.reduce_all(tf.math.is_finite(arguments[i])) for i in numbers
-            ]
-            names = ", ".join(specs[i].name for i in numbers)
-            checks.append(
-                tf.debugging.Assert(
-                    tf.reduce_all(tf.stack(finite)),
-                    [f"{names} must be finite"],
-                )
-            )
-        with tf.control_dependencies(checks):
-            return function(*[tf.identity(value) for value in arguments])
+        rows = tf.stack([tf.shape(value)[0] for value in arguments])
+        # No stranger's matter: servers merge whole requests.
+        check = tf.debugging.Assert(
+            tf.reduce_all(tf.equal(rows, rows[0])),
+            ["inputs must have the same number of rows, not", rows],
+        )
+        with tf.control_dependencies([check]):
+            status = tf.zeros([rows[0]], tf.int32)
+            for i, spec in enumerate(specs):
+                if spec.dtype.is_floating:
+                    fits, code = _check_numbers(spec.name, arguments[i])
+                    status = _first(status, fits, code)
+                    arguments[i] = _where(fits, arguments[i])
+        outputs = function(*arguments)
+        if row_status.OUTPUT in outputs:
+            found = outputs.pop(row_status.OUTPUT)
+            status = tf.where(status == RowStatus.SERVED, found, status)
+        for value in outputs.values():
+            if value.dtype.is_floating:
+                finite = _every(tf.math.is_finite(value))
+                status = _first(status, finite, RowStatus.OVERFLOW)
+        outputs.pop(_DRAWN, None)
+        served = status == RowStatus.SERVED
+        return {
+            **{
+                key: _where(served, value, _nothing(value.dtype))
+                for key, value in outputs.items()
+            },
+            row_status.OUTPUT: status,
+        }
 
     return call
 
 
+def _check_numbers(name, value):
+    """Which rows hold what they may, bool `[B]`, and what the others are."""
+    finite = _every(tf.math.is_finite(value))
+    if name == "temperature":
+        return finite & _every(value >= 0.0), RowStatus.BAD_TEMPERATURE
+    return finite, RowStatus.NOT_FINITE
+
+
+def _every(holds):
+    """Whether it holds for all of a row: bool `[B, ...]` -> `[B]`."""
+    return tf.reduce_all(holds, axis=list(range(1, holds.shape.rank)))
+
+
+def _first(status, holds, code):
+    """Gives rows a code that have none yet."""
+    wrong = (status == RowStatus.SERVED) & ~holds
+    return tf.where(wrong, int(code), status)
+
+
+def _where(holds, value, otherwise=0):
+    """Rows where it holds, and others of nothing but one value."""
+    axes = [-1] + [1] * (value.shape.rank - 1)
+    other = tf.constant(otherwise, value.dtype)
+    return tf.where(tf.reshape(holds, axes), value, other)
+
+
+def _nothing(dtype):
+    """What is served in place of a row."""
+    if dtype == tf.string:
+        return ""
+    return math.nan if dtype.is_floating else 0
+
+
 def _shown(mean) -> dict:
     return {"images": to_uint8(mean), "mean": mean}
-
-
-def _per_group(temperature, count, groups: int):
-    """`[B]` or `[B, L]` -> `[B, L]`, refusing anything else."""
-    # [B] reads as [B, 1].
-    shape = tf.concat([tf.shape(temperature), [1, 1]], axis=0)
-    fits = (
-        tf.equal(shape[0], count)
-        & (tf.equal(shape[1], 1) | tf.equal(shape[1], groups))
-        & tf.equal(tf.reduce_prod(shape[2:]), 1)
-    )
-    checks = [
-        tf.debugging.Assert(
-            fits,
-            [
-                f"temperature must have shape [B] or [B, {groups}], not",
-                tf.shape(temperature),
-            ],
-        ),
-        tf.debugging.Assert(
-            tf.reduce_all(
-                tf.math.is_finite(temperature) & (temperature >= 0.0)
-            ),
-            ["temperature must be finite and not negative, not", temperature],
-        ),
-    ]
-    with tf.control_dependencies(checks):
-        temperature = tf.reshape(temperature, [count, -1])
-    return tf.broadcast_to(temperature, [count, groups])

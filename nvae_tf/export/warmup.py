@@ -57,7 +57,7 @@ def example_inputs(
     random = np.random.default_rng(0)
     inputs = {}
     for name, (dtype, shape) in specs.items():
-        # The temperature alone may have one axis or two.
+        # Older exports took temperatures of one axis or of two.
         shape = [count, *(shape or [None])[1:]]
         if dtype in ("string", "object"):
             images = random.integers(0, 256, [count, *image_shape], np.uint8)

@@ -42,16 +42,21 @@ int main(int argc, char** argv) {
 
   TF_Output inputs[] = {find(graph, argv[2]), find(graph, argv[3])};
   TF_Output output = find(graph, argv[4]);
+  int64_t shape[2];
+  TF_GraphGetTensorShape(graph, inputs[1], shape, 2, status);
+  check(status);
+  const int64_t groups = shape[1];
   for (int i = 5; i < argc; i++) {
     const int64_t rows = atoll(argv[i]);
     TF_Tensor* seed =
         TF_AllocateTensor(TF_INT64, &rows, 1, rows * sizeof(int64_t));
-    TF_Tensor* temperature =
-        TF_AllocateTensor(TF_FLOAT, &rows, 1, rows * sizeof(float));
-    for (int64_t row = 0; row < rows; row++) {
+    shape[0] = rows;
+    TF_Tensor* temperature = TF_AllocateTensor(
+        TF_FLOAT, shape, 2, rows * groups * sizeof(float));
+    for (int64_t row = 0; row < rows; row++)
       ((int64_t*)TF_TensorData(seed))[row] = row;
-      ((float*)TF_TensorData(temperature))[row] = 0.7f;
-    }
+    for (int64_t i = 0; i < rows * groups; i++)
+      ((float*)TF_TensorData(temperature))[i] = 0.7f;
     TF_Tensor* values[] = {seed, temperature};
     TF_Tensor* images = NULL;
     TF_SessionRun(session, NULL, inputs, values, 2, &output, &images, 1, NULL,

@@ -155,10 +155,11 @@ def test_saved_model_cli_shows_and_runs(folder, runner, tmp_path):
     )  # fmt: skip
     assert re.search(r"inputs\['seed'\] tensor_info:\s+dtype: DT_INT64", shown)
     assert "shape: (-1, 8, 8, 3)" in shown
+    groups = runner.inputs("sample")["temperature"][1][1]
     _saved_model_cli(
         "run", "--dir", folder, "--tag_set", "serve", "--signature_def",
         "sample", "--input_exprs",
-        "seed=[5];temperature=[0.7]",
+        f"seed=[5];temperature=[{[0.7] * groups}]",
         "--outdir", tmp_path,
     )  # fmt: skip
     np.testing.assert_array_equal(
@@ -167,7 +168,9 @@ def test_saved_model_cli_shows_and_runs(folder, runner, tmp_path):
 
 
 def _draw(runner, seeds):
-    given = {"seed": np.array(seeds), "temperature": [0.7] * len(seeds)}
+    _, groups = runner.inputs("sample")["temperature"][1]
+    temperature = np.full([len(seeds), groups], 0.7)
+    given = {"seed": np.array(seeds), "temperature": temperature}
     return runner.run("sample", given)["images"]
 
 
