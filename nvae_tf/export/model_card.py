@@ -83,9 +83,8 @@ def _signatures(facts: Mapping, signatures: Mapping) -> str:
 ## Signatures
 
 Every input and output has the batch, B, as its first axis.  `temperature` is
-[B, {len(facts["latent_shapes"])}], one per image and latent group.  Images are \
-0 to 255; binary models see 128
-and above as 1.
+[B, {len(facts["latent_shapes"])}], one per image and latent group.  Images are
+0 to 255; binary models see 128 and above as 1.
 
 | | inputs | outputs |
 |---|---|---|

@@ -1,32 +1,24 @@
 """What one does with a model on a TF Serving server."""
 
 import concurrent.futures
+import random
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 
 from nvae_tf.core.errors import ClientError
+from nvae_tf.export import row_status
 from nvae_tf.sampling.temperatures import as_rows
+from nvae_tf.serving.predictor import MergedBatchError, Predictor
 
-__all__ = ["Client", "Predictor"]
+__all__ = ["Client"]
 
 _LARGEST_SIDE = 2**14
-
-
-class Predictor(Protocol):
-    """A served model, however it is reached."""
-
-    def signatures(self) -> dict[str, dict[str, dict[str, tuple]]]:
-        """Signature -> "inputs" or "outputs" -> name -> (dtype, shape)."""
-
-    def predict(
-        self, signature: str, inputs: Mapping[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """Runs a signature; arrays by name."""
-
-    def close(self) -> None:
-        """Closes the connection."""
+# How often a request is sent that fails for another one's sake, and the most
+# seconds between.
+_MERGES = 8
+_MERGE_PAUSE = 0.05
 
 
 class Client:
@@ -52,7 +44,8 @@ class Client:
         self._predictor = predictor
         self._batch_size = batch_size
         self._concurrency = concurrency
-        self.image_shape, self.num_groups = _shapes(predictor.signatures())
+        self._signatures = predictor.signatures()
+        self.image_shape, self.num_groups = _shapes(self._signatures)
 
     def sample(
         self, seeds: Iterable[int], temperature: float | Sequence = 0.7
@@ -125,13 +118,23 @@ class Client:
         """Rows of the wanted outputs: name -> (dtype, shape of a row)."""
         count = len(next(iter(inputs.values())))
         starts = range(0, count, self._batch_size)
+        known = self._signatures.get(signature, {}).get("outputs", {})
+        needed = dict(wanted)
+        if row_status.OUTPUT in known:  # Older exports had none.
+            needed[row_status.OUTPUT] = ("int32", ())
+        # Servers merge requests for the same outputs: who wants all of them
+        # says so as everybody else does.
+        outputs = None if needed.keys() == known.keys() else list(needed)
 
         def request(start):
             rows = slice(start, min(start + self._batch_size, count))
-            answer = self._predictor.predict(
-                signature, {name: x[rows] for name, x in inputs.items()}
-            )
-            _require(signature, answer, wanted, rows.stop - rows.start)
+            given = {name: x[rows] for name, x in inputs.items()}
+            answer = self._predict(signature, given, outputs)
+            _require(signature, answer, needed, rows.stop - rows.start)
+            if row_status.OUTPUT in needed:
+                status = answer[row_status.OUTPUT]
+                if problem := row_status.explain(status, start):
+                    raise ClientError(f"The server did not serve {problem}.")
             return answer
 
         with concurrent.futures.ThreadPoolExecutor(self._concurrency) as pool:
@@ -140,6 +143,17 @@ class Client:
             name: np.concatenate([part[name] for part in parts])
             for name in wanted
         }
+
+    def _predict(self, signature, inputs, outputs):
+        """Asks again where the request of somebody else was at fault."""
+        for attempt in range(1, _MERGES + 1):
+            try:
+                return self._predictor.predict(signature, inputs, outputs)
+            except MergedBatchError:
+                if attempt == _MERGES:
+                    raise
+                time.sleep(random.uniform(0, _MERGE_PAUSE))
+        raise AssertionError
 
 
 def _shapes(signatures: Mapping[str, Mapping]) -> tuple[tuple, int]:

@@ -1,7 +1,7 @@
 """Predictions from a TF Serving server over gRPC."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -9,6 +9,8 @@ from google.protobuf.message import DecodeError
 
 from nvae_tf.core.errors import ClientError, ExportError, one_line
 from nvae_tf.core.extras import require
+from nvae_tf.serving.credentials import Credentials
+from nvae_tf.serving.predictor import Place, refusal
 
 __all__ = ["GrpcPredictor"]
 
@@ -18,6 +20,8 @@ _BUSY = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 # A request that is larger is not sent again.
 _RETRY_BUFFER = 2**30
 _CONNECT_SECONDS = 1.0
+# What gRPC says of a channel whose ends do not know each other.
+_NO_TLS = ("handshake", "CERTIFICATE_VERIFY_FAILED", "SSL")
 
 
 class GrpcPredictor:
@@ -25,22 +29,24 @@ class GrpcPredictor:
 
     Args:
       target: "HOST:PORT".
-      model: the name it is served under.
-      version: None for the latest.
+      place: which model.
+      credentials: how the two know each other; by default the connection is
+        not encrypted.
       timeout: seconds for a request with its retries.
       retries: of a request that found the server busy or away; gRPC makes 4
         at most.
 
     Raises:
+      ClientError: if a file of the credentials is none.
       ExportError: if a package is missing.
     """
 
     def __init__(
         self,
         target: str,
-        model: str = "nvae",
-        version: int | None = None,
+        place: Place | None = None,
         *,
+        credentials: Credentials | None = None,
         timeout: float = 60.0,
         retries: int = 4,
     ):
@@ -58,18 +64,30 @@ class GrpcPredictor:
             _PURPOSE,
             ExportError,
         )
-        self._target, self._model, self._version = target, model, version
+        self._target, self._place = target, place or Place()
         self._timeout = timeout
-        self._channel = self._grpc.insecure_channel(
-            target,
-            options=[
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER),
-                ("grpc.service_config", _service_config(retries)),
-            ],
-        )
+        self._channel = self._open(credentials or Credentials(), retries)
         self._stub = service.PredictionServiceStub(self._channel)
+
+    def _open(self, credentials: Credentials, retries: int):
+        options = [
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER),
+            ("grpc.service_config", _service_config(retries)),
+        ]
+        if not credentials.tls:
+            return self._grpc.insecure_channel(self._target, options)
+        channel = self._grpc.ssl_channel_credentials(
+            credentials.pem(credentials.ca_file),
+            credentials.pem(credentials.key_file),
+            credentials.pem(credentials.cert_file),
+        )
+        if token := credentials.token:
+            channel = self._grpc.composite_channel_credentials(
+                channel, self._grpc.access_token_call_credentials(token)
+            )
+        return self._grpc.secure_channel(self._target, channel, options)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -107,13 +125,17 @@ class GrpcPredictor:
         }
 
     def predict(
-        self, signature: str, inputs: Mapping[str, np.ndarray]
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str] | None = None,
     ) -> dict[str, np.ndarray]:
         """Runs a signature on the server.
 
         Args:
           signature: its name.
           inputs: arrays by name, of the signature's dtypes.
+          outputs: names of those that are computed and sent; None for all.
 
         Returns:
           Arrays by name.
@@ -125,6 +147,7 @@ class GrpcPredictor:
         request = self._predict.PredictRequest()
         self._address(request)
         request.model_spec.signature_name = signature
+        request.output_filter.extend(outputs or ())
         for name, value in inputs.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
         response = self._call(self._stub.Predict, request)
@@ -140,9 +163,11 @@ class GrpcPredictor:
             ) from error
 
     def _address(self, request) -> None:
-        request.model_spec.name = self._model
-        if self._version is not None:
-            request.model_spec.version.value = self._version
+        request.model_spec.name = self._place.model
+        if self._place.label:
+            request.model_spec.version_label = self._place.label
+        elif self._place.version is not None:
+            request.model_spec.version.value = self._place.version
 
     def _call(self, method, request):
         try:
@@ -155,6 +180,12 @@ class GrpcPredictor:
         details = one_line(error.details() or "", 400)
         # A server whose queue is full says the same as a channel without one.
         if code == codes.UNAVAILABLE and not self._is_connected():
+            if any(word in details for word in _NO_TLS):
+                return ClientError(
+                    f"{self._target} cannot be trusted, or trusts nobody "
+                    f"here ({details}); --ca_file names what its certificate "
+                    "is signed with, and --cert_file one for itself."
+                )
             return ClientError(
                 f"No server answers at {self._target} ({details}); is it "
                 "running, and is this its gRPC port?"
@@ -170,9 +201,10 @@ class GrpcPredictor:
                 f"{self._timeout:g} s; allow more with --timeout, or ask for "
                 "fewer images at a time."
             )
-        return ClientError(
-            f"The server at {self._target} refused the request "
-            f"({code.name}): {details}"
+        if code == codes.UNAUTHENTICATED:
+            details += "; --token_file holds the token that it may want"
+        return refusal(
+            f"The server at {self._target}", f"({code.name}): {details}"
         )
 
     def _is_connected(self) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import functools
 import math
 import queue
 import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,11 +20,14 @@ import numpy as np
 from nvae_tf.core.errors import ClientError, ExportError, one_line
 from nvae_tf.core.extras import require
 from nvae_tf.core.json_files import parse_json
+from nvae_tf.serving.credentials import Credentials
+from nvae_tf.serving.predictor import Place, refusal
 
 __all__ = ["RestPredictor"]
 
 _PURPOSE = "Talking REST to a server"
 _BUSY = (429, 502, 503, 504)
+_UNAUTHORIZED = 401
 # Packed, a small answer could be one of any size.
 _HEADERS = {"Accept-Encoding": "identity"}
 _CONNECTIONS = 16
@@ -40,22 +44,23 @@ class RestPredictor:
 
     Args:
       url: of the server, "http://HOST:PORT".
-      model: the name it is served under.
-      version: None for the latest.
+      place: which model.
+      credentials: how the two know each other; by default the server by the
+        certificates that the system trusts, if its URL is "https://".
       timeout: seconds for a request with its retries.
       retries: of a request that found the server busy or away.
 
     Raises:
-      ClientError: if `url` is none.
+      ClientError: if `url` is none, or a file of the credentials.
       ExportError: if a package is missing.
     """
 
     def __init__(
         self,
         url: str,
-        model: str = "nvae",
-        version: int | None = None,
+        place: Place | None = None,
         *,
+        credentials: Credentials | None = None,
         timeout: float = 60.0,
         retries: int = 4,
     ):
@@ -64,15 +69,21 @@ class RestPredictor:
                 f"{url} is no URL; it looks like http://HOST:8501."
             )
         self._urllib3 = require("urllib3", "serving", _PURPOSE, ExportError)
-        self._url = f"{url.rstrip('/')}/v1/models/{model}"
-        if version is not None:
-            self._url += f"/versions/{version}"
+        self._url = url.rstrip("/") + _path(place or Place())
         self._timeout = timeout
         self._signatures: dict | None = None
-        self._pool = self._connections(url)
+        credentials = credentials or Credentials(tls=url.startswith("https:"))
+        self._headers = dict(_HEADERS)
+        if token := credentials.token:
+            if not url.startswith("https:"):
+                raise ClientError(f"{url} would get the token unencrypted.")
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._pool = self._connections(url, credentials)
         self._retry = self._urllib3.Retry(
             retries,
             status_forcelist=_BUSY,
+            # Whom one does not trust now one does not trust later.
+            other=0,
             allowed_methods=None,
             backoff_factor=0.1,
             backoff_jitter=0.1,
@@ -80,13 +91,19 @@ class RestPredictor:
             raise_on_status=False,
         )
 
-    def _connections(self, url: str):
+    def _connections(self, url: str, credentials: Credentials):
         """Those that stay open, through a proxy where the environment says."""
+        options = {
+            "maxsize": _CONNECTIONS,
+            "ca_certs": credentials.ca_file or None,
+            "cert_file": credentials.cert_file or None,
+            "key_file": credentials.key_file or None,
+        }
         parts = urllib.parse.urlsplit(url)
         proxy = urllib.request.getproxies().get(parts.scheme)
         if proxy and not urllib.request.proxy_bypass(parts.netloc):
-            return self._urllib3.ProxyManager(proxy, maxsize=_CONNECTIONS)
-        return self._urllib3.PoolManager(maxsize=_CONNECTIONS)
+            return self._urllib3.ProxyManager(proxy, **options)
+        return self._urllib3.PoolManager(**options)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -125,13 +142,19 @@ class RestPredictor:
         return self._signatures
 
     def predict(
-        self, signature: str, inputs: Mapping[str, np.ndarray]
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str] | None = None,
     ) -> dict[str, np.ndarray]:
         """Runs a signature on the server.
 
         Args:
           signature: its name.
           inputs: arrays by name, of the signature's dtypes.
+          outputs: names of those that are returned; None for all. REST knows
+            no filter: all of them travel
+            (https://www.tensorflow.org/tfx/serving/api_rest#predict_api).
 
         Returns:
           Arrays by name.
@@ -155,13 +178,14 @@ class RestPredictor:
             _most_bytes(specs, max(map(np.size, inputs.values()), default=1)),
         )
         try:
-            outputs = answer["outputs"]
+            found = answer["outputs"]
             # A single output comes without its name.
             if len(specs) == 1:
-                outputs = {next(iter(specs)): outputs}
+                found = {next(iter(specs)): found}
             return {
-                name: _from_json(outputs[name], dtype)
+                name: _from_json(found[name], dtype)
                 for name, (dtype, _) in specs.items()
+                if outputs is None or name in outputs
             }
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ClientError(
@@ -178,7 +202,7 @@ class RestPredictor:
                 "GET" if body is None else "POST",
                 self._url + suffix,
                 json=body,
-                headers=_HEADERS,
+                headers=self._headers,
                 retries=self._retry,
                 timeout=self._timeout,
                 redirect=False,
@@ -200,6 +224,13 @@ class RestPredictor:
         except errors.MaxRetryError as error:
             if isinstance(error.reason, errors.ReadTimeoutError):
                 raise self._too_slow() from error
+            if isinstance(error.reason, errors.SSLError):
+                raise ClientError(
+                    f"{self._url} cannot be trusted, or trusts nobody here "
+                    f"({one_line(error.reason, _SHOWN)}); --ca_file names "
+                    "what its certificate is signed with, and --cert_file "
+                    "one for itself."
+                ) from error
             raise ClientError(
                 f"No server answers at {self._url} "
                 f"({one_line(error.reason, _SHOWN)}); is it running, and is "
@@ -250,7 +281,20 @@ class RestPredictor:
                 f"The server at {self._url} is busy {answer}; try again later, "
                 "or with smaller batches."
             )
-        return ClientError(f"{self._url} refused the request {answer}")
+        if status == _UNAUTHORIZED:
+            answer += "; --token_file holds the token that it may want"
+        return refusal(self._url, answer)
+
+
+def _path(place: Place) -> str:
+    """Of a model, https://www.tensorflow.org/tfx/serving/api_rest."""
+    quote = functools.partial(urllib.parse.quote, safe="")
+    path = f"/v1/models/{quote(place.model)}"
+    if place.label:
+        return f"{path}/labels/{quote(place.label)}"
+    if place.version is not None:
+        return f"{path}/versions/{place.version}"
+    return path
 
 
 def _within(seconds: float, function: Callable[[], T]) -> T:

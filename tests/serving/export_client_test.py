@@ -1,6 +1,6 @@
 """The client, against servers with TF Serving's protocols."""
 
-import concurrent.futures
+import contextlib
 import csv
 import os
 import time
@@ -14,10 +14,12 @@ from nvae_tf.core.errors import ClientError, UserError
 from nvae_tf.datasets import image_input
 from nvae_tf.datasets.folder import decode_image
 from nvae_tf.export.parity import Reference
+from nvae_tf.export.row_status import OUTPUT
 from nvae_tf.export.runners import SavedModelRunner
 from nvae_tf.export.saved_model import export_saved_model
 from nvae_tf.serving.client import Client
 from nvae_tf.serving.grpc_predictor import GrpcPredictor
+from nvae_tf.serving.predictor import Place
 from nvae_tf.serving.rest_predictor import RestPredictor
 from tests.support.export_cases import source
 from tests.support.export_servers import Backend, serve_grpc, serve_rest
@@ -68,7 +70,9 @@ def predictor(request, servers):
 
 
 def _expected_draw(runner, seeds, temperature=0.7):
-    given = {"seed": np.array(seeds), "temperature": [temperature] * len(seeds)}
+    _, groups = runner.inputs("sample")["temperature"][1]
+    temperature = np.full([len(seeds), groups], temperature)
+    given = {"seed": np.array(seeds), "temperature": temperature}
     return runner.run("sample", given)["images"]
 
 
@@ -101,8 +105,9 @@ def test_client_splits_requests_and_keeps_their_order(predictor, runner):
     scores = client.score(images, np.arange(10))
     given = {"images": images, "seed": np.arange(10)}
     expected = runner.run("score", given)
-    for name, value in expected.items():
-        np.testing.assert_allclose(scores[name], value, rtol=1e-5)
+    assert set(scores) == set(expected) - {OUTPUT}
+    for name, value in scores.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5)
     np.testing.assert_array_equal(
         client.reconstruct(images, np.arange(10)),
         runner.run("reconstruct", given)["images"],
@@ -117,8 +122,7 @@ def test_one_axis_of_temperatures_is_of_groups(predictor, runner):
     np.testing.assert_array_equal(
         client.sample(range(groups), t), runner.run("sample", given)["images"]
     )
-    # Exported graphs take one per image in one axis.
-    given["temperature"] = t
+    given["temperature"] = np.repeat(t[:, None], groups, axis=1)
     np.testing.assert_array_equal(
         client.sample(range(groups), t[:, None]),
         runner.run("sample", given)["images"],
@@ -188,7 +192,7 @@ def test_absent_server_is_named(kind, address):
 
 def test_unknown_model_is_named(servers):
     for kind, key in ((GrpcPredictor, "grpc"), (RestPredictor, "rest")):
-        predictor = kind(servers[key], "nave")
+        predictor = kind(servers[key], Place("nave"))
         with pytest.raises(ClientError, match="nave"):
             predictor.signatures()
         predictor.close()
@@ -200,18 +204,8 @@ def test_wrong_request_is_explained_and_the_server_stays_up(
     for name, inputs, message in (
         (
             "sample",
-            {"seed": np.array([1]), "temperature": np.float32([-1])},
-            "not negative",
-        ),
-        (
-            "sample",
-            {"seed": np.array([1, 2]), "temperature": np.float32([1])},
-            "must have shape",
-        ),
-        (
-            "encode_png",
-            {"png_bytes": np.array([b"no image"], object)},
-            "[Ii]mage",
+            {"seed": np.array([1]), "temperature": np.float32([1])},
+            "not compatible with expected shape",
         ),
         ("sampel", {"seed": np.array([1])}, "sampel"),
     ):
@@ -225,36 +219,58 @@ def test_wrong_request_is_explained_and_the_server_stays_up(
     )
 
 
-def test_wrong_request_has_the_status_of_an_invalid_argument(servers):
-    predictor = GrpcPredictor(servers["grpc"])
-    png = {"png_bytes": np.array([b"no image"], object)}
-    with pytest.raises(ClientError, match="INVALID_ARGUMENT"):
-        predictor.predict("encode_png", png)
-    predictor.close()
-
-
-def test_clients_of_a_batching_server_get_their_own_images(folder, runner):
-    backend = Backend(folder, window=0.02)
-    num_clients, num_requests = 8, 4
-    seeds = np.arange(num_clients * num_requests * 2).reshape(
-        num_clients, num_requests, 2
+def test_row_that_was_not_served_is_an_error(predictor, monkeypatch):
+    # Ours would not send it.
+    monkeypatch.setattr(
+        "nvae_tf.serving.client.as_rows", lambda t, *_: np.float32(t)
     )
-    with serve_grpc(backend) as target:
+    asking = Client(predictor, batch_size=2)
+    with pytest.raises(
+        ClientError, match=r"did not serve row 2 \(status 1\): the temperature"
+    ):
+        asking.sample([1, 2, 3], [[1.0], [1.0], [-1.0]])
+    assert asking.sample([1, 2], [[1.0], [1.0]]).shape == (2, 8, 8, 3)
 
-        def work(requests):
-            predictor = GrpcPredictor(target)
-            client = Client(predictor)
-            drawn = [client.sample(pair, 0.7) for pair in requests]
-            predictor.close()
-            return drawn
 
-        with concurrent.futures.ThreadPoolExecutor(num_clients) as pool:
-            drawn = np.array(list(pool.map(work, seeds)))
-    assert max(backend.merged) > 1
-    expected = _expected_draw(runner, seeds.ravel()).reshape(drawn.shape)
-    assert np.mean(np.abs(drawn.astype(int) - expected) > 1) < 1e-3
-    # Those of any other client would not do.
-    assert np.mean(np.abs(drawn[::-1].astype(int) - expected) > 1) > 0.5
+def test_outputs_that_nobody_wants_do_not_travel(predictor, backend):
+    asking = Client(predictor)
+    images = asking.sample([1, 2])
+    backend.filters.clear()
+    asking.reconstruct(images, [1, 2])
+    asking.score(images, [1, 2])
+    is_grpc = isinstance(predictor, GrpcPredictor)
+    # REST has no filter; and who wants all outputs has the queue of all.
+    assert backend.filters == [("images", "status") if is_grpc else (), ()]
+    answer = predictor.predict("sample_float", _GIVEN, ["mean", "status"])
+    assert sorted(answer) == ["mean", "status"]
+
+
+_GIVEN = {"seed": np.arange(2), "temperature": np.ones([2, 2], np.float32)}
+
+
+@pytest.mark.parametrize("kind", ["grpc", "rest"])
+def test_version_may_have_a_label(folder, kind):
+    backend = Backend(folder, labels={"stable": 1, "next": 2})
+    serve, make = {
+        "grpc": (serve_grpc, GrpcPredictor),
+        "rest": (serve_rest, RestPredictor),
+    }[kind]
+    with serve(backend) as address:
+        for place, message in (
+            (Place(version=1), None),
+            (Place(label="stable"), None),
+            (Place(version=2), "Servable not found"),
+            (Place(label="next"), "Servable not found"),
+            (Place(label="no/such"), "version label: no"),
+        ):
+            with contextlib.closing(make(address, place)) as predictor:
+                if message is None:
+                    assert Client(predictor).sample([1]).shape == (1, 8, 8, 3)
+                    continue
+                with pytest.raises(ClientError, match=message):
+                    predictor.signatures()
+    with pytest.raises(ClientError, match="one of them"):
+        Place(version=1, label="stable")
 
 
 def _command(servers, kind, name, *arguments):
@@ -350,11 +366,11 @@ def test_photos_are_scored_as_they_are_encoded_elsewhere(
 )
 def test_real_server_serves_the_same_rows_in_any_batch():
     model = os.environ.get("TF_SERVING_MODEL", "nvae")
-    predictor = GrpcPredictor(os.environ["TF_SERVING_TARGET"], model)
-    client = Client(predictor, batch_size=4)
-    images = client.sample(range(6), 0.7)
-    alone = client.sample([5], 0.7)
-    scores = client.score(images, np.arange(6))
+    predictor = GrpcPredictor(os.environ["TF_SERVING_TARGET"], Place(model))
+    asking = Client(predictor, batch_size=4)
+    images = asking.sample(range(6), 0.7)
+    alone = asking.sample([5], 0.7)
+    scores = asking.score(images, np.arange(6))
     predictor.close()
     assert np.mean(np.abs(images[5:].astype(int) - alone) > 1) < 1e-3
     assert np.all(np.isfinite(scores["nelbo"]))

@@ -1,14 +1,25 @@
-"""Servers with TF Serving's protocols around a real exported model."""
+"""Servers that do around a real exported model what TensorFlow Serving does.
+
+There is none to be had here.  Whatever is believed of it has an address:
+
+[rest]: https://www.tensorflow.org/tfx/serving/api_rest
+[http]: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/model_servers/http_server.cc
+[core]: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/model_servers/server_core.cc
+[predict]: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/apis/predict.proto
+[util]: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/servables/tensorflow/predict_util.cc
+
+How it merges requests is told in `tests.support.merging`.
+"""
 
 from __future__ import annotations
 
 import base64
 import concurrent.futures
 import contextlib
+import functools
 import http.server
 import json
 import pathlib
-import queue
 import re
 import threading
 import time
@@ -24,33 +35,49 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from tests.support.merging import Queue
+
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Backend:
-    """A loaded model that merges requests which arrive together.
+    """A loaded model, and whether requests that arrive together are merged.
 
     Args:
-      folder: of the SavedModel.
+      folder: of the SavedModel; its name is the version.
       name: under which it is served.
       window: seconds that a request waits for others; 0 to run each alone.
+      max_rows: rows of the largest batch.
+      max_batches: batches that wait; beyond them requests are turned away.
+      labels: versions by name, `version_labels` of the configuration.
 
     Attributes:
       failures: classes of `tf.errors` to answer the next requests with.
       delay: seconds that every request takes besides.
-      merged: numbers of requests that ran together.
       requests: how many came.
+      filters: names of outputs that were asked for.
     """
 
-    def __init__(self, folder, name="nvae", window=0.0):
+    def __init__(
+        self,
+        folder,
+        name="nvae",
+        window=0.0,
+        *,
+        max_rows=32,
+        max_batches=64,
+        labels=None,
+    ):
         self._loaded = tf.saved_model.load(str(folder))
         self.name = name
-        self.window = window
+        self._version = int(pathlib.Path(folder).name)
+        self._labels = labels or {}
+        self._limits = (window, max_rows, max_batches)
         self.failures: list = []
+        self.filters: list[tuple[str, ...]] = []
         self.delay = 0.0
-        self.merged: list[int] = []
         self.requests = 0
-        self._queues: dict[str, queue.Queue] = {}
+        self._queues: dict[tuple, Queue] = {}
         self._lock = threading.Lock()
         content = (pathlib.Path(folder) / "saved_model.pb").read_bytes()
         saved = saved_model_pb2.SavedModel.FromString(content)
@@ -60,74 +87,73 @@ class Backend:
             if not name.startswith("__")
         }
 
-    def check(self, name: str) -> None:
+    @property
+    def merged(self) -> list[int]:
+        """Numbers of requests that ran together."""
+        return [n for queue in self._queues.values() for n in queue.merged]
+
+    def check(self, name: str, version=None, label: str = "") -> None:
         """Raises what the server was told to fail with, or for a name."""
         self.requests += 1
         time.sleep(self.delay)
         if self.failures:
             raise self.failures.pop(0)(None, None, "told to fail")
-        if name != self.name:
+        if label and label not in self._labels:
+            # GetModelVersionForLabel of [core].
+            raise tf.errors.InvalidArgumentError(
+                None, None, f"Unrecognized servable version label: {label}"
+            )
+        wanted = self._labels[label] if label else version
+        if name != self.name or wanted not in (None, self._version):
             raise tf.errors.NotFoundError(
                 None, None, f"Servable not found for request: Latest({name})"
             )
 
-    def predict(self, signature: str, inputs: dict) -> dict:
+    def predict(self, signature: str, inputs: dict, outputs=()) -> dict:
+        """Runs a signature; `outputs` are as in [predict]."""
         signature = signature or "serving_default"
+        outputs = tuple(sorted(outputs))
+        self.filters.append(outputs)
         if signature not in self._loaded.signatures:
+            # PreProcessPrediction of [util].
             raise tf.errors.FailedPreconditionError(
                 None, None, f'Serving signature key "{signature}" not found.'
             )
-        if not self.window:
-            return self._run(signature, inputs)
-        return self._queue(signature, inputs).result()
-
-    def _run(self, signature: str, inputs: dict) -> dict:
-        function = self._loaded.signatures[signature]
-        specs = function.structured_input_signature[1]
-        if set(inputs) != set(specs):
-            raise tf.errors.InvalidArgumentError(
-                None, None, f"inputs must be {sorted(specs)}"
-            )
-        outputs = function(
-            **{k: tf.constant(v, specs[k].dtype) for k, v in inputs.items()}
-        )
-        return {name: value.numpy() for name, value in outputs.items()}
-
-    def _queue(self, signature, inputs):
-        future = concurrent.futures.Future()
+        self._check_names(signature, inputs, outputs)
+        window, *limits = self._limits
+        if not window:
+            return self._run(signature, outputs, inputs)
         with self._lock:
-            if signature not in self._queues:
-                self._queues[signature] = queue.Queue()
-                threading.Thread(
-                    target=self._merge, args=(signature,), daemon=True
-                ).start()
-        self._queues[signature].put((inputs, future))
-        return future
+            # What asks for other outputs waits in another queue.
+            key = signature, outputs
+            if key not in self._queues:
+                run = functools.partial(self._run, *key)
+                self._queues[key] = Queue(run, window, *limits)
+        return self._queues[key].submit(inputs).result()
 
-    def _merge(self, signature):
-        waiting = self._queues[signature]
-        while True:
-            batch = [waiting.get()]
-            time.sleep(self.window)
-            with contextlib.suppress(queue.Empty):
-                while len(batch) < 8:
-                    batch.append(waiting.get_nowait())
-            self.merged.append(len(batch))
-            try:
-                inputs = {
-                    name: np.concatenate([given[name] for given, _ in batch])
-                    for name in batch[0][0]
-                }
-                outputs = self._run(signature, inputs)
-            except Exception as error:
-                for _, future in batch:
-                    future.set_exception(error)
-                continue
-            start = 0
-            for given, future in batch:
-                end = start + len(next(iter(given.values())))
-                future.set_result({k: v[start:end] for k, v in outputs.items()})
-                start = end
+    def _check_names(self, signature, inputs, outputs):
+        """PreProcessPrediction of [util]: names and types, but no shapes."""
+        definition = self.definitions[signature]
+        if set(inputs) != set(definition.inputs):
+            raise tf.errors.InvalidArgumentError(
+                None, None, f"inputs must be {sorted(definition.inputs)}"
+            )
+        for name, value in inputs.items():
+            wanted = tf.as_dtype(definition.inputs[name].dtype)
+            if tf.as_dtype(value.dtype) != wanted:
+                raise tf.errors.InvalidArgumentError(
+                    None, None, f"input {name} must be {wanted.name}"
+                )
+        for name in set(outputs) - set(definition.outputs):
+            raise tf.errors.InvalidArgumentError(
+                None, None, f"output tensor alias not found: {name}"
+            )
+
+    def _run(self, signature: str, outputs: tuple, inputs: dict) -> dict:
+        results = self._loaded.signatures[signature](
+            **{k: tf.constant(v) for k, v in inputs.items()}
+        )
+        return {k: results[k].numpy() for k in outputs or results}
 
 
 class _Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -136,10 +162,11 @@ class _Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Predict(self, request, context):  # noqa: N802
         with _status(context):
-            self._backend.check(request.model_spec.name)
+            self._backend.check(*_meant(request.model_spec))
             outputs = self._backend.predict(
                 request.model_spec.signature_name,
                 {k: tf.make_ndarray(v) for k, v in request.inputs.items()},
+                request.output_filter,
             )
             response = predict_pb2.PredictResponse()
             for name, value in outputs.items():
@@ -148,13 +175,20 @@ class _Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def GetModelMetadata(self, request, context):  # noqa: N802
         with _status(context):
-            self._backend.check(request.model_spec.name)
+            self._backend.check(*_meant(request.model_spec))
             signatures = get_model_metadata_pb2.SignatureDefMap()
             for name, definition in self._backend.definitions.items():
                 signatures.signature_def[name].CopyFrom(definition)
             response = get_model_metadata_pb2.GetModelMetadataResponse()
             response.metadata["signature_def"].Pack(signatures)
             return response
+
+
+def _meant(spec):
+    """Name, version and label of a `ModelSpec`."""
+    kind = spec.WhichOneof("version_choice")
+    version = spec.version.value if kind == "version" else None
+    return spec.name, version, spec.version_label
 
 
 @contextlib.contextmanager
@@ -166,16 +200,21 @@ def _status(context):
 
 
 @contextlib.contextmanager
-def serve_grpc(backend: Backend):
+def serve_grpc(backend: Backend, credentials=None, interceptors=()):
     """Runs a gRPC server; gives "HOST:PORT"."""
     server = grpc.server(
         concurrent.futures.ThreadPoolExecutor(16),
         options=[("grpc.max_receive_message_length", -1)],
+        interceptors=interceptors,
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         _Servicer(backend), server
     )
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = (
+        server.add_secure_port("127.0.0.1:0", credentials)
+        if credentials
+        else server.add_insecure_port("127.0.0.1:0")
+    )
     server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -183,34 +222,36 @@ def serve_grpc(backend: Backend):
         server.stop(None).wait()
 
 
-# The status codes of gRPC as TF Serving's REST interface translates them.
-_HTTP = {3: 400, 5: 404, 8: 429, 9: 412, 14: 503}
+# ToHTTPStatusCode of [http].
+_HTTP = {1: 499, 3: 400, 4: 504, 5: 404, 8: 429, 9: 400, 12: 501, 14: 503}
+# Of [rest], "URL".
+_PLACE = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class Handler(http.server.BaseHTTPRequestHandler):
     backend: Backend
 
     def log_message(self, *_):
         pass
 
     def do_GET(self):
-        self._answer(r"/v1/models/(\w+)(?:/versions/\d+)?/metadata", None)
+        self._answer(f"{_PLACE}/metadata", None)
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self._answer(
-            r"/v1/models/(\w+)(?:/versions/\d+)?:predict", json.loads(body)
-        )
+        self._answer(f"{_PLACE}:predict", body)
 
     def _answer(self, route, body):
         match = re.fullmatch(route, self.path)
         if match is None:
             self._send(404, {"error": f"Malformed request: {self.path}"})
             return
+        name, version, label = match.groups()
         try:
-            self.backend.check(match[1])
+            version = None if version is None else int(version)
+            self.backend.check(name, version, label or "")
             if body is None:
-                self._send(200, self._metadata(match[1]))
+                self._send(200, self._metadata(name))
             else:
                 self._send(200, self._predict(body))
         except tf.errors.OpError as error:
@@ -233,19 +274,32 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         }
 
     def _predict(self, body):
-        signature = body.get("signature_name", "serving_default")
-        inputs = {
-            name: _decode(value) for name, value in body["inputs"].items()
-        }
-        definition = self.backend.definitions[signature]
-        for name, value in inputs.items():
-            if value.dtype != object:
-                dtype = tf.as_dtype(definition.inputs[name].dtype)
-                inputs[name] = value.astype(dtype.as_numpy_dtype)
+        """[rest], "Predict API", with "inputs"; it has no output filter."""
+        try:
+            body = json.loads(body)
+            signature = body.get("signature_name", "serving_default")
+            # Of an unknown one the backend tells.
+            definition = self.backend.definitions.get(signature)
+            inputs = {
+                name: _decode(value, definition.inputs[name])
+                for name, value in body["inputs"].items()
+                if definition
+            }
+        except (
+            AttributeError,
+            KeyError,
+            OverflowError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise tf.errors.InvalidArgumentError(
+                None, None, f"JSON Parse error: {error}"
+            ) from error
         outputs = {
             name: _encode(value)
             for name, value in self.backend.predict(signature, inputs).items()
         }
+        # "Response format": one output comes without its name.
         if len(outputs) == 1:
             (outputs,) = outputs.values()
         return {"outputs": outputs}
@@ -261,10 +315,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _decode(value):
-    if value and isinstance(value[0], dict):
+def _decode(value, info):
+    """[rest], "Encoding binary values"."""
+    dtype = tf.as_dtype(info.dtype)
+    if dtype == tf.string:
         return np.array([base64.b64decode(v["b64"]) for v in value], object)
-    return np.asarray(value)
+    array = np.asarray(value)
+    if array.dtype.kind not in ("iuf" if dtype.is_floating else "iu"):
+        raise TypeError(f"not of expected type: {dtype.name}")
+    return array.astype(dtype.as_numpy_dtype)
 
 
 def _encode(value):
@@ -274,14 +333,19 @@ def _encode(value):
 
 
 @contextlib.contextmanager
-def serve_rest(backend: Backend):
-    """Runs a REST server; gives its URL."""
-    handler = type("Handler", (_Handler,), {"backend": backend})
+def serve_rest(backend: Backend, context=None, handler=Handler):
+    """Runs a REST server, over TLS with an `ssl.SSLContext`; gives its URL."""
+    handler = type("Handler", (handler,), {"backend": backend})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if context:
+        # The handshake is for the threads, so that nobody waits for it.
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http{'s' * bool(context)}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()

@@ -39,17 +39,44 @@ class ServerFlags:
             "Version of the model; by default the latest.",
             lower_bound=0,
         )
+        self._label = flags.DEFINE_string(
+            "label",
+            "",
+            "In place of the version the name that the server's configuration "
+            "gives it, such as stable.",
+        )
+        self._tls = flags.DEFINE_bool(
+            "tls", False, "Encrypt; with --rest, https:// says so."
+        )
+        self._ca_file = flags.DEFINE_string(
+            "ca_file",
+            "",
+            "Certificates (PEM) that the server's is signed with; by default "
+            "those that the system trusts.",
+        )
+        self._cert_file = flags.DEFINE_string(
+            "cert_file", "", "The client's certificate (PEM), if one is wanted."
+        )
+        self._key_file = flags.DEFINE_string(
+            "key_file", "", "The key (PEM) of --cert_file."
+        )
+        self._token_file = flags.DEFINE_string(
+            "token_file",
+            "",
+            "File with a token, sent as 'Authorization: Bearer'; only over "
+            "TLS.",
+        )
         self._timeout = flags.DEFINE_float(
             "timeout",
             60.0,
-            "Seconds for a request, all attempts at it included.",
+            "Seconds for a request, retries included.",
             lower_bound=0.001,
             upper_bound=86_400.0,
         )
         self._retries = flags.DEFINE_integer(
             "retries",
             4,
-            "Further attempts where the server is busy or away.",
+            "Retries of a request where the server is busy or away.",
             lower_bound=0,
             upper_bound=4,
         )
@@ -65,6 +92,8 @@ class ServerFlags:
           ClientError: if no server is named, or it does not answer.
         """
         from nvae_tf.serving.client import Client
+        from nvae_tf.serving.credentials import Credentials
+        from nvae_tf.serving.predictor import Place
 
         if bool(self._target.value) == bool(self._rest.value):
             raise ClientError(
@@ -73,18 +102,29 @@ class ServerFlags:
             )
         # It would tell of every attempt that failed.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
-        if self._target.value:
-            from nvae_tf.serving import grpc_predictor
-
-            kind = grpc_predictor.GrpcPredictor
-        else:
+        rest = self._rest.value
+        credentials = Credentials(
+            tls=rest.startswith("https:") if rest else self._tls.value,
+            ca_file=self._ca_file.value,
+            cert_file=self._cert_file.value,
+            key_file=self._key_file.value,
+            token_file=self._token_file.value,
+        )
+        if rest and self._tls.value and not credentials.tls:
+            raise ClientError(f"--tls asks for https:// in --rest={rest}.")
+        place = Place(self._model.value, self._version.value, self._label.value)
+        if rest:
             from nvae_tf.serving import rest_predictor
 
             kind = rest_predictor.RestPredictor
+        else:
+            from nvae_tf.serving import grpc_predictor
+
+            kind = grpc_predictor.GrpcPredictor
         predictor = kind(
-            self._target.value or self._rest.value,
-            self._model.value,
-            self._version.value,
+            rest or self._target.value,
+            place,
+            credentials=credentials,
             timeout=self._timeout.value,
             retries=self._retries.value,
         )
