@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import ssl
 
-from nvae_tf.core.errors import ClientError
+from nvae_tf.core.errors import ClientError, one_line
 from nvae_tf.core.reading import open_regular
 
 __all__ = ["Credentials"]
@@ -58,6 +59,29 @@ class Credentials:
         for path in (*files.values(), self.key_file):
             if path:
                 _read(path)
+        self._check_pem()
+
+    def _check_pem(self) -> None:
+        """Before a library fails in a way of its own."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            if self.ca_file:
+                context.load_verify_locations(self.ca_file)
+        except (ssl.SSLError, ValueError) as error:
+            raise ClientError(
+                f"{self.ca_file} holds no certificates in PEM "
+                f"({one_line(error, 80)})."
+            ) from error
+        try:
+            if self.cert_file:
+                # Nobody is asked for a password.
+                context.load_cert_chain(self.cert_file, self.key_file, bytes)
+        except (ssl.SSLError, ValueError) as error:
+            raise ClientError(
+                f"{self.cert_file} and {self.key_file} are no certificate and "
+                f"its key, in PEM and without a password "
+                f"({one_line(error, 80)})."
+            ) from error
 
     @property
     def token(self) -> str:
