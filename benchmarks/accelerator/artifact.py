@@ -11,14 +11,12 @@ import lzma
 from typing import Any
 
 import numpy as np
-from jax._src.interpreters import mlir
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
-from jaxlib.mlir.passmanager import PassManager
+
+from nvae_tf.export.stablehlo import portable
 
 __all__ = ["edit", "pack", "unpack"]
-
-_PRODUCTS = ("stablehlo.convolution", "stablehlo.dot_general", "stablehlo.dot")
 
 
 def pack(module: bytes, description: dict[str, Any]) -> bytes:
@@ -35,7 +33,7 @@ def pack(module: bytes, description: dict[str, Any]) -> bytes:
       variables that the program assigns, under the names of their inputs;
       "results" is the number of those before.
     """
-    artifact, aliases, operations = _portable(module)
+    artifact, aliases, operations = portable.to_portable(module)
     outputs = list(description["outputs"])
     results = len(outputs)
     for output in sorted(aliases):
@@ -80,84 +78,15 @@ def edit(
       The artifact, and how many loops' counters became known.
     """
     counted = 0
-    with mlir.make_ir_context() as context, ir.Location.unknown():
-        module = stablehlo.deserialize_portable_artifact(context, artifact)
 
-        def visit(op):
-            nonlocal counted
-            if exact:
-                _compute_exactly(op)
-            if known_rounds:
-                counted += _tell_last_counter(op)
+    def visit(op):
+        nonlocal counted
+        if exact:
+            portable.compute_exactly(op)
+        if known_rounds:
+            counted += _tell_last_counter(op)
 
-        _walk(module.operation, visit)
-        module.operation.verify()
-        return _serialized(module), counted
-
-
-def _portable(module: bytes) -> tuple[bytes, dict[int, int], int]:
-    """The artifact; output -> the input it replaces; operations."""
-    count = 0
-    with mlir.make_ir_context(), ir.Location.unknown():
-        parsed = ir.Module.parse(module)
-        aliases = _aliases(parsed.operation.attributes)
-        _drop_foreign_attributes(parsed.operation)
-
-        def visit(op):
-            nonlocal count
-            count += 1
-            _drop_foreign_attributes(op)
-            if op.name == "mhlo.copy":  # All that is not StableHLO.
-                op.results[0].replace_all_uses_with(op.operands[0])
-                op.erase()
-
-        _walk(parsed.operation, visit)
-        PassManager.parse("builtin.module(strip-debuginfo)").run(
-            parsed.operation
-        )
-        parsed.operation.verify()
-        return _serialized(parsed), aliases, count
-
-
-def _serialized(module) -> bytes:
-    version = stablehlo.get_current_version()
-    return stablehlo.serialize_portable_artifact(module, version)
-
-
-def _walk(op, visit) -> None:
-    """Visits the operations in an operation, inner ones first."""
-    for region in op.regions:
-        for block in region.blocks:
-            for inner in list(block.operations):
-                _walk(inner.operation, visit)
-                visit(inner.operation)
-
-
-def _aliases(attributes) -> dict[int, int]:
-    aliases = {}
-    if "mhlo.input_output_alias" in attributes:
-        for entry in ir.ArrayAttr(attributes["mhlo.input_output_alias"]):
-            entry = ir.DictAttr(entry)
-            alias = ir.DictAttr(entry["alias"])
-            parameter = ir.IntegerAttr(alias["parameter_number"]).value
-            index = list(ir.DenseI64ArrayAttr(entry["output_index"]))
-            aliases[index[0] if index else 0] = parameter
-    return aliases
-
-
-def _drop_foreign_attributes(op) -> None:
-    attributes = op.attributes
-    for name in [n for n in attributes.keys() if n.startswith("mhlo.")]:  # noqa: SIM118
-        del attributes[name]
-
-
-def _compute_exactly(op) -> None:
-    if op.name in _PRODUCTS and any(
-        str(ir.ShapedType(operand.type).element_type) == "f32"
-        for operand in op.operands
-    ):
-        highest = stablehlo.PrecisionAttr.get("HIGHEST")
-        op.attributes["precision_config"] = ir.ArrayAttr.get([highest] * 2)
+    return portable.edit(artifact, visit), counted
 
 
 def _tell_last_counter(op) -> bool:

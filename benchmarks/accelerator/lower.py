@@ -1,21 +1,21 @@
 """Lowers functions of TensorFlow to StableHLO, with all variables arguments.
 
     lowered = lower_step(step, batch_size)     # TrainStep, made with
-    path.write_bytes(lowered.pack())           # NVAE(..., device="GPU")
+    path.write_bytes(                          # NVAE(..., device="GPU")
+        artifact.pack(lowered.module, lowered.description)
+    )
 
 The file runs with JAX alone, see `program`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from nvae_tf.config.schedules import Coefficients
+from nvae_tf.export.stablehlo.lowering import Lowered, lower_function
 from nvae_tf.model.flat import PackedVariable
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.training.train_step import TrainStep
@@ -27,68 +27,6 @@ __all__ = [
     "lower_step",
     "variables_by_name",
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Lowered:
-    """A program, and what it takes and gives.
-
-    Attributes:
-      module: StableHLO, as TensorFlow serialises it.
-      description: "inputs", the arguments first, then the variables that it
-        reads or assigns, and "outputs", what it returns: of each its "name",
-        "shape" and "dtype".
-    """
-
-    module: bytes
-    description: dict[str, Any]
-
-    def pack(self, **facts) -> bytes:
-        """The content of its file; needs jaxlib.
-
-        Args:
-          **facts: more of the description, what JSON holds.
-        """
-        from benchmarks.accelerator import artifact
-
-        return artifact.pack(self.module, {**self.description, **facts})
-
-
-def lower_function(
-    function: Callable[..., dict[str, Any]],
-    arguments: dict[str, tf.TensorSpec],
-    variables: dict[str, tf.Variable],
-) -> Lowered:
-    """Lowers a function that may read and assign variables.
-
-    Args:
-      function: of tensors with these names; returns tensors by name.
-      arguments: what it takes.
-      variables: all that it may use, by name; see `variables_by_name`.
-
-    Raises:
-      KeyError: if it uses another variable.
-    """
-    names = {
-        id(variable.handle): (name, variable)
-        for name, variable in variables.items()
-    }
-    specs = list(arguments.values())
-
-    def positional(*values):
-        return function(**dict(zip(arguments, values, strict=True)))
-
-    compiled = tf.function(positional, autograph=False, jit_compile=True)
-    concrete = compiled.get_concrete_function(*specs)
-    module = compiled.experimental_get_compiler_ir(*specs)(
-        stage="stablehlo_serialized"
-    )
-    inputs = [_described(*pair) for pair in arguments.items()]
-    inputs += [_described(*names[id(h)]) for h in concrete.captured_inputs]
-    # The values of a dictionary come in the order of its sorted keys.
-    returned = sorted(concrete.structured_outputs.items())
-    outputs = [_described(name, tensor) for name, tensor in returned]
-    return Lowered(module, {"inputs": inputs, "outputs": outputs})
 
 
 def lower_step(
@@ -177,11 +115,3 @@ def variables_by_name(named: dict[str, Any]) -> dict[str, tf.Variable]:
         else:
             variables[name] = variable.value  # Keras's holds TensorFlow's.
     return variables
-
-
-def _described(name: str, tensor) -> dict[str, Any]:
-    return {
-        "name": name,
-        "shape": tensor.shape.as_list(),
-        "dtype": np.dtype(tensor.dtype.as_numpy_dtype).name,
-    }

@@ -60,6 +60,11 @@ _SOURCES = (
     "nvae_tf/*.py",
     "nvae_tf/config/*.py",
     "nvae_tf/core/*.py",
+    "nvae_tf/export/__init__.py",
+    "nvae_tf/export/noise_streams.py",
+    "nvae_tf/export/stablehlo/__init__.py",
+    "nvae_tf/export/stablehlo/portable.py",
+    "nvae_tf/export/stablehlo/program.py",
 )
 _KINDS = ("check", "sample", "step")
 _PRECISIONS = {
@@ -176,7 +181,7 @@ def _lower(spec: Spec) -> tuple[bytes, list | None]:
     """The file of a program, and what it is expected to give."""
     # After the flags: `--help` and mistakes need no TensorFlow.
     from benchmarks import flops
-    from benchmarks.accelerator import depthwise, lower
+    from benchmarks.accelerator import artifact, depthwise, lower
     from nvae_tf.model import ops
     from nvae_tf.model.nvae import NVAE
 
@@ -208,13 +213,17 @@ def _lower(spec: Spec) -> tuple[bytes, list | None]:
     if spec.kind == "check":
         expected = _expected(case, lowered.description["inputs"])
     return (
-        lowered.pack(
-            **dataclasses.asdict(spec),
-            groups=case.model.num_groups,
-            parameters=sum(
-                v.shape.num_elements() for v in model.trainable_variables
-            ),
-            forward_flop=flops.forward_flop(model),
+        artifact.pack(
+            lowered.module,
+            {
+                **lowered.description,
+                **dataclasses.asdict(spec),
+                "groups": case.model.num_groups,
+                "parameters": sum(
+                    v.shape.num_elements() for v in model.trainable_variables
+                ),
+                "forward_flop": flops.forward_flop(model),
+            },
         ),
         expected,
     )

@@ -18,10 +18,9 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
-from jax import export
 
 from benchmarks.accelerator import artifact
+from nvae_tf.export.stablehlo.program import as_jax_function, shaped
 
 __all__ = ["Compiled", "Program"]
 
@@ -60,12 +59,12 @@ class Program:
         count = self.description["results"]
         self.results = [o["name"] for o in outputs[:count]]
         self.assigned = [o["name"] for o in outputs[count:]]
-        self._function = _exported(module, self.inputs, outputs)
+        self._function = as_jax_function(module, self.inputs, outputs)
 
     def input(self, name: str) -> jax.ShapeDtypeStruct:
         """Shape and dtype of what it takes under a name."""
         (found,) = [i for i in self.inputs if i["name"] == name]
-        return _shaped(found)
+        return shaped(found)
 
     def __call__(self, values: dict[str, Any]) -> tuple[dict, dict]:
         """Runs; to be called within `jax.jit`.
@@ -175,34 +174,3 @@ class Compiled:
         }
         peak = sizes["argument"] + sizes["output"] + sizes["temp"]
         return {"peak": peak - sizes["alias"], **sizes}
-
-
-def _shaped(described: dict[str, Any]) -> jax.ShapeDtypeStruct:
-    dtype = np.dtype(described["dtype"])
-    if dtype.itemsize == 8 and not jax.config.jax_enable_x64:
-        raise ValueError(
-            f"{described['name']!r} is {dtype}: say "
-            'jax.config.update("jax_enable_x64", True) first.'
-        )
-    return jax.ShapeDtypeStruct(tuple(described["shape"]), dtype)
-
-
-def _exported(module: bytes, inputs: list, outputs: list):
-    """The module, as what `jax.export` deserialises."""
-    results = [_shaped(output) for output in outputs]
-
-    def of_that_type(*_):
-        return [jax.numpy.zeros(r.shape, r.dtype) for r in results]
-
-    # Lowered for whatever platform it is called on: there is nothing in it
-    # that differs between them.
-    like = export.export(
-        jax.jit(of_that_type, keep_unused=True),
-        platforms=["cpu"],
-        disabled_checks=[export.DisabledSafetyCheck.platform()],
-    )(*[_shaped(i) for i in inputs])
-    return dataclasses.replace(
-        like,
-        mlir_module_serialized=module,
-        module_kept_var_idx=tuple(range(len(inputs))),
-    ).call

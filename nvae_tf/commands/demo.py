@@ -43,7 +43,7 @@ def main(argv) -> None:
     _nvae("sample", run, "--num=64", f"--output={samples}")
     _nvae("reconstruct", run, f"--output={reconstructions}")
     _nvae("report", run)
-    _nvae("export savedmodel", run, f"--output={saved_model}", "--overwrite")
+    _nvae("export savedmodel", run, f"--output={saved_model}")
     _nvae("export onnx", run, f"--output={onnx}", "--overwrite")
     _run(
         "python",

@@ -65,6 +65,7 @@ COMMANDS = {
         Command("export savedmodel", "export.savedmodel", "for TF Serving"),
         Command("export onnx", "export.onnx", "without TensorFlow"),
         Command("export web", "export.web", "a page that runs the model"),
+        Command("export stablehlo", "export.stablehlo", "for XLA, with JAX"),
         Command(
             "export checkpoint", "export.checkpoint", "the authors' format"
         ),

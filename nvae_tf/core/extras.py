@@ -17,6 +17,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "tf2onnx"),
     "report": ("jinja2", "matplotlib"),
     "serving": ("grpc", "tensorflow_serving", "urllib3"),
+    "stablehlo": ("jax", "jaxlib"),
     "video": ("av",),
 }
 

@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from nvae_tf.export.row_status import MEANINGS
 from nvae_tf.export.runners import Runner
+from nvae_tf.export.served.row_status import MEANINGS
 from nvae_tf.export.source import Source
 from nvae_tf.runs import model_card
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from nvae_tf.core.errors import ExportError
 from nvae_tf.core.files import scratch_folder, sync
-from nvae_tf.export import onnx_file, onnx_sampler
+from nvae_tf.export import noise_streams, onnx_file, onnx_sampler
 from nvae_tf.export.model_card import describe
 from nvae_tf.export.onnx_convert import MAX_INLINE_BYTES, save
 from nvae_tf.export.onnx_graphs import OnnxGraphs
@@ -27,6 +27,7 @@ from nvae_tf.export.onnx_runner import (
 )
 from nvae_tf.export.parity import Reference
 from nvae_tf.export.runners import check
+from nvae_tf.export.single_file import single_file
 from nvae_tf.export.source import Source
 
 __all__ = ["export_onnx"]
@@ -134,13 +135,7 @@ def _is_ours(path: pathlib.Path) -> bool:
 
 def _sampler_program() -> bytes:
     """The sampler and what it imports of ours, as one file."""
-    program, checks = (
-        pathlib.Path(module.__file__).read_text("utf-8")
-        for module in (onnx_sampler, onnx_file)
-    )
-    line = "from nvae_tf.export.onnx_file import read_metadata, whole\n"
-    before, after = program.split(line)
-    return f"{before}{checks}{after}".encode()
+    return single_file(onnx_sampler, noise_streams, onnx_file)
 
 
 def _move(folder: pathlib.Path, output: pathlib.Path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 
 from nvae_tf.core.errors import ExportError
 from nvae_tf.distributions.likelihoods import pixel_distribution
-from nvae_tf.export import row_status
-from nvae_tf.export.onnx_sampler import noise_rows
+from nvae_tf.export.noise_streams import noise_rows
+from nvae_tf.export.served import row_status
 from nvae_tf.export.source import Source
 from nvae_tf.model import losses
 from nvae_tf.model.noise import pixel_noise_specs

@@ -44,7 +44,9 @@ class SavedModelRunner:
 
     def __init__(self, path: pathlib.Path | str):
         try:
-            self._signatures = tf.saved_model.load(str(path)).signatures
+            # Kept: with it go the variables of the signatures.
+            self._loaded = tf.saved_model.load(str(path))
+            self._signatures = self._loaded.signatures
         except Exception as error:
             raise ExportError(
                 f"{path} is not a SavedModel that loads: {_brief(error)}"

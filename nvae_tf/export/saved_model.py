@@ -15,6 +15,7 @@ from nvae_tf.export.runners import SavedModelRunner, check
 from nvae_tf.export.serving import ServedModel
 from nvae_tf.export.serving_files import (
     check_model_name,
+    held_versions,
     versions,
     write_serving_files,
 )
@@ -38,10 +39,10 @@ def export_saved_model(
     Args:
       source: what to export.
       output: the folder of the model, with a sub-folder per version.
-      version: positive; None for one more than the latest there (with
-        `overwrite`, the latest).
+      version: positive; None for one more than the latest there.
       temperature: what the model is meant to be sampled at.
-      overwrite: take the place of an existing version.
+      overwrite: take the place of an existing version, unless a server may
+        hold it.
       warmup_batch_sizes: rows of the requests that a server answers before it
         takes others; empty for none.
 
@@ -60,14 +61,20 @@ def export_saved_model(
             f"The temperature is {temperature}; it must not be negative."
         )
     if version is None:
-        latest = max(versions(output), default=0)
-        version = max(latest, 1) if overwrite else latest + 1
+        version = max(versions(output), default=0) + 1
     if version < 1:
         raise ExportError(f"The version is {version}; it must be positive.")
     output = pathlib.Path(output)
     name = output.resolve().name
     check_model_name(name)
     path = output / str(version)
+    if overwrite and version in held_versions(output):
+        raise ExportError(
+            f"{path} may be what a server holds, which would go on with the "
+            "old weights or read half of each: leave out --version and "
+            "--overwrite for a version of its own, or remove the folder once "
+            "no server uses it."
+        )
     with new_folder(path, overwrite=overwrite, error=ExportError) as folder:
         with _explaining(path):
             ServedModel(source).save(str(folder))

@@ -6,7 +6,7 @@ merged, and a batch of different ones fails, strangers' requests with it.  So a
 `temperature` is `[B, L]`, one per image and latent group.
 
 A row's result depends on that row's inputs alone.  Rows that cannot be served
-are told of in the output `status`; see `nvae_tf.export.row_status`.
+are told of in the output `status`; see `nvae_tf.export.served.row_status`.
 """
 
 import math
@@ -14,10 +14,10 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from nvae_tf.export import png_rows, row_status
 from nvae_tf.export.folding import fold_batch_norm, is_neutral
 from nvae_tf.export.programs import Programs, to_uint8, unrolled
-from nvae_tf.export.row_status import RowStatus
+from nvae_tf.export.served import png_rows, row_status
+from nvae_tf.export.served.row_status import RowStatus
 from nvae_tf.export.source import Source
 from nvae_tf.model import noise
 

@@ -7,51 +7,20 @@ import re
 from nvae_tf.core.errors import ExportError
 from nvae_tf.core.files import write_bytes
 from nvae_tf.core.reading import open_regular
+from nvae_tf.export.served import templates
 
-__all__ = ["check_model_name", "versions", "write_serving_files"]
+__all__ = [
+    "check_model_name",
+    "held_versions",
+    "versions",
+    "write_serving_files",
+]
 
-_MODELS = """\
-model_config_list {{
-  config {{
-    name: "{name}"
-    base_path: "/models/{name}"
-    model_platform: "tensorflow"
-    # A new version is loaded as soon as its folder appears; the old one
-    # answers until then.
-    model_version_policy {{ latest {{ num_versions: 1 }} }}
-  }}
-}}
-"""
-
-# No allowed_batch_sizes: batches would be padded up to them, which on CPUs is
-# work for nothing. An image does not depend on the batch around it.
-_BATCHING = """\
-# Requests of at most this many rows are merged; larger ones are split.
-max_batch_size { value: 32 }
-# How long a request waits for others.
-batch_timeout_micros { value: 5000 }
-# Batches of a signature that run side by side.
-num_batch_threads { value: 2 }
-# Beyond these requests are turned away, and clients try again.
-max_enqueued_batches { value: 64 }
-"""
-
-_COMPOSE = """\
-# docker compose up: gRPC on port 8500, REST on port 8501.
-services:
-  {name}:
-    image: tensorflow/serving:${{TF_SERVING_TAG:-latest}}
-    ports:
-      - "8500:8500"
-      - "8501:8501"
-    volumes:
-      - ./:/models/{name}:ro
-    command:
-      - --model_config_file=/models/{name}/models.config
-      - --enable_batching=true
-      - --batching_parameters_file=/models/{name}/batching_parameters.txt
-    restart: unless-stopped
-"""
+# In models.config: how many of the latest versions a server holds.
+_LATEST = (
+    rb"model_version_policy\s*:?\s*\{\s*latest\s*:?\s*"
+    rb"\{\s*(?:num_versions\s*:\s*)?(\d*)\s*\}\s*\}"
+)
 
 
 def check_model_name(name: str) -> None:
@@ -65,7 +34,7 @@ def check_model_name(name: str) -> None:
 
 
 def write_serving_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes models.config, batching_parameters.txt and docker-compose.yml.
+    """Writes what servers are configured with, and containers around them.
 
     Files that exist stay as they are: they may have been adapted.  One that
     breaks off, as a full disk may have left it, is written again.
@@ -79,12 +48,7 @@ def write_serving_files(folder: pathlib.Path) -> list[pathlib.Path]:
     Raises:
       ExportError: if a file cannot be written.
     """
-    model = folder.resolve().name
-    contents = {
-        "models.config": _MODELS.format(name=model),
-        "batching_parameters.txt": _BATCHING,
-        "docker-compose.yml": _COMPOSE.format(name=model),
-    }
+    contents = templates.fill(folder.resolve().name)
     written = []
     for name, content in contents.items():
         path = folder / name
@@ -97,14 +61,21 @@ def write_serving_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _is_whole(path: pathlib.Path, content: bytes) -> bool:
     """Whether a file is there that is more than a beginning of `content`."""
+    found = _read(path)
+    if found is None:
+        return False
+    return found == content or not content.startswith(found)
+
+
+def _read(path: pathlib.Path) -> bytes | None:
+    """What a file holds; None if there is none."""
     try:
         with open_regular(path, None) as file:
-            found = file.read()
+            return file.read()
     except FileNotFoundError:
-        return False
+        return None
     except OSError as error:
         raise ExportError(f"{path} cannot be read: {error}.") from error
-    return found == content or not content.startswith(found)
 
 
 def versions(path: str | os.PathLike) -> list[int]:
@@ -117,3 +88,26 @@ def versions(path: str | os.PathLike) -> list[int]:
         for entry in path.iterdir()
         if entry.is_dir() and re.fullmatch(r"\d+", entry.name)
     )
+
+
+def held_versions(path: str | os.PathLike) -> list[int]:
+    """The versions that a server may hold, by the model's `models.config`.
+
+    The latest, unless its policy says otherwise
+    (https://www.tensorflow.org/tfx/serving/serving_config#serving_a_specific_version_of_a_model);
+    all of them, unless it is plain how many.
+
+    Args:
+      path: the folder of a served model.
+
+    Raises:
+      ExportError: if the file cannot be read.
+    """
+    found = versions(path)
+    content = _read(pathlib.Path(path) / "models.config") or b""
+    text = re.sub(rb"#[^\n]*", b"", content)
+    policies = text.count(b"model_version_policy")
+    latest = re.findall(_LATEST, text)
+    if len(latest) != policies:
+        return found
+    return found[-max([1, *(int(number or 1) for number in latest)]) :]

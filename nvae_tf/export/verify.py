@@ -2,11 +2,11 @@
 
     nvae verify models/nvae [--workdir=runs/mnist]
 
-Takes a SavedModel, the folder of a served model (its latest version) or an
-`.onnx` file, and runs every signature: outputs must be finite and a row's must
-not depend on the other rows.  With the workdir that it was exported from, they
-must also agree with the live model.  Exit status: 0, 1 if a check failed, 2 if
-there is nothing to check.
+Takes a SavedModel, the folder of a served model (its latest version), an
+`.onnx` file or the folder of a StableHLO export, and runs every signature:
+outputs must be finite and a row's must not depend on the other rows.  With the
+workdir that it was exported from, they must also agree with the live model.
+Exit status: 0, 1 if a check failed, 2 if there is nothing to check.
 """
 
 import dataclasses
@@ -24,8 +24,10 @@ from nvae_tf.core.reading import shown
 from nvae_tf.export.onnx_runner import OnnxRunner
 from nvae_tf.export.parity import Reference, difference, tolerances
 from nvae_tf.export.runners import Runner, SavedModelRunner
+from nvae_tf.export.served import row_status
 from nvae_tf.export.serving_files import versions
 from nvae_tf.export.source import Source
+from nvae_tf.export.stablehlo import runner as stablehlo_runner
 from nvae_tf.export.warmup import example_inputs
 
 __all__ = [
@@ -48,7 +50,7 @@ class Export:
       path: of the SavedModel or the sampler's file.
       runner: runs it.
       facts: what is known of it; see `nvae_tf.export.model_card.describe`.
-      kind: "SavedModel" or "ONNX".
+      kind: "SavedModel", "ONNX" or "StableHLO".
       fixed_batch: rows that it takes; 0 for any number.
     """
 
@@ -82,7 +84,8 @@ def open_export(path) -> Export:
     """Loads an export.
 
     Args:
-      path: of a SavedModel, of a served model's folder, or of an ONNX file.
+      path: of a SavedModel, of a served model's folder, of an ONNX file or of
+        a StableHLO export.
 
     Raises:
       ExportError: if it is none of these, or cannot be loaded.
@@ -94,12 +97,16 @@ def open_export(path) -> Export:
             path, lambda: parse_json(runner.metadata.get("nvae_facts", ""))
         )
         return Export(path, runner, facts, "ONNX", runner.fixed_batch)
+    if stablehlo_runner.is_export(path):
+        hlo = stablehlo_runner.StableHloRunner(path)
+        facts = read_facts(path, lambda: hlo.facts)
+        return Export(path, hlo, facts, "StableHLO", hlo.fixed_batch)
     if not (path / "saved_model.pb").exists() and versions(path):
         path = path / str(versions(path)[-1])
     if not (path / "saved_model.pb").exists():
         raise ExportError(
             f"{path} is neither a SavedModel, nor a folder with versions of "
-            "one, nor an ONNX file."
+            "one, nor an ONNX file, nor a StableHLO export."
         )
     facts = read_facts(path, lambda: read_json(path / "metadata.json"))
     return Export(path, SavedModelRunner(path), facts, "SavedModel")
@@ -186,6 +193,8 @@ def _verify(export: Export, name: str, reference: Reference | None) -> Result:
         seconds = time.perf_counter() - start
         if not all(map(_is_finite, outputs.values())):
             problem = "An output is not finite."
+        elif np.any(outputs.get(row_status.OUTPUT, 0)):
+            problem = "A row that is in order was not served."
         elif not all(np.array_equal(outputs[k], again[k]) for k in outputs):
             problem = "The same inputs gave another output."
         elif not export.fixed_batch:

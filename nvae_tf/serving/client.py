@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from nvae_tf.core.errors import ClientError
-from nvae_tf.export import row_status
+from nvae_tf.export.served import row_status
 from nvae_tf.sampling.temperatures import as_rows
 from nvae_tf.serving.predictor import MergedBatchError, Predictor
 

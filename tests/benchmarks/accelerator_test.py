@@ -16,6 +16,7 @@ pytest.importorskip("jax", reason='JAX is missing: pip install ".[dev]"')
 
 from benchmarks.accelerator import artifact, run
 from benchmarks.accelerator.program import Program
+from nvae_tf.export.stablehlo import portable
 
 _STEP = "step-tiny-2-float32-bn_swish"
 _SAMPLE = "sample-tiny-2-float32"
@@ -145,7 +146,7 @@ def _visit(module: bytes, visit) -> None:
 
     with mlir.make_ir_context() as context:
         parsed = stablehlo.deserialize_portable_artifact(context, module)
-        artifact._walk(parsed.operation, visit)
+        portable.walk(parsed.operation, visit)
 
 
 def test_sampler_is_measured(folder, tmp_path, capsys):

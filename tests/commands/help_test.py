@@ -30,6 +30,7 @@ _NARROWER = {
     ("export savedmodel", "temperature"),
     ("export onnx", "temperature"),
     ("export web", "temperature"),
+    ("export stablehlo", "temperature"),
     ("play", "temperature"),
 }
 _WORDS = [c.words for group in COMMANDS.values() for c in group]

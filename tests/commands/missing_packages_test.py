@@ -27,6 +27,7 @@ def _begin(*_, **__):
         ("export onnx", [], "onnxruntime", "onnx"),
         ("export onnx", [], "onnx", "onnx"),
         ("export onnx", [], "tf2onnx", "onnx"),
+        ("export stablehlo", [], "jax", "stablehlo"),
         ("report", [], "jinja2", "report"),
         ("report", [], "matplotlib", "report"),
         ("eval likelihood", ["--plot"], "matplotlib", "report"),

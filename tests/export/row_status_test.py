@@ -9,9 +9,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from nvae_tf.export.png_rows import decode_rows
-from nvae_tf.export.row_status import MEANINGS, OUTPUT, RowStatus, explain
 from nvae_tf.export.runners import SavedModelRunner
+from nvae_tf.export.served.png_rows import decode_rows
+from nvae_tf.export.served.row_status import (
+    MEANINGS,
+    OUTPUT,
+    RowStatus,
+    explain,
+)
 from nvae_tf.export.serving import ServedModel
 from nvae_tf.export.warmup import example_inputs
 from nvae_tf.sampling.images import encode_png

@@ -14,9 +14,9 @@ from nvae_tf.core.errors import ClientError, UserError
 from nvae_tf.datasets import image_input
 from nvae_tf.datasets.folder import decode_image
 from nvae_tf.export.parity import Reference
-from nvae_tf.export.row_status import OUTPUT
 from nvae_tf.export.runners import SavedModelRunner
 from nvae_tf.export.saved_model import export_saved_model
+from nvae_tf.export.served.row_status import OUTPUT
 from nvae_tf.serving.client import Client
 from nvae_tf.serving.grpc_predictor import GrpcPredictor
 from nvae_tf.serving.predictor import Place

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.core.errors import ClientError
-from nvae_tf.export.row_status import OUTPUT, RowStatus
 from nvae_tf.export.runners import SavedModelRunner
+from nvae_tf.export.served.row_status import OUTPUT, RowStatus
 from nvae_tf.export.serving import ServedModel
 from nvae_tf.sampling.images import encode_png
 from nvae_tf.serving.client import Client

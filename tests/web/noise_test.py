@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nvae_tf.export import onnx_sampler
+from nvae_tf.export import noise_streams
 from tests.support.node import call, needs_node
 
 pytestmark = needs_node
@@ -17,7 +17,7 @@ def test_words_are_those_of_philox():
     rows = [(s, t) for s in SEEDS for t in STREAMS]
     drawn = call("noise.js", "words", *[(*row, 50) for row in rows])
     for (seed, stream), words in zip(rows, drawn, strict=True):
-        expected = onnx_sampler._philox([seed], stream, 50)[0]
+        expected = noise_streams._philox([seed], stream, 50)[0]
         np.testing.assert_array_equal(words, expected)
 
 
@@ -31,7 +31,7 @@ def test_numbers_are_those_of_numpy_to_the_last_bit(kind):
     calls = [(seed, spec) for seed in SEEDS for spec in specs]
     drawn = call("noise.js", "noise", *calls)
     for (seed, spec), numbers in zip(calls, drawn, strict=True):
-        expected = onnx_sampler.noise_rows(
+        expected = noise_streams.noise_rows(
             [seed], kind, spec["stream"], spec["shape"]
         )
         np.testing.assert_array_equal(

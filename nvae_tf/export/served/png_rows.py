@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from nvae_tf.export.row_status import RowStatus
+from nvae_tf.export.served.row_status import RowStatus
 
 __all__ = ["CHANNELS", "decode_rows"]
 

@@ -1,0 +1,1 @@
+"""StableHLO, for XLA and other compilers, without TensorFlow."""

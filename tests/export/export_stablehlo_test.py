@@ -1,0 +1,292 @@
+"""StableHLO exports: in JAX they do what the SavedModel does."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from nvae_tf.core.errors import ExportError
+from nvae_tf.export.noise_streams import noise_rows
+from nvae_tf.export.parity import difference
+from nvae_tf.export.runners import SavedModelRunner
+from nvae_tf.export.serving import ServedModel
+from nvae_tf.export.source import Source
+from nvae_tf.export.verify import open_export
+from tests.support.export_cases import source, write_run
+from tests.support.in_process import run as nvae
+
+pytest.importorskip("jax", reason='JAX is missing: pip install ".[stablehlo]"')
+
+from nvae_tf.export.stablehlo import portable
+from nvae_tf.export.stablehlo.export import export_stablehlo
+from nvae_tf.export.stablehlo.program import Graphs
+from nvae_tf.export.stablehlo.runner import StableHloRunner
+
+_ROWS = 3
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The folder of a case's export, written when first asked for."""
+    folder = tmp_path_factory.mktemp("stablehlo")
+
+    def get(name):
+        if not (folder / name).exists():
+            export_stablehlo(source(name), folder / name, _ROWS)
+        return folder / name
+
+    return get
+
+
+def _served(base, folder):
+    ServedModel(base).save(str(folder))
+    return SavedModelRunner(folder)
+
+
+@pytest.mark.parametrize("name", ["tiny", "normal", "plain_vae"])
+def test_graphs_agree_with_the_saved_model_in_jax(exported, name, tmp_path):
+    served, graphs = _served(source(name), tmp_path), Graphs(exported(name))
+    seeds, groups = np.arange(20, 20 + _ROWS), graphs.num_groups
+    temperature = np.full([_ROWS, groups], 0.9, np.float32)
+    given = {"seed": seeds, "temperature": temperature}
+    expected = served.run("sample_float", given)
+    drawn = graphs.run(
+        "sample",
+        {**graphs.draw_noise("sample", seeds), "temperature": temperature},
+    )
+    assert difference({"mean": drawn["mean"]}, expected, 0) < 1e-4
+    images = {"images": drawn["images_float"]}
+    assert difference(images, expected, 1e-3) < 1e-4
+    levels = served.run("sample", given)["images"]
+    assert np.mean(drawn["images"] != levels) < 1e-3
+
+    noise = graphs.draw_noise("encode", np.zeros(_ROWS, np.int64))
+    encoded = graphs.run("encode", {"images": levels, **noise})
+    expected = served.run("encode", {"images": levels})
+    assert set(encoded) == {f"z_{i}" for i in range(groups)}
+    assert difference(encoded, expected, 0) < 1e-4
+
+    decoded = graphs.run("decode", encoded)
+    assert difference(decoded, served.run("decode", encoded), 0) < 1e-4
+
+
+def test_all_graphs_can_be_had(tmp_path):
+    names = ["reconstruct", "score", "from_noise", "infer"]
+    path = export_stablehlo(
+        source("plain_vae"), tmp_path / "all", 2, graphs=names
+    )
+    # Each was compared with the live model.
+    assert StableHloRunner(path).names == sorted(names)
+
+
+_WITHOUT_TENSORFLOW = """\
+import runpy, sys
+for name in ("tensorflow", "keras", "nvae_tf"):
+    sys.modules[name] = None  # An import of it raises.
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_program_beside_it_draws_without_tensorflow(exported, tmp_path):
+    folder, grid = exported("tiny"), tmp_path / "grid.png"
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            _WITHOUT_TENSORFLOW,
+            str(folder / "stablehlo_program.py"),
+            str(folder),
+            "--num=4",
+            "--seed=7",
+            f"--output={grid}",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    with Image.open(grid) as image:
+        sheet = np.asarray(image)
+    assert sheet.shape == (16, 16, 3)
+    expected = Graphs(folder).sample(range(7, 11))
+    np.testing.assert_array_equal(sheet[:8, 8:], expected[1])
+    np.testing.assert_array_equal(sheet[8:, :8], expected[2])
+
+
+def test_any_number_of_images_is_drawn_in_batches(exported):
+    graphs = Graphs(exported("plain_vae"))
+    images = graphs.sample(range(5))
+    assert images.shape == (5, 8, 8, 3)
+    np.testing.assert_array_equal(graphs.sample([4]), images[4:])
+    with pytest.raises(ValueError, match="not negative"):
+        graphs.sample([1], -1.0)
+
+
+def test_products_are_computed_in_full_precision(exported):
+    kinds = []
+
+    def visit(op):
+        if op.name in ("stablehlo.convolution", "stablehlo.dot_general"):
+            kinds.append(str(op.attributes["precision_config"]))
+
+    artifact = Graphs(exported("tiny")).artifact("sample")
+    portable.edit(artifact, visit)
+    assert kinds
+    assert all(text.count("HIGHEST") == 2 for text in kinds)
+
+
+def test_weights_are_stored_once_and_only_those_that_are_used(exported):
+    from safetensors.numpy import load_file
+
+    folder = exported("plain_vae")
+    stored = load_file(folder / "weights.safetensors")
+    graphs = Graphs(folder)
+    taken = {
+        name: {spec["name"] for spec in graphs.describe(name)["weights"]}
+        for name in graphs.names
+    }
+    assert set(stored) == set.union(*taken.values())
+    assert taken["sample"] == taken["decode"]
+    assert not any(name.startswith("encoder/") for name in taken["sample"])
+
+
+def test_draws_have_their_own_statistics(tmp_path):
+    base = source("plain_vae")
+    params = tf.nest.map_structure(lambda t: 0.8 * t, base.model.read_params())
+    other = Source(base.model, base.config, draw_params=params)
+    path = export_stablehlo(other, tmp_path / "hlo", _ROWS)
+    names = {s["name"] for s in Graphs(path).describe("sample")["weights"]}
+    assert all(name.startswith("draw/") for name in names)
+    # It has been compared with the live model, which differs.
+    plain = export_stablehlo(base, tmp_path / "plain", _ROWS)
+    seeds = range(_ROWS)
+    assert np.any(Graphs(path).sample(seeds) != Graphs(plain).sample(seeds))
+
+
+def test_verify_covers_it(exported, tmp_path, capsys):
+    run = write_run(tmp_path / "run", "plain_vae")
+    folder = tmp_path / "hlo"
+    nvae(
+        "export stablehlo",
+        f"--workdir={run}",
+        "--batch=2",
+        f"--output={folder}",
+    )
+    capsys.readouterr()
+    assert nvae("verify", str(folder), f"--workdir={run}") == 0
+    report = capsys.readouterr().out
+    assert "StableHLO of plain_vae, step 9" in report
+    assert report.count(" ok") == 3
+    with pytest.raises(ExportError, match="exists already"):
+        nvae(
+            "export stablehlo",
+            f"--workdir={run}",
+            "--batch=2",
+            f"--output={folder}",
+        )
+
+
+_CALLING = """\
+module {
+  func.func public @main(%arg0: tensor<2xf32>) -> tensor<2xf32> {
+    %0 = stablehlo.custom_call @xla_python_cpu_callback(%arg0)
+        : (tensor<2xf32>) -> tensor<2xf32>
+    return %0 : tensor<2xf32>
+  }
+}
+"""
+
+
+def _calling():
+    from jax._src.interpreters import mlir
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import stablehlo
+
+    with mlir.make_ir_context(), ir.Location.unknown():
+        module = ir.Module.parse(_CALLING)
+        version = stablehlo.get_current_version()
+        return stablehlo.serialize_portable_artifact(module, version)
+
+
+def _changed(path, change):
+    content = json.loads((path / "graphs.json").read_text())
+    change(content)
+    (path / "graphs.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: (p / "sample.stablehlo").write_bytes(b"junk"), "no Stable"),
+        (lambda p: (p / "sample.stablehlo").unlink(), "sample"),
+        (
+            lambda p: (p / "sample.stablehlo").write_bytes(_calling()),
+            "calls what is not in it",
+        ),
+        (lambda p: (p / "graphs.json").write_text("[]"), "not a StableHLO"),
+        (lambda p: _changed(p, lambda c: c.pop("graphs")), "no graphs"),
+        (lambda p: _changed(p, lambda c: c.update(batch=0)), "of rows"),
+        (lambda p: _changed(p, lambda c: c.update(facts=3)), "what it is"),
+        (lambda p: _changed(p, lambda c: c.update(facts={})), "not tell what"),
+        (
+            lambda p: _changed(
+                p, lambda c: c["graphs"].update({"../x": c["graphs"]["sample"]})
+            ),
+            "no name",
+        ),
+        (
+            lambda p: _changed(
+                p, lambda c: c["graphs"]["sample"].update(weights=[1])
+            ),
+            "no weights",
+        ),
+    ],
+)
+def test_damaged_export_is_refused(exported, tmp_path, damage, message):
+    path = tmp_path / "hlo"
+    shutil.copytree(exported("plain_vae"), path)
+    damage(path)
+    with pytest.raises(ExportError, match=message):
+        open_export(path)
+
+
+def test_weights_that_lack_something_are_a_problem(exported, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    path = tmp_path / "hlo"
+    shutil.copytree(exported("plain_vae"), path)
+    weights = load_file(path / "weights.safetensors")
+    weights.popitem()
+    save_file(weights, path / "weights.safetensors")
+    assert nvae("verify", str(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 0}, "must be positive"),
+        ({"batch": 2, "graphs": ["sampel"]}, "no graph sampel"),
+        ({"batch": 2, "graphs": []}, "no graph to write"),
+    ],
+)
+def test_wrong_arguments_are_refused(tmp_path, options, message):
+    with pytest.raises(ExportError, match=message):
+        export_stablehlo(source("plain_vae"), tmp_path / "hlo", **options)
+    assert not (tmp_path / "hlo").exists()
+
+
+def test_noise_is_that_of_every_other_export(exported):
+    graphs = Graphs(exported("tiny"))
+    drawn = graphs.draw_noise("sample", [5, 6])
+    first = graphs.describe("sample")["noise"][0]
+    np.testing.assert_array_equal(
+        drawn["eps_0"], noise_rows([5, 6], "normal", 0, first["shape"])
+    )
