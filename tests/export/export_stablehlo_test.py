@@ -27,6 +27,8 @@ from nvae_tf.export.stablehlo.export import export_stablehlo
 from nvae_tf.export.stablehlo.program import Graphs
 from nvae_tf.export.stablehlo.runner import StableHloRunner
 
+pytestmark = pytest.mark.early
+
 _ROWS = 3
 
 
@@ -124,7 +126,8 @@ def test_program_beside_it_draws_without_tensorflow(exported, tmp_path):
 def test_any_number_of_images_is_drawn_in_batches(exported):
     graphs = Graphs(exported("plain_vae"))
     images = graphs.sample(range(5))
-    assert images.shape == (5, 8, 8, 3)
+    assert len(images) == 5
+    assert len(np.unique(images, axis=0)) == 5
     np.testing.assert_array_equal(graphs.sample([4]), images[4:])
     with pytest.raises(ValueError, match="not negative"):
         graphs.sample([1], -1.0)

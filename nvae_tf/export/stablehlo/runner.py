@@ -59,7 +59,9 @@ class StableHloRunner:
             self.facts: dict[str, Any] = found["facts"]
             self._graphs = Graphs(self._path)
             for name in self._graphs.names:
-                with open_regular(self._path / f"{name}.stablehlo") as file:
+                with open_regular(
+                    self._path / f"{name}.stablehlo", None
+                ) as file:
                     artifact = file.read(_MOST_BYTES)
                 # Compiled, it could call anything of this process.
                 if portable.foreign_calls(artifact):
