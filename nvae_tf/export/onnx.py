@@ -27,6 +27,7 @@ from nvae_tf.export.onnx_runner import (
 )
 from nvae_tf.export.parity import Reference
 from nvae_tf.export.runners import check
+from nvae_tf.export.served.triton import configuration
 from nvae_tf.export.single_file import single_file
 from nvae_tf.export.source import Source
 
@@ -35,6 +36,7 @@ __all__ = ["export_onnx"]
 DEFAULT_OPSET = 17
 # The program that draws with an export, beside it.
 SAMPLER = "onnx_sampler.py"
+_TRITON = ".pbtxt"
 
 
 def export_onnx(
@@ -47,6 +49,7 @@ def export_onnx(
     fp16: bool = False,
     temperature: float = 0.7,
     overwrite: bool = False,
+    triton: bool = False,
     max_inline_bytes: int = MAX_INLINE_BYTES,
 ) -> list[pathlib.Path]:
     """Writes a file per graph, and `onnx_sampler.py` beside them.
@@ -60,6 +63,7 @@ def export_onnx(
       fp16: run the networks in half precision.
       temperature: what the model is meant to be sampled at.
       overwrite: take the place of existing files.
+      triton: also write a `.pbtxt` beside each graph; see `served.triton`.
       max_inline_bytes: larger weights go to files of their own, `.data`.
 
     Returns:
@@ -71,7 +75,7 @@ def export_onnx(
     """
     require_packages()
     output = pathlib.Path(output)
-    _check_arguments(output, graphs, fixed_batch, overwrite)
+    _check_arguments(output, graphs, fixed_batch, overwrite, triton)
     precision = "float16" if fp16 else "float32"
     facts = describe(source, temperature, precision)
     converter = OnnxGraphs(
@@ -95,6 +99,12 @@ def export_onnx(
             (folder / SAMPLER).write_bytes(_sampler_program())
             runner = OnnxRunner(folder / output.name, full_check=True)
             check(runner, reference, precision)
+            for name in graphs if triton else ():
+                path = graph_path(folder / output.name, name)
+                text = configuration(
+                    path.stem, runner.inputs(name), runner.outputs(name)
+                )
+                path.with_suffix(_TRITON).write_text(text)
             del runner
             _move(folder, output)
     except OSError as error:
@@ -102,7 +112,7 @@ def export_onnx(
     return [graph_path(output, name) for name in graphs]
 
 
-def _check_arguments(output, graphs, fixed_batch, overwrite) -> None:
+def _check_arguments(output, graphs, fixed_batch, overwrite, triton) -> None:
     if output.suffix != ".onnx":
         raise ExportError(f"--output={output} must end in .onnx.")
     unknown = sorted(set(graphs) - set(ALL_GRAPHS))
@@ -115,8 +125,11 @@ def _check_arguments(output, graphs, fixed_batch, overwrite) -> None:
         raise ExportError(
             f"The fixed batch is {fixed_batch}; it must be positive."
         )
+    paths = [graph_path(output, name) for name in graphs]
+    configurations = [path.with_suffix(_TRITON) for path in paths]
     for path in (
-        *(graph_path(output, name) for name in graphs),
+        *paths,
+        *(configurations if triton else ()),
         output.with_name(SAMPLER),
     ):
         if path.name == SAMPLER and _is_ours(path):

@@ -26,6 +26,7 @@ from nvae_tf.export.onnx_file import read_metadata, whole
 
 __all__ = ["Sampler", "grid", "noise_rows"]
 
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _MOST_NOISE = 2**28  # Numbers that an image may take.
 _MOST_IMAGES = 10_000  # Of a grid.
 
@@ -35,8 +36,9 @@ class Sampler:
 
     Args:
       path: the `.onnx` file of the sample graph.
-      providers: of ONNX Runtime; by default CUDA where it is installed, and
-        the CPU.
+      providers: of ONNX Runtime, names or pairs of a name and options; by
+        default CUDA where it is installed, and the CPU.  On CUDA products are
+        computed in float32, unless `use_tf32` says otherwise.
 
     Attributes:
       session: the `onnxruntime.InferenceSession`.
@@ -44,7 +46,8 @@ class Sampler:
       num_groups: L, latent groups.
 
     Raises:
-      ValueError: if the file is not such a graph.
+      ValueError: if the file is not such a graph, or a provider that was asked
+        for is missing.
     """
 
     def __init__(self, path, providers=None):
@@ -65,10 +68,11 @@ class Sampler:
                 f"{path} does not tell what noise it takes "
                 f"({str(error)[:80]}); export it again."
             ) from error
+        asked = [_provider(p) for p in providers or ()]
+        _require(asked, onnxruntime.get_available_providers())
         try:
             self.session = onnxruntime.InferenceSession(
-                os.fspath(path),
-                providers=providers or _providers(onnxruntime),
+                os.fspath(path), providers=asked or _providers(onnxruntime)
             )
         except Exception as error:
             # ONNX Runtime has a dozen kinds, with nothing in common.
@@ -76,6 +80,8 @@ class Sampler:
             raise ValueError(
                 f"{path} is not an ONNX file that loads: {reason}"
             ) from error
+        # What is installed may still find no device.
+        _require(asked, self.session.get_providers())
         taken = {value.name for value in self.session.get_inputs()}
         if taken != {"temperature", *(spec["name"] for spec in self.noise)}:
             raise ValueError(
@@ -181,9 +187,28 @@ def _noise(text):
 
 
 def _providers(onnxruntime):
-    known = ("CUDAExecutionProvider", "CPUExecutionProvider")
     available = onnxruntime.get_available_providers()
-    return [provider for provider in known if provider in available]
+    return [_provider(name) for name in (_CUDA, _CPU) if name in available]
+
+
+def _provider(asked):
+    """A name and its options."""
+    name, options = (asked, {}) if isinstance(asked, str) else asked
+    if name == _CUDA:
+        # TF32 has 10 bits of mantissa: images would not be those of the CPU.
+        options = {"use_tf32": "0", **options}
+    return name, options
+
+
+def _require(asked, there):
+    """Refuses what ONNX Runtime would only warn of, and go on on the CPU."""
+    missing = [name for name, _ in asked if name not in there]
+    if missing:
+        raise ValueError(
+            f"{missing[0]} was asked for and is not there, but "
+            f"{', '.join(there)}: install the ONNX Runtime that has it, or "
+            "check the device."
+        )
 
 
 def grid(images):
@@ -241,6 +266,11 @@ def main(argv=None):
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--batch_size", type=_number, default=16)
     parser.add_argument("--output", default="grid.png", help="a PNG file")
+    parser.add_argument(
+        "--provider",
+        help=f"of ONNX Runtime, such as {_CUDA}; by default CUDA or the CPU, "
+        "whichever is there",
+    )
     options = parser.parse_args(argv)
     try:
         if options.num < 1 or options.batch_size < 1:
@@ -250,7 +280,8 @@ def main(argv=None):
                 f"--num and --batch_size must be at most {_MOST_IMAGES}: the "
                 "images make one grid."
             )
-        images = Sampler(options.model).sample(
+        providers = [options.provider] if options.provider else None
+        images = Sampler(options.model, providers).sample(
             range(options.seed, options.seed + options.num),
             options.temperature,
             batch_size=options.batch_size,

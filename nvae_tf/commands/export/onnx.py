@@ -22,6 +22,9 @@ _FIXED_BATCH = flags.DEFINE_integer(
     "fixed_batch", None, "Rows; any number if left out."
 )
 _FP16 = flags.DEFINE_bool("fp16", False, "Run the networks in half precision.")
+_TRITON = flags.DEFINE_bool(
+    "triton", False, "Also write a config.pbtxt for each graph, as GRAPH.pbtxt."
+)
 _OVERWRITE = define_overwrite()
 
 
@@ -41,6 +44,7 @@ def main(argv) -> None:
         fp16=_FP16.value,
         temperature=_SOURCE.temperature,
         overwrite=_OVERWRITE.value,
+        triton=_TRITON.value,
     )
     for path in paths:
         print(f"Wrote {path}; it agrees with the live model.")

@@ -1,0 +1,118 @@
+"""ONNX exports on devices and servers that are somewhere else."""
+
+import re
+
+import pytest
+
+from nvae_tf.core.errors import ExportError
+from nvae_tf.export import onnx_sampler
+from nvae_tf.export.onnx import export_onnx
+from nvae_tf.export.onnx_runner import OnnxRunner
+from nvae_tf.export.onnx_sampler import Sampler
+from tests.support.export_cases import source
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "nvae.onnx"
+    export_onnx(source("plain_vae"), path, graphs=["sample"])
+    return path
+
+
+class _Session:
+    """Of an ONNX Runtime whose devices are somewhere else."""
+
+    asked: list = []
+
+    def __init__(self, _, providers):
+        self.asked.extend(providers)
+
+    def get_providers(self):
+        return ["CPUExecutionProvider"]
+
+    def get_inputs(self):
+        return []
+
+
+def test_provider_that_was_asked_for_and_is_missing_is_an_error(
+    path, monkeypatch, capsys
+):
+    for asked in (["CUDAExecutionProvider"], [("NoSuchProvider", {})]):
+        with pytest.raises(ValueError, match="was asked for and is not there"):
+            Sampler(path, asked)
+    assert Sampler(path, ["CPUExecutionProvider"]).sample([1]).shape[0] == 1
+    arguments = [str(path), "--num=1", "--provider=CUDAExecutionProvider"]
+    assert onnx_sampler.main(arguments) == 2
+    assert "CUDAExecutionProvider was asked for" in capsys.readouterr().err
+    # One that is installed, and finds no device.
+    monkeypatch.setattr(
+        "onnxruntime.get_available_providers",
+        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
+    monkeypatch.setattr("onnxruntime.InferenceSession", _Session)
+    with pytest.raises(ValueError, match="was asked for and is not there"):
+        Sampler(path, ["CUDAExecutionProvider"])
+
+
+def test_products_on_cuda_are_not_rounded_to_tf32(path, monkeypatch):
+    monkeypatch.setattr(
+        "onnxruntime.get_available_providers",
+        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
+    monkeypatch.setattr("onnxruntime.InferenceSession", _Session)
+    cuda = "CUDAExecutionProvider"
+    for providers, expected in (
+        (None, "0"),
+        ([cuda], "0"),
+        ([(cuda, {"use_tf32": "1"})], "1"),
+    ):
+        monkeypatch.setattr(_Session, "asked", [])
+        # It takes no noise either.
+        with pytest.raises(ValueError, match=r"is not there|other noise"):
+            Sampler(path, providers)
+        assert _Session.asked[0] == (cuda, {"use_tf32": expected})
+
+
+_TENSOR = re.compile(
+    r'^(input|output) \{ name: "(\w+)" data_type: TYPE_(\w+) '
+    r"dims: \[ ([\d, ]+) \]( reshape \{ shape: \[ \] \})? \}$",
+    re.M,
+)
+
+
+@pytest.mark.parametrize("fixed_batch", [None, 2])
+def test_triton_is_told_every_shape(tmp_path, fixed_batch):
+    path = tmp_path / "model.v2.onnx"
+    export_onnx(
+        source("plain_vae"),
+        path,
+        graphs=["sample", "score"],
+        fixed_batch=fixed_batch,
+        triton=True,
+    )
+    runner = OnnxRunner(path)
+    for name, stem in (("sample", "model.v2"), ("score", "model.v2_score")):
+        text = (tmp_path / f"{stem}.pbtxt").read_text()
+        assert f'name: "{stem}"\n' in text
+        batch = re.search(r"^max_batch_size: (\d+)$", text, re.M)
+        assert (int(batch[1]) > 0) == (fixed_batch is None)
+        assert ("dynamic_batching" in text) == (fixed_batch is None)
+        told = {"input": {}, "output": {}}
+        for side, key, kind, dims, reshape in _TENSOR.findall(text):
+            shape = [] if reshape else [int(d) for d in dims.split(",")]
+            dtype = {"FP32": "float32", "UINT8": "uint8"}[kind]
+            rows = [None] if fixed_batch is None else []
+            told[side][key] = (dtype, rows + shape)
+        assert told == {
+            "input": runner.inputs(name),
+            "output": runner.outputs(name),
+        }
+    (tmp_path / "other.pbtxt").write_text("mine")
+    with pytest.raises(ExportError, match="exists already"):
+        export_onnx(
+            source("plain_vae"),
+            tmp_path / "other.onnx",
+            graphs=["sample"],
+            triton=True,
+        )
+    assert (tmp_path / "other.pbtxt").read_text() == "mine"
