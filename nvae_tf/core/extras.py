@@ -17,7 +17,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "tf2onnx"),
     "report": ("jinja2", "matplotlib"),
     "serving": ("grpc", "tensorflow_serving", "urllib3"),
-    "stablehlo": ("jax", "jaxlib"),
+    "stablehlo": ("jax",),
     "video": ("av",),
 }
 

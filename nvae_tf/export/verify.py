@@ -193,8 +193,6 @@ def _verify(export: Export, name: str, reference: Reference | None) -> Result:
         seconds = time.perf_counter() - start
         if not all(map(_is_finite, outputs.values())):
             problem = "An output is not finite."
-        elif np.any(outputs.get(row_status.OUTPUT, 0)):
-            problem = "A row that is in order was not served."
         elif not all(np.array_equal(outputs[k], again[k]) for k in outputs):
             problem = "The same inputs gave another output."
         elif not export.fixed_batch:
@@ -202,6 +200,8 @@ def _verify(export: Export, name: str, reference: Reference | None) -> Result:
             in_batch = {k: v[-1:] for k, v in outputs.items()}
             if not difference(last, in_batch, ties) <= tolerance:
                 problem = "A row depends on the rows around it."
+            elif row_status.OUTPUT in outputs:
+                problem = _check_status(run, name, inputs, outputs)
         if reference is not None:
             asked, expected = reference.ask(name)
             answer = run(name, {key: asked[key] for key in specs})
@@ -214,6 +214,25 @@ def _verify(export: Export, name: str, reference: Reference | None) -> Result:
         # Whatever a runtime raises is the result of this check.
         problem = f"Failed: {one_line(str(error) or repr(error), 200)}"
     return Result(name, rows, 1000 * seconds, problem, distance)
+
+
+def _check_status(run, name, inputs, outputs) -> str:
+    """What is wrong with how rows are refused; empty if nothing is."""
+    served = row_status.RowStatus.SERVED
+    if np.any(outputs[row_status.OUTPUT] != served):
+        return "A row that is in order was not served."
+    if "temperature" not in inputs:
+        return ""
+    temperature = inputs["temperature"].copy()
+    temperature[1] = -1.0
+    mixed = run(name, {**inputs, "temperature": temperature})
+    if mixed[row_status.OUTPUT][1] == served:
+        return "A row that makes no sense was served."
+    if not all(
+        np.array_equal(mixed[k][::2], v[::2]) for k, v in outputs.items()
+    ):
+        return "A row that was not served changed another."
+    return ""
 
 
 def _is_finite(value: np.ndarray) -> bool:

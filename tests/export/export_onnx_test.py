@@ -83,7 +83,9 @@ def test_seed_draws_the_same_image_in_both_formats(exported):
     seeds, temperature = np.arange(5), np.linspace(0.2, 1, 5)
     base = source("tiny")
     sample = ServedModel(base).signatures["sample"]
-    expected = sample(tf.constant(seeds), tf.constant(temperature, tf.float32))[
+    groups = base.config.model.num_groups
+    each = tf.constant(np.repeat(temperature[:, None], groups, 1), tf.float32)
+    expected = sample(tf.constant(seeds), each)[
         "images"
     ].numpy()
     actual = Sampler(exported("tiny")).sample(seeds, temperature[:, None])

@@ -14,6 +14,7 @@ from nvae_tf.export import verify
 from nvae_tf.export.onnx import export_onnx
 from nvae_tf.export.runners import SavedModelRunner
 from nvae_tf.export.saved_model import export_saved_model
+from nvae_tf.export.served.row_status import OUTPUT
 from nvae_tf.export.source import Source
 from nvae_tf.export.verify import open_export
 from tests.support.export_cases import source, write_run
@@ -76,7 +77,10 @@ class _Faulty:
 
     def run(self, name, inputs):
         outputs = self._runner.run(name, inputs)
-        return {k: self._tamper(v) for k, v in outputs.items()}
+        # The status is another matter.
+        return {
+            k: v if k == OUTPUT else self._tamper(v) for k, v in outputs.items()
+        }
 
 
 def _raise(value):
@@ -94,6 +98,35 @@ def _raise(value):
 )
 def test_faults_are_reported(folder, monkeypatch, capsys, tamper, problem):
     runner = _Faulty(SavedModelRunner(folder / "nvae" / "1"), tamper)
+    monkeypatch.setattr(verify, "SavedModelRunner", lambda path: runner)
+    assert nvae("verify", str(folder / "nvae")) == 1
+    assert problem in capsys.readouterr().out
+
+
+class _Unfair(_Faulty):
+    """Serves rows that it should not, or not those that it should."""
+
+    def __init__(self, runner, tamper):
+        super().__init__(runner, tamper)
+        self.names = ["sample"]
+
+    def run(self, name, inputs):
+        return self._tamper(self._runner.run(name, inputs))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "problem"),
+    [
+        (lambda o: {**o, OUTPUT: o[OUTPUT] | 4}, "in order was not served"),
+        (lambda o: {**o, OUTPUT: o[OUTPUT] & 0}, "no sense was served"),
+        (
+            lambda o: {**o, "images": o["images"] + np.uint8(o[OUTPUT].sum())},
+            "changed another",
+        ),
+    ],
+)
+def test_unfairness_is_reported(folder, monkeypatch, capsys, tamper, problem):
+    runner = _Unfair(SavedModelRunner(folder / "nvae" / "1"), tamper)
     monkeypatch.setattr(verify, "SavedModelRunner", lambda path: runner)
     assert nvae("verify", str(folder / "nvae")) == 1
     assert problem in capsys.readouterr().out

@@ -23,8 +23,7 @@ _MOST_ROWS = 2**16
 
 def require_packages() -> None:
     """Raises ExportError, naming the extra, if what exports need is missing."""
-    for package in ("jax", "jaxlib"):
-        require(package, "stablehlo", _PURPOSE, ExportError)
+    require("jax", "stablehlo", _PURPOSE, ExportError)
 
 
 def is_export(path: str | os.PathLike) -> bool:
