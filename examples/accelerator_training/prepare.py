@@ -9,11 +9,9 @@ value of the configuration can be changed.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import lzma
-from unittest import mock
 
 import numpy as np
 from absl import flags
@@ -23,7 +21,6 @@ from examples.accelerator_training import functions, images
 from nvae_tf.commands import command_line
 from nvae_tf.config import Config
 from nvae_tf.core.files import new_folder, write_bytes
-from nvae_tf.model import ops
 
 _OUTPUT = flags.DEFINE_string("output", "", "Folder to write; a new one.")
 _UNROLL = flags.DEFINE_bool(
@@ -47,14 +44,11 @@ def main(argv) -> None:
     with new_folder(_OUTPUT.value) as folder:
         data = images.pack(config)
         write_bytes(folder / "images.npz.xz", _compressed(data.arrays))
-        for suffix, way in (
-            ("", contextlib.nullcontext()),
-            ("_shifts", _depthwise_by_shifts()),
-        ):
+        for suffix, by_shifts in (("", False), ("_shifts", True)):
             # A step of its own: it is traced once.
             step = functions.make_step(config, _UNROLL.value)
             variables = lower.variables_by_name(step.named_variables())
-            with way:
+            with depthwise.by_shifts(by_shifts):
                 _write_all(folder, suffix, step, variables, config)
         values = {
             name: _short(np.asarray(variable))
@@ -117,13 +111,6 @@ def _compressed(arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return lzma.compress(buffer.getvalue())
-
-
-def _depthwise_by_shifts():
-    """Replaces the model's depthwise convolution in what is traced in it."""
-    return mock.patch.object(
-        ops, "depthwise_convolve", depthwise.depthwise_convolve
-    )
 
 
 if __name__ == "__main__":
