@@ -26,6 +26,9 @@ _OUTPUT = flags.DEFINE_string("output", "", "Folder to write; a new one.")
 _UNROLL = flags.DEFINE_bool(
     "unroll", False, "Groups as copies instead of loops."
 )
+_SHIFTS = flags.DEFINE_bool(
+    "shifts", False, "Depthwise convolutions as sums of shifted products."
+)
 _IMAGES = flags.DEFINE_integer(
     "images", 500, "Of a pass of the evaluation, with a draw for each."
 )
@@ -44,12 +47,10 @@ def main(argv) -> None:
     with new_folder(_OUTPUT.value) as folder:
         data = images.pack(config)
         write_bytes(folder / "images.npz.xz", _compressed(data.arrays))
-        for suffix, by_shifts in (("", False), ("_shifts", True)):
-            # A step of its own: it is traced once.
-            step = functions.make_step(config, _UNROLL.value)
-            variables = lower.variables_by_name(step.named_variables())
-            with depthwise.by_shifts(by_shifts):
-                _write_all(folder, suffix, step, variables, config)
+        step = functions.make_step(config, _UNROLL.value)
+        variables = lower.variables_by_name(step.named_variables())
+        with depthwise.by_shifts(_SHIFTS.value):
+            _write_all(folder, step, variables, config)
         values = {
             name: _short(np.asarray(variable))
             for name, variable in variables.items()
@@ -63,7 +64,7 @@ def main(argv) -> None:
     print(f"{_OUTPUT.value} is prepared.")
 
 
-def _write_all(folder, suffix: str, step, variables, config) -> None:
+def _write_all(folder, step, variables, config) -> None:
     """Lowers all functions of a step."""
     parts = functions.functions(
         step,
@@ -73,8 +74,7 @@ def _write_all(folder, suffix: str, step, variables, config) -> None:
         samples=_SAMPLES.value,
     )
     for name, part in parts.items():
-        if not (suffix and name == "initialize"):
-            _write(folder, name + suffix, part, variables)
+        _write(folder, name, part, variables)
 
 
 def _write(folder, name: str, part, variables: dict) -> None:

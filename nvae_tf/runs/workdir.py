@@ -342,7 +342,7 @@ def load_model(
     workdir = Workdir(path)
     config = workdir.read_config()
     found = _read_checkpoint(workdir, checkpoint)
-    saved = found.state.get("model")
+    saved = found.metadata.get("model")
     if saved is not None and saved != dataclasses.asdict(config.model):
         raise CheckpointError(
             f"The checkpoint of step {found.step} in {path} is of another "
@@ -360,7 +360,7 @@ def load_model(
         origin,
         unless_finite=diverged,
     )
-    evaluation = _group(found.state.get("evaluation"))
+    evaluation = _group(found.metadata.get("evaluation"))
     averaged = _group(evaluation.pop("average", None))
     if evaluation.pop("step", found.step) != found.step:
         # Of an earlier state of the model.

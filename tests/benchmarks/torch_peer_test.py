@@ -102,9 +102,9 @@ class _Golden:
         with np.load(path) as file:
             self.arrays = {key: file[key] for key in file.files}
         checkpoint = reference_import.read(path.with_suffix(".pt"))
-        self.state = checkpoint.state
+        self.state = checkpoint.state_dict
         self.config = config_from_reference(
-            checkpoint.args, checkpoint.state, path
+            checkpoint.args, checkpoint.state_dict, path
         ).model
         self.x = torch.from_numpy(self.arrays["x"])
         eps = self.group("eps")
