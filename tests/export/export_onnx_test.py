@@ -85,9 +85,7 @@ def test_seed_draws_the_same_image_in_both_formats(exported):
     sample = ServedModel(base).signatures["sample"]
     groups = base.config.model.num_groups
     each = tf.constant(np.repeat(temperature[:, None], groups, 1), tf.float32)
-    expected = sample(tf.constant(seeds), each)[
-        "images"
-    ].numpy()
+    expected = sample(tf.constant(seeds), each)["images"].numpy()
     actual = Sampler(exported("tiny")).sample(seeds, temperature[:, None])
     assert np.mean(np.abs(actual.astype(int) - expected) > 1) < 1e-3
 
