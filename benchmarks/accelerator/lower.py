@@ -10,6 +10,7 @@ The file runs with JAX alone, see `program`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
