@@ -84,6 +84,28 @@ def test_png_that_cannot_be_served_is_told_of_its_row(name):
     np.testing.assert_array_equal(images[1], np.arange(192).reshape(_SHAPE))
 
 
+def test_no_damage_to_a_file_reaches_another():
+    random = np.random.default_rng(0)
+    contents = []
+    for i in range(600):
+        content = bytearray(_GOOD)
+        for place in random.integers(0, len(content), 1 + i % 4):
+            content[place] = random.integers(256)
+        if i % 3 == 0:
+            del content[random.integers(len(content)) :]
+        contents += [bytes(content), _GOOD]
+    images, status = decode_rows(tf.constant(contents), _SHAPE)
+    assert not np.any(status[1::2])
+    expected = np.arange(192).reshape(_SHAPE)
+    assert np.all(images.numpy()[1::2] == expected)
+    codes = {
+        RowStatus.NOT_PNG,
+        RowStatus.WRONG_SIZE,
+        RowStatus.WRONG_CHANNELS,
+    }
+    assert set(status[::2].numpy().tolist()) - {RowStatus.SERVED} == codes
+
+
 def test_nothing_is_decoded_whose_header_is_wrong(monkeypatch):
     decode, decoded = tf.io.decode_png, []
 
