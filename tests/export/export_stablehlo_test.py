@@ -17,6 +17,7 @@ from nvae_tf.export.runners import SavedModelRunner
 from nvae_tf.export.serving import ServedModel
 from nvae_tf.export.source import Source
 from nvae_tf.export.verify import open_export
+from nvae_tf.export.warmup import example_inputs
 from tests.support.export_cases import source, write_run
 from tests.support.in_process import run as nvae
 
@@ -75,6 +76,45 @@ def test_graphs_agree_with_the_saved_model_in_jax(exported, name, tmp_path):
 
     decoded = graphs.run("decode", encoded)
     assert difference(decoded, served.run("decode", encoded), 0) < 1e-4
+
+
+def test_other_compilers_take_it_as_it_is(exported):
+    compiler = pytest.importorskip(
+        "iree.compiler",
+        reason="needs IREE: pip install iree-base-compiler iree-base-runtime",
+    )
+    import iree.runtime
+    from safetensors.numpy import load_file
+
+    folder = exported("plain_vae")
+    graphs = Graphs(folder)
+    weights = load_file(folder / "weights.safetensors")
+    for name in graphs.names:
+        described = graphs.describe(name)
+        specs = {
+            i["name"]: (i["dtype"], i["shape"]) for i in described["inputs"]
+        }
+        given = example_inputs(specs, _ROWS, (8, 8, 1))
+        program = compiler.compile_str(
+            graphs.artifact(name),
+            target_backends=["llvm-cpu"],
+            input_type="stablehlo",
+            extra_args=["--iree-llvmcpu-target-cpu=generic"],
+        )
+        config = iree.runtime.Config("local-sync")
+        context = iree.runtime.SystemContext(config=config)
+        module = iree.runtime.VmModule.copy_buffer(context.instance, program)
+        context.add_vm_module(module)
+        arguments = [given[i["name"]] for i in described["inputs"]]
+        arguments += [weights[i["name"]] for i in described["weights"]]
+        outputs = context.modules[module.name]["main"](*arguments)
+        if not isinstance(outputs, tuple | list):
+            outputs = [outputs]
+        found = {
+            spec["name"]: output.to_host()
+            for spec, output in zip(described["outputs"], outputs, strict=True)
+        }
+        assert difference(found, graphs.run(name, given), 1e-3) < 1e-4
 
 
 def test_all_graphs_can_be_had(tmp_path):

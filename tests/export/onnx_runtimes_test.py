@@ -9,6 +9,8 @@ from nvae_tf.export import onnx_sampler
 from nvae_tf.export.onnx import export_onnx
 from nvae_tf.export.onnx_runner import OnnxRunner
 from nvae_tf.export.onnx_sampler import Sampler
+from nvae_tf.export.parity import difference
+from nvae_tf.export.warmup import example_inputs
 from tests.support.export_cases import source
 
 
@@ -17,6 +19,23 @@ def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "nvae.onnx"
     export_onnx(source("plain_vae"), path, graphs=["sample"])
     return path
+
+
+def test_openvino_computes_the_same(path):
+    openvino = pytest.importorskip(
+        "openvino", reason="needs OpenVINO: pip install openvino"
+    )
+    runner = OnnxRunner(path)
+    core = openvino.Core()
+    model = core.compile_model(
+        core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    given = example_inputs(runner.inputs("sample"), 3, (8, 8, 1))
+    outputs = model(
+        {i.get_any_name(): given[i.get_any_name()] for i in model.inputs}
+    )
+    found = {o.get_any_name(): outputs[o] for o in model.outputs}
+    assert difference(found, runner.run("sample", given), 1e-3) < 1e-4
 
 
 class _Session:
