@@ -258,7 +258,9 @@ class CheckpointConfig:
     """When state is saved, and what is kept.
 
     Attributes:
-      every_steps: steps between checkpoints; 0 saves once per epoch.
+      every_steps: steps between checkpoints; 0 counts in epochs.
+      every_epochs: epochs between checkpoints, where `every_steps` is 0; every
+        evaluation is followed by one, too.
       keep: how many of the latest stay on disk.
       keep_every_hours: hours of training between checkpoints that stay for
         good; 0 for none.
@@ -266,6 +268,7 @@ class CheckpointConfig:
     """
 
     every_steps: int = 0
+    every_epochs: int = 1
     keep: int = 3
     keep_every_hours: float = 0.0
     keep_best: bool = True
@@ -273,6 +276,7 @@ class CheckpointConfig:
     def __post_init__(self):
         """Raises ConfigError for values out of range."""
         require_between(self, "checkpoint", "every_steps", 0, _MANY)
+        require_between(self, "checkpoint", "every_epochs", 1, _MANY)
         require_between(self, "checkpoint", "keep", 1, _MANY)
         require_between(self, "checkpoint", "keep_every_hours", 0, _MANY)
 

@@ -1,7 +1,8 @@
 """NVAE: a deep hierarchical variational autoencoder (arXiv 2007.03898)."""
 
+import contextlib
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -129,6 +130,22 @@ class NVAE(PureLayer, keras.Model):
         import nvae_tf
 
         nvae_tf.save_pretrained(self, folder, **options)
+
+    @contextlib.contextmanager
+    def computing_in(self, precision: str) -> Iterator[None]:
+        """What is traced in the block computes in another precision.
+
+        The variables are float32 whatever the precision.
+
+        Args:
+          precision: "float32", "mixed_float16" or "mixed_bfloat16".
+        """
+        before = self.dtype_policy
+        self.dtype_policy = precision
+        try:
+            yield
+        finally:
+            self.dtype_policy = before
 
     def likelihood(self, logits) -> tfd.Distribution:
         """The distribution over images that the parameters stand for.
