@@ -121,7 +121,7 @@ class ModelFlags(RunFlags):
     @property
     def precision(self) -> str:
         """What the command computes in."""
-        return self._precision.value if self._precision else "float32"
+        return "float32" if self._precision is None else self._precision.value
 
     @property
     def folder(self) -> pathlib.Path | None:
@@ -182,8 +182,8 @@ class ModelFlags(RunFlags):
 
             model, config, info = pretrained.load(self.model)
             self.tell(info)
-        if self._precision:
-            model.dtype_policy = self.precision
+        if self._precision is not None:
+            model.compute_in(self.precision)
         return model, self._at_home(config), info
 
     def tell(self, info) -> None:

@@ -25,7 +25,7 @@ __all__ = [
     "TrainConfig",
 ]
 
-PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
 SOURCES = ("mnist_5k", "tfds", "image_folder", "array", "idx", "tfrecord")
 RECOMPUTE = ("none", "bn_swish", "cell")
 # Of an image file, 8192 x 8192; and what Pillow decodes without being asked.
@@ -292,7 +292,8 @@ class Config:
       train: the optimisation.
       evaluation: what is measured on the way.
       checkpoint: what is saved.
-      precision: "float32", "mixed_float16" or "mixed_bfloat16".
+      precision: "float32", "tf32" (as float32, but GPUs may round the factors
+        of products to ten bits), "mixed_float16" or "mixed_bfloat16".
       recompute: what the backward pass computes again instead of keeping:
         "none", "bn_swish" (normalised and activated values, as in the paper)
         or "cell" (all that is inside a residual cell or flow cell).
@@ -327,6 +328,11 @@ class Config:
                 "data.binarize=True gives one bit per pixel, but "
                 f"model.num_bits is {self.model.num_bits}; set it to 1."
             )
+
+    @property
+    def dtype_policy(self) -> str:
+        """The name of Keras's policy for `precision`."""
+        return "float32" if self.precision == "tf32" else self.precision
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict; `config_from_dict` reads it back."""

@@ -131,21 +131,35 @@ class NVAE(PureLayer, keras.Model):
 
         nvae_tf.save_pretrained(self, folder, **options)
 
-    @contextlib.contextmanager
-    def computing_in(self, precision: str) -> Iterator[None]:
-        """What is traced in the block computes in another precision.
+    def compute_in(self, precision: str) -> None:
+        """Has what is traced from here on compute in another precision.
 
-        The variables are float32 whatever the precision.
+        The variables are float32 whatever the precision.  Whether GPUs round
+        to TF32 is decided for all of the process: by the last call.
 
         Args:
-          precision: "float32", "mixed_float16" or "mixed_bfloat16".
+          precision: see `nvae_tf.Config.precision`.
         """
-        before = self.dtype_policy
-        self.dtype_policy = precision
+        tf32 = precision == "tf32"
+        self.dtype_policy = "float32" if tf32 else precision
+        tf.config.experimental.enable_tensor_float_32_execution(tf32)
+
+    @contextlib.contextmanager
+    def computing_in(self, precision: str) -> Iterator[None]:
+        """`compute_in` for what is traced, and run, in the block.
+
+        Args:
+          precision: see there.
+        """
+        experimental = tf.config.experimental
+        policy = self.dtype_policy
+        tf32 = experimental.tensor_float_32_execution_enabled()
+        self.compute_in(precision)
         try:
             yield
         finally:
-            self.dtype_policy = before
+            self.dtype_policy = policy
+            experimental.enable_tensor_float_32_execution(tf32)
 
     def likelihood(self, logits) -> tfd.Distribution:
         """The distribution over images that the parameters stand for.
