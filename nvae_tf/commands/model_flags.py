@@ -29,8 +29,7 @@ class RunFlags:
         self._checkpoint = flags.DEFINE_string(
             "checkpoint",
             "latest",
-            "Which of its checkpoints: latest, best (by held-out NELBO) or a "
-            "step.",
+            "Of the run: latest, best (by held-out NELBO) or a step.",
         )
         self._ema = flags.DEFINE_bool(
             "ema",
@@ -96,7 +95,7 @@ class ModelFlags(RunFlags):
                 "precision",
                 "float32",
                 PRECISIONS,
-                "To compute in, whatever the model was trained in.",
+                "To compute in, whatever the run trained in.",
             )
             if with_precision
             else None
