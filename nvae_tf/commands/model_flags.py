@@ -29,7 +29,7 @@ class RunFlags:
         self._checkpoint = flags.DEFINE_string(
             "checkpoint",
             "latest",
-            "Of the run: latest, best (by held-out NELBO) or a step.",
+            "Latest, best (by held-out NELBO) or a step.",
         )
         self._ema = flags.DEFINE_bool(
             "ema",
