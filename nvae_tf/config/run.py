@@ -297,7 +297,8 @@ class Config:
       recompute: what the backward pass computes again instead of keeping:
         "none", "bn_swish" (normalised and activated values, as in the paper)
         or "cell" (all that is inside a residual cell or flow cell).
-      jit_compile: compile the training step with XLA; for GPUs and TPUs.
+      jit_compile: compile the training step with XLA; for GPUs and TPUs.  The
+        noise of a seed is then another.
     """
 
     name: str = "nvae"

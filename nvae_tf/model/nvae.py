@@ -353,7 +353,8 @@ class NVAE(PureLayer, keras.Model):
             tf.random.stateless_normal(
                 [groups, batch_size, size, size, c.num_latent_per_group],
                 tf.random.experimental.stateless_fold_in(seed, s, alg="philox"),
-                # Named, so that all devices and compilers draw the same.
+                # Named, so that all devices draw the same. XLA draws others
+                # from the same seed, of Normals as of uniform numbers.
                 alg="philox",
             )
             for s, (groups, size) in enumerate(
