@@ -52,7 +52,7 @@ def make_step(config: Config, unroll: bool) -> TrainStep:
         seed=config.train.seed,
         unroll=unroll,
         recompute=config.recompute,
-        dtype=config.precision,
+        dtype=config.dtype_policy,
         device="GPU",
     )
     if any(

@@ -72,7 +72,7 @@ def write_run(
 
 def _train_step(checkpoint: ReferenceCheckpoint, config: Config) -> TrainStep:
     """All state of training, the weights being the checkpoint's."""
-    model = NVAE(config.model, seed=None, dtype=config.precision)
+    model = NVAE(config.model, seed=None, dtype=config.dtype_policy)
     assign_state(model, checkpoint.state_dict, checkpoint.path)
     return new_run.fresh_train_step(model, config)
 

@@ -353,7 +353,9 @@ def load_model(
         "the run had diverged. Choose an earlier one with --checkpoint=STEP"
     )
     require_weights(config, found.tensors, origin)
-    model = NVAE(config.model, seed=config.train.seed, dtype=config.precision)
+    model = NVAE(config.model, seed=config.train.seed)
+    # Rounding to TF32 is for training, where it is asked for.
+    model.compute_in(config.dtype_policy)
     assign_tensors(
         model.named_variables("model/"),
         found.tensors,

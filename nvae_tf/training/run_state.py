@@ -88,8 +88,9 @@ class RunState:
                 # A reduction over replicas cannot sit in a loop.
                 unroll=devices.num_replicas > 1,
                 recompute=config.recompute,
-                dtype=config.precision,
+                dtype=config.dtype_policy,
             )
+            self.model.compute_in(config.precision)
             self.average = (
                 WeightAverage(self.model, train.ema_decay)
                 if train.ema_decay

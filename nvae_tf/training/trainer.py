@@ -297,7 +297,10 @@ class Trainer:
         return not rest and (epoch % every == 0 or step == self.total_steps)
 
     def _is_saved(self, step: int) -> bool:
-        every = self.config.checkpoint.every_steps or self.steps_per_epoch
+        checkpoint = self.config.checkpoint
+        every = checkpoint.every_steps or (
+            checkpoint.every_epochs * self.steps_per_epoch
+        )
         return (
             step % every == 0
             or step == self.total_steps
