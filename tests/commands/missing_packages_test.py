@@ -1,9 +1,8 @@
 """A package of an extra that is missing is named before any work is done."""
 
-import subprocess
-
 import pytest
 
+from nvae_tf.core import progress
 from nvae_tf.core.errors import ExportError, UserError
 from nvae_tf.export import onnx as onnx_export
 from nvae_tf.export import saved_model, source
@@ -97,7 +96,7 @@ def test_onnx_export_names_the_extra_before_it_is_made(
 def test_demo_names_all_extras_before_it_trains(
     tmp_path, monkeypatch, packages, extras
 ):
-    monkeypatch.setattr(subprocess, "run", _begin)
+    monkeypatch.setattr(progress, "run_command", _begin)
     workdir = tmp_path / "demo"
     with pytest.raises(BegunError):
         run("demo", f"--workdir={workdir}")
