@@ -20,7 +20,8 @@ class Credentials:
     Attributes:
       tls: encrypt. REST tells by its URL, https://.
       ca_file: certificates (PEM) that the server's is signed with; empty for
-        those that the system trusts.
+        those of the well-known authorities, as gRPC brings them and, for
+        REST, the system has them.
       cert_file: the client's own certificate (PEM), where a server asks.
       key_file: its key (PEM).
       token_file: a token that goes with every request, as `Authorization:

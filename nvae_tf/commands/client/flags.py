@@ -52,7 +52,7 @@ class ServerFlags:
             "ca_file",
             "",
             "Certificates (PEM) that the server's is signed with; by default "
-            "those that the system trusts.",
+            "those of the well-known authorities.",
         )
         self._cert_file = flags.DEFINE_string(
             "cert_file", "", "The client's certificate (PEM), if one is wanted."
