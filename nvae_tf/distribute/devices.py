@@ -13,11 +13,13 @@ import typing
 import tensorflow as tf
 
 from nvae_tf.core.errors import UserError
+from nvae_tf.distribute import launcher, rendezvous
 
 __all__ = ["STRATEGIES", "Devices", "open_devices"]
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 _FIRST_PORT = 12321
+_LAUNCHED_SECONDS = 3600.0
 
 
 class Devices(typing.NamedTuple):
@@ -48,6 +50,14 @@ class Devices(typing.NamedTuple):
         """Replicas of this process."""
         return self.num_replicas // self.num_workers
 
+    @property
+    def shares_graph(self) -> bool:
+        """Whether several replicas are traced into one graph.
+
+        Their reductions cannot sit in loops, see `replicas`.
+        """
+        return self.num_replicas > self.num_workers
+
     def per_replica(self, tensor):
         """Slices of a tensor's first axis, one for each local replica."""
         if self.local_replicas == 1:
@@ -70,7 +80,8 @@ def open_devices(name: str = "one_device") -> Devices:
     Args:
       name: "one_device"; "mirrored", all GPUs of this process (or its logical
         CPUs); "multi_worker", one device in each of several processes; "tpu";
-        or "auto", whatever the surroundings ask for.
+        or "auto", whatever the surroundings ask for, which is never a copy of
+        the model for each of several devices in one process.
 
     Raises:
       UserError: if there is no such thing here.
@@ -100,10 +111,7 @@ def open_devices(name: str = "one_device") -> Devices:
 def _choose() -> str:
     if _tf_config_workers() > 1 or _slurm_tasks() > 1:
         return "multi_worker"
-    if os.environ.get("TPU_NAME"):
-        return "tpu"
-    several = len(tf.config.list_physical_devices("GPU")) > 1
-    return "mirrored" if several else "one_device"
+    return "tpu" if os.environ.get("TPU_NAME") else "one_device"
 
 
 def _tf_config_workers() -> int:
@@ -139,33 +147,65 @@ def _multi_worker() -> Devices:
             "environment, or Slurm tasks (srun). For several processes on "
             "this machine use --num_processes=N."
         )
+    jobs = resolver.cluster_spec().as_dict()
+    # The chief of a cluster description comes before its workers.
+    chiefs = jobs.get("chief", [])
+    addresses = [*chiefs, *jobs.get("worker", [])]
+    number = resolver.task_id + len(chiefs) * (resolver.task_type == "worker")
+    _take_one_gpu(addresses, number)
+    rendezvous.meet(
+        addresses,
+        number,
+        # The launcher ends all of its processes if one ends.
+        _LAUNCHED_SECONDS
+        if launcher.launched()
+        else rendezvous.PATIENCE_SECONDS,
+    )
     # It would tell of every single reduction that it builds.
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
     strategy = tf.distribute.MultiWorkerMirroredStrategy(
         cluster_resolver=resolver
     )
-    has_chief = "chief" in resolver.cluster_spec().jobs
-    is_worker = resolver.task_type == "worker"
-    return Devices(
-        strategy,
-        # The chief of a cluster description comes before its workers.
-        resolver.task_id + int(has_chief and is_worker),
-        resolver.cluster_spec().num_tasks("worker")
-        + (resolver.cluster_spec().num_tasks("chief") if has_chief else 0),
-    )
+    return Devices(strategy, number, len(addresses))
+
+
+def _take_one_gpu(addresses, number: int) -> None:
+    """Leaves this process one GPU, where it sees several.
+
+    Args:
+      addresses: of all processes.
+      number: of this one.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not gpus and launcher.launched() and chosen not in (None, "", "-1"):
+        raise UserError(
+            f"This process was given GPU {chosen}, which TensorFlow cannot "
+            "use. Install its CUDA libraries (pip install "
+            "'tensorflow[and-cuda]'), or set CUDA_VISIBLE_DEVICES=-1 to train "
+            "on CPUs."
+        )
+    if not gpus or (chosen is not None and len(gpus) == 1):
+        return
+    host = addresses[number].rpartition(":")[0]
+    here = [i for i, a in enumerate(addresses) if a.rpartition(":")[0] == host]
+    if len(here) != len(gpus):
+        raise UserError(
+            f"{len(here)} of the run's processes are on {host}, where they see "
+            f"{len(gpus)} GPUs, and each drives one: start as many processes "
+            "as GPUs, or choose the GPUs with CUDA_VISIBLE_DEVICES."
+        )
+    tf.config.set_visible_devices(gpus[here.index(number)], "GPU")
 
 
 def _slurm():
-    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver
-    if tf.config.list_physical_devices("GPU"):
-        return resolver(port_base=_FIRST_PORT)
-    # Without GPUs the resolver would divide by none: it is told of as many as
-    # there are tasks, and to leave them alone.
+    # Told of as many GPUs as there are tasks, whether or not there are any,
+    # and to leave them alone.
     per_node = int(
         os.environ.get("SLURM_NTASKS_PER_NODE", "").partition("(")[0]
         or _slurm_tasks()
     )
-    return resolver(
+    return tf.distribute.cluster_resolver.SlurmClusterResolver(
         port_base=_FIRST_PORT,
         gpus_per_node=per_node,
         gpus_per_task=1,

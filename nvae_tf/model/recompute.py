@@ -63,6 +63,7 @@ def recomputed(function, x, params: dict):
       What the function returns.
     """
     structure = []
+    which = replicas.current_round()
 
     @tf.custom_gradient
     def run(x, *weights):
@@ -78,7 +79,7 @@ def recomputed(function, x, params: dict):
             if replicas.count() > 1:
                 # The replicas need not tell each other their moments again.
                 again = _merged(again, updates)
-            with tf.GradientTape() as tape:
+            with replicas.in_round(which), tf.GradientTape() as tape:
                 tape.watch(inputs)
                 y = function(inputs[0], again)[0]
             return tape.gradient(

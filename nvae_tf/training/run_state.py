@@ -61,6 +61,7 @@ class RunState:
       steps_per_epoch: as long as the data are what they are.
 
     Attributes:
+      images_per_step: of all replicas and passes.
       model: the `NVAE`.
       average: of its weights, None if the run keeps none.
       train_step: the `TrainStep`.
@@ -81,14 +82,19 @@ class RunState:
         self.devices = devices
         self.steps_per_epoch = steps_per_epoch
         train, checkpoint = config.train, config.checkpoint
+        self.images_per_step = (
+            train.batch_size * devices.num_replicas * train.accumulate
+        )
         with devices.strategy.scope():
             self.model = NVAE(
                 config.model,
                 seed=train.seed,
-                # A reduction over replicas cannot sit in a loop.
-                unroll=devices.num_replicas > 1,
+                unroll=devices.shares_graph,
                 recompute=config.recompute,
                 dtype=config.precision,
+                # The same in all processes, however many models each has
+                # made: loops of another name would not meet.
+                name="nvae",
             )
             self.average = (
                 WeightAverage(self.model, train.ema_decay)
@@ -257,6 +263,7 @@ class RunState:
             step = state["position"][0] * self.steps_per_epoch
         else:
             checked += ["steps_per_epoch", "position"]
+            self._require_same_step(state)
         place = Place(step, state["metrics_offset"])
         expected = self._plain(place)
         for name in checked:
@@ -265,9 +272,9 @@ class RunState:
             if state.get(name) != now:
                 raise UserError(
                     f"{self.workdir.path} was trained with {name} "
-                    f"{state.get(name)}, but it is {now} now: the images, the "
-                    "number of devices or the configuration were changed. "
-                    "Restore them, or choose another --workdir."
+                    f"{state.get(name)}, but it is {now} now: the images or "
+                    "the configuration were changed. Restore them, or choose "
+                    "another --workdir."
                 )
         assign_tensors(
             self.train_step.named_variables(), checkpoint, self.workdir.path
@@ -276,6 +283,29 @@ class RunState:
         self.last_evaluation = state["evaluation"]
         self.evaluation_due = state["evaluation_due"]
         return place
+
+    def _require_same_step(self, state: Mapping[str, Any]) -> None:
+        """Raises UserError if a step takes another number of images now.
+
+        With the same number, a step takes the same images on any number of
+        replicas.
+        """
+        # Earlier versions did not say, and had the batch size stay.
+        was = state.get("images_per_step", self.images_per_step)
+        if was == self.images_per_step:
+            return
+        train, count = self.config.train, self.devices.num_replicas
+        batch_size, rest = divmod(was, count * train.accumulate)
+        raise UserError(
+            f"{self.workdir.path} was trained with {was} images per step; "
+            f"{count} replicas x train.batch_size {train.batch_size} x "
+            f"train.accumulate {train.accumulate} are {self.images_per_step}. "
+            + (
+                "Choose a number of processes that divides it."
+                if rest
+                else f"Set --config.train.batch_size={batch_size}."
+            )
+        )
 
     def _require_plain(self, state: Mapping[str, Any]) -> None:
         """Raises CheckpointError for what no run has saved."""
@@ -307,6 +337,7 @@ class RunState:
         return {
             "steps_per_epoch": self.steps_per_epoch,
             "position": divmod(place.step, self.steps_per_epoch),
+            "images_per_step": self.images_per_step,
             "seed": self.config.train.seed,
             "model": dataclasses.asdict(self.config.model),
             "metrics_offset": place.metrics_offset,

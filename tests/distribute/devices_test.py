@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.core.errors import UserError
-from nvae_tf.distribute import devices
+from nvae_tf.distribute import devices, rendezvous
 
 _SURROUNDINGS = (
     "TF_CONFIG",
@@ -15,6 +15,8 @@ _SURROUNDINGS = (
     "SLURM_PROCID",
     "SLURM_NTASKS",
     "SLURM_STEP_NUM_TASKS",
+    "CUDA_VISIBLE_DEVICES",
+    "NVAE_TF_LAUNCHED",
 )
 
 
@@ -37,7 +39,27 @@ def described(monkeypatch):
         return types.SimpleNamespace(num_replicas_in_sync=count)
 
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", strategy)
+    monkeypatch.setattr(rendezvous, "meet", lambda *_: None)
     return found
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Sets how many GPUs there are; the ones that stay visible are noted."""
+    visible = []
+
+    def have(count):
+        monkeypatch.setattr(
+            tf.config,
+            "list_physical_devices",
+            lambda kind: [f"{kind}:{i}" for i in range(count)],
+        )
+        monkeypatch.setattr(
+            tf.config, "set_visible_devices", lambda *a: visible.append(a)
+        )
+        return visible
+
+    return have
 
 
 def _tf_config(monkeypatch, cluster, task_type, index):
@@ -51,6 +73,55 @@ def test_process_alone_uses_one_device():
     found = devices.open_devices("auto")
     assert found.num_replicas == found.local_replicas == found.num_workers == 1
     assert found.is_chief
+
+
+def test_process_alone_never_makes_a_copy_for_each_gpu(gpus):
+    gpus(8)
+    assert devices.open_devices("auto").num_replicas == 1
+
+
+@pytest.mark.parametrize(("index", "gpu"), [(0, 0), (1, 1), (2, 0), (3, 1)])
+def test_processes_of_a_machine_take_a_gpu_each(
+    monkeypatch, described, gpus, index, gpu
+):
+    visible = gpus(2)
+    workers = ["a:1", "a:2", "b:1", "b:2"]
+    _tf_config(monkeypatch, {"worker": workers}, "worker", index)
+    assert devices.open_devices("auto").worker == index
+    assert visible == [(f"GPU:{gpu}", "GPU")]
+
+
+def test_process_that_was_given_its_gpu_takes_it(monkeypatch, described, gpus):
+    visible = gpus(1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    _tf_config(monkeypatch, {"worker": ["a:1", "a:2"]}, "worker", 1)
+    assert devices.open_devices("auto").num_replicas == 2
+    assert not visible
+
+
+@pytest.mark.parametrize(
+    ("count", "visible"), [(1, None), (4, None), (3, "0,1,2")]
+)
+def test_other_than_one_process_for_each_gpu_is_refused(
+    monkeypatch, described, gpus, count, visible
+):
+    gpus(count)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    _tf_config(monkeypatch, {"worker": ["a:1", "a:2"]}, "worker", 1)
+    with pytest.raises(UserError, match=rf"2 of .* on a, .* {count} GPUs"):
+        devices.open_devices("auto")
+
+
+def test_process_that_was_given_a_gpu_does_not_train_on_a_cpu(
+    monkeypatch, described, gpus
+):
+    gpus(0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("NVAE_TF_LAUNCHED", "1")
+    _tf_config(monkeypatch, {"worker": ["a:1", "a:2"]}, "worker", 1)
+    with pytest.raises(UserError, match="given GPU 1"):
+        devices.open_devices("auto")
 
 
 @pytest.mark.parametrize("name", ["auto", "multi_worker"])
@@ -117,6 +188,13 @@ def test_missing_tpu_is_said_to_be_missing():
 def test_unknown_strategy_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match="mirrored, multi_worker"):
         devices.open_devices("horovod")
+
+
+def test_missing_process_is_told_and_not_waited_for(monkeypatch):
+    monkeypatch.setattr(rendezvous, "PATIENCE_SECONDS", 0.5)
+    _tf_config(monkeypatch, {"worker": ["127.0.0.1:1", "b:1"]}, "worker", 1)
+    with pytest.raises(UserError, match=r"0 \(127\.0\.0\.1:1\)"):
+        devices.open_devices("auto")
 
 
 def test_parts_of_a_batch_are_told_by_the_replicas_that_take_them():

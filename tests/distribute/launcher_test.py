@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nvae_tf.core.errors import RESUME_STATUS, UserError
-from nvae_tf.distribute import launcher
+from nvae_tf.distribute import launcher, machine
 from nvae_tf.distribute.cores import available_cores
 from tests.support.run_helpers import SMALLEST, make_config, write_images
 from tests.support.train_processes import TrainingRun
@@ -27,35 +27,20 @@ def config(tmp_path_factory):
     )
 
 
-def _run(folder, config):
-    # On a slow disk, so that there is time to do something to the processes.
-    return TrainingRun(folder, config, 0.02, flags=("--num_processes=2",))
+def _run(folder, config, **kwargs):
+    return TrainingRun(folder, config, flags=("--num_processes=2",), **kwargs)
 
 
-def test_run_of_two_processes_survives_the_loss_of_one_and_a_stop(
-    config, tmp_path
-):
-    whole = _run(tmp_path / "whole", config)
-    whole.start()
-    assert whole.wait() == 0, whole.log.read_text()
-    run = _run(tmp_path / "lost", config)
-
-    run.start()
-    run.wait_for(lambda: run.saved_step() >= 8)
-    os.kill(run.worker(1), signal.SIGKILL)
-    assert run.wait() == RESUME_STATUS, run.log.read_text()
-    saved = run.saved_step()
-    assert 8 <= saved < 54
-
-    run.start()
-    run.wait_for(lambda: run.saved_step() >= saved + 8)
-    os.kill(run.process.pid, signal.SIGTERM)
-    assert run.wait() == RESUME_STATUS, run.log.read_text()
-    text = run.log.read_text()
-    assert f"Stopped at step {run.saved_step()}; the state is saved" in text
-
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """A run of two processes that nothing disturbs."""
+    run = _run(tmp_path_factory.mktemp("whole"), config)
     run.start()
     assert run.wait() == 0, run.log.read_text()
+    return run
+
+
+def _assert_same_end(run, whole):
     ends = [
         r.workdir.checkpoints().restore_latest().tensors for r in (whole, run)
     ]
@@ -63,7 +48,70 @@ def test_run_of_two_processes_survives_the_loss_of_one_and_a_stop(
     for name, value in ends[0].items():
         np.testing.assert_array_equal(ends[1][name], value, err_msg=name)
     assert run.metrics() == whole.metrics()
+
+
+def test_run_of_two_processes_survives_the_loss_of_one_and_a_stop(
+    config, whole, tmp_path
+):
+    # On a slow disk, so that there is time to do something to the processes.
+    run = _run(tmp_path, config, slow_disk=0.02)
+    run.start(failure="1:10:kill")
+    assert run.wait() == RESUME_STATUS, run.log.read_text()
+    assert run.saved_step() == 8
+
+    run.start()
+    run.wait_for(lambda: run.saved_step() >= 16)
+    os.kill(run.process.pid, signal.SIGTERM)
+    assert run.wait() == RESUME_STATUS, run.log.read_text()
+    text = run.log.read_text()
+    assert f"Stopped at step {run.saved_step()}; the state is saved" in text
+
+    run.start()
+    assert run.wait() == 0, run.log.read_text()
+    _assert_same_end(run, whole)
     assert (run.workdir.path / "logs/worker_1.log").exists()
+
+
+def test_run_goes_on_with_fewer_processes_and_with_more(
+    config, whole, tmp_path
+):
+    """A step takes the same images on one process as on two."""
+    run = _run(tmp_path, config)
+    run.start(failure="0:10:kill")
+    assert run.wait() == RESUME_STATUS, run.log.read_text()
+
+    alone = ("--num_processes=1", "--strategy=one_device")
+    run.start(*alone)
+    assert run.wait() == 2
+    text = run.log.read_text()
+    assert "trained with 4 images per step" in text
+    assert "Set --config.train.batch_size=4" in text
+
+    alone = (*alone, "--config.train.batch_size=4")
+    run.start(*alone, failure="0:22:kill")
+    assert run.wait() == -signal.SIGKILL, run.log.read_text()
+    assert run.saved_step() == 20
+
+    run.start()
+    assert run.wait() == 0, run.log.read_text()
+    assert [step for step, _ in _losses(run)] == list(range(1, 55))
+    # Noise aside, which each process draws for itself, each step is the same:
+    # the images, the weights and the statistics that it begins with.
+    for (step, loss), (_, expected) in zip(
+        _losses(run), _losses(whole), strict=True
+    ):
+        assert loss == pytest.approx(expected, rel=0.05), step
+        if step <= 8:
+            assert loss == expected, step
+
+
+def _losses(run) -> list[tuple[int, float]]:
+    records = map(json.loads, run.metrics().splitlines())
+    return [
+        (r["step"], r["reconstruction_nll"])
+        for r in records
+        if r["kind"] == "train"
+    ]
 
 
 def _status(tmp_path, program, num_processes=2):
@@ -102,6 +150,79 @@ path.write_text(json.dumps(place))
     assert len(set(clusters[0])) == 3
     cores = available_cores()
     assert {int(place["threads"]) for place in places} == {max(1, cores // 3)}
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Sets how many GPUs there are, and which of them to use."""
+
+    def have(count, visible=None):
+        found = [machine.Gpu("A", None)] * count
+        monkeypatch.setattr(machine, "driver_gpus", lambda: found)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    for name in ("TF_CONFIG", "SLURM_PROCID", "TPU_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return have
+
+
+@pytest.mark.parametrize(
+    ("count", "visible", "expected"),
+    [
+        (0, None, 1),
+        (8, None, 8),
+        (8, "2,5", 2),
+        (8, "", 1),
+        (8, "-1", 1),
+        (8, "3,-1,4", 1),
+    ],
+)
+def test_run_wants_a_process_for_each_gpu(gpus, count, visible, expected):
+    gpus(count, visible)
+    assert launcher.processes_to_launch() == expected
+
+
+def test_machine_without_a_driver_gets_one_process(gpus, monkeypatch):
+    gpus(0)
+
+    def missing():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(machine, "driver_gpus", missing)
+    assert launcher.processes_to_launch() == 1
+
+
+@pytest.mark.parametrize("name", ["TF_CONFIG", "SLURM_PROCID", "TPU_NAME"])
+def test_process_of_a_cluster_launches_no_others(gpus, monkeypatch, name):
+    gpus(8)
+    monkeypatch.setenv(name, "0")
+    assert launcher.processes_to_launch() == 1
+
+
+def test_more_processes_than_gpus_are_refused(gpus, tmp_path):
+    gpus(2)
+    with pytest.raises(UserError, match="more than the 2 GPUs"):
+        launcher.launch(3, tmp_path, ["true"])
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, ["0", "1"]), ("4,7", ["4", "7"]), ("-1", ["-1", "-1"])],
+)
+def test_processes_get_a_gpu_each(gpus, tmp_path, visible, expected):
+    gpus(2, visible)
+    program = """
+import json, os, pathlib
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+path = pathlib.Path(%r) / f"gpu_{index}"
+path.write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+"""
+    assert _status(tmp_path, program % str(tmp_path)) == 0
+    found = [(tmp_path / f"gpu_{i}").read_text() for i in range(2)]
+    assert found == expected
 
 
 def test_workdir_that_cannot_hold_the_logs_is_named(tmp_path):

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from benchmarks import cases
 from benchmarks.train_step import build_step, concrete_step, count_nodes
+from nvae_tf.config import presets
+from nvae_tf.distribute import replicas
 
 _BOUNDS = {
     "small": 17_300,
@@ -20,11 +22,23 @@ _BOUNDS = {
 }
 
 
+# Of the step of one among several replicas, against that of one alone.
+_FACTOR = 1.15
+_PRESETS = ("cifar10", "celeba64", "imagenet32", "celeba_hq256")
+
+
 @functools.cache
-def _training_nodes(name, **changes) -> int:
-    case = cases.case(name, **changes)
+def _training_nodes(name, number=1, **changes) -> int:
+    """Of the step of one of so many replicas."""
+    if name in cases.CASES:
+        case = cases.case(name, **changes)
+    else:
+        model = presets.load(name).model
+        case = cases.Case(name, model, 4)
     images = tf.TensorSpec([4, *case.image_shape])
-    return count_nodes(concrete_step(build_step(case, seed=None), images).graph)
+    with replicas.assuming(number):
+        step = concrete_step(build_step(case, seed=None), images)
+    return count_nodes(step.graph)
 
 
 @pytest.mark.parametrize("name", _BOUNDS)
@@ -35,3 +49,21 @@ def test_training_step_has_few_nodes(name):
 def test_thirty_groups_more_add_next_to_no_nodes():
     more = _training_nodes("deep", num_groups_per_scale=60)
     assert more - _training_nodes("deep") <= 15
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deep",
+        "mnist",
+        *(pytest.param(name, marks=pytest.mark.soak) for name in _PRESETS),
+    ],
+)
+def test_replicas_add_few_nodes_however_many_they_are(name):
+    two, eight = (_training_nodes(name, number) for number in (2, 8))
+    assert two == eight <= _FACTOR * _training_nodes(name)
+
+
+def test_groups_stay_a_loop_on_several_replicas():
+    more = _training_nodes("deep", 8, num_groups_per_scale=60)
+    assert more - _training_nodes("deep", 8) <= 15

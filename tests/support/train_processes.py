@@ -23,6 +23,7 @@ from nvae_tf.runs.workdir import Workdir
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["nvae_tf.training.trainer"])
 _PROGRAM = pathlib.Path(__file__).parents[2] / "train.py"
+_FAILING = pathlib.Path(__file__).parent / "failing_train.py"
 _CONFIG = """\
 import json
 from ml_collections import ConfigDict
@@ -61,8 +62,13 @@ class TrainingRun:
         self._metrics_at_start = b""
         self._step_at_start = 0
 
-    def start(self) -> None:
-        """Starts the same command as ever."""
+    def start(self, *flags: str, failure: str = "") -> None:
+        """Starts the same command as ever.
+
+        Args:
+          *flags: more of them, this time.
+          failure: "PROCESS:STEP:HOW", see `failing_train`; empty for none.
+        """
         self._metrics_at_start = self.metrics()
         self._step_at_start = self.saved_step()
         self.process = start(
@@ -70,8 +76,10 @@ class TrainingRun:
             f"--config={self._config}",
             f"--workdir={self.workdir.path}",
             *self._flags,
+            *flags,
             log=self.log,
             slow_disk=self._slow_disk,
+            failure=failure,
         )
 
     def wait(self) -> int:
@@ -183,7 +191,7 @@ def write_output_to(log) -> None:
     os.dup2(descriptor, 2)
 
 
-def _train(*flags, log, slow_disk):
+def _train(*flags, log, slow_disk, failure):
     write_output_to(log)
     # A file system without room, from the moment that the signal comes.
     signal.signal(
@@ -200,9 +208,17 @@ def _train(*flags, log, slow_disk):
             fsync(descriptor)
 
         os.fsync = slow_fsync
-    sys.argv = [str(_PROGRAM), *flags]
+    program = str(_PROGRAM)
+    if failure:
+        program = str(_FAILING)
+        os.environ["NVAE_TEST_FAILURE"] = failure
+        # What Python adds for a program that it starts by its name.
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            [str(_PROGRAM.parent), os.environ.get("PYTHONPATH", "")]
+        )
+    sys.argv = [program, *flags]
     sys.orig_argv = [sys.executable, *sys.argv]
-    runpy.run_path(str(_PROGRAM), run_name="__main__")
+    runpy.run_path(program, run_name="__main__")
 
 
 def _wait_until_stopped(pid: int) -> None:
