@@ -12,21 +12,32 @@ LOCK_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
+NUMERICS := tests/authors/reference_parity_test.py tests/distributions \
+	$(addprefix tests/model/,batch_norm_test.py ops_test.py recompute_test.py \
+	scan_test.py)
 LOCK := $(BIN)/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes
 
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint format docs demo bench soak lock clean
+.PHONY: help setup test test-long test-numerics lint format docs demo bench soak lock clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' \
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' \
 		Makefile
 
 setup: $(VENV)/.installed ## Build .venv from the lock files; does nothing when it is up to date.
 
-test: setup ## Run the test suite.
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 \
-		--durations=10 $(ARGS)
+test: setup ## Run the test suite, but for the tests that take long.
+	$(PYTEST) --durations=10 $(ARGS)
+
+test-long: setup ## Run the tests that take long.
+	$(PYTEST) -m "long and not soak" $(ARGS)
+
+# Without oneDNN and with one thread per operation, TensorFlow rounds elsewhere: a
+# tolerance that only one way to compute meets is none.
+test-numerics: setup ## Run the numerical tests as another processor computes.
+	TF_ENABLE_ONEDNN_OPTS=0 TF_NUM_INTRAOP_THREADS=1 $(PYTEST) $(NUMERICS)
 
 lint: setup ## Check style, formatting and what imports what.
 	$(BIN)/ruff check

@@ -7,12 +7,10 @@ it.  Nothing heavy is imported before the flags are used.
 from __future__ import annotations
 
 import functools
-import math
-import pathlib
-from collections.abc import Sequence
 
 from absl import flags
 
+from nvae_tf.commands.values import whole_numbers
 from nvae_tf.core.errors import UserError
 
 __all__ = [
@@ -30,9 +28,6 @@ __all__ = [
     "define_seed",
     "define_split",
     "define_steps",
-    "numbers",
-    "require_suffix",
-    "whole_numbers",
 ]
 
 # `--help` of a command shows its own flags: these are to count as such.
@@ -366,50 +361,3 @@ def define_resize():
 def define_output(default: str, what: str):
     """`--output`."""
     return flags.DEFINE_string("output", default, what)
-
-
-def require_suffix(path: str, *suffixes: str) -> str:
-    """The suffix of `--output`, in lower case.
-
-    Raises:
-      UserError: if it is none of `suffixes`.
-    """
-    suffix = pathlib.PurePath(path).suffix.lower()
-    if suffix not in suffixes:
-        raise UserError(f"--output={path} must end in {' or '.join(suffixes)}.")
-    return suffix
-
-
-def numbers(name: str, texts: Sequence[str]) -> list[float]:
-    """The value of a list flag.
-
-    Raises:
-      UserError: if something in it is no finite number.
-    """
-    values = []
-    for text in texts:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise UserError(
-                f"--{name} holds {text[:40]!r}, which is no number."
-            )
-        values.append(value)
-    return values
-
-
-def whole_numbers(name: str, texts: Sequence[str]) -> list[int]:
-    """The value of a list flag.
-
-    Raises:
-      UserError: if something in it is no whole number from 0 up.
-    """
-    for text in texts:
-        if not (text.isascii() and text.isdigit() and len(text) < 19):
-            raise UserError(
-                f"--{name} holds {text[:40]!r}, which is not a whole number "
-                "from 0 up."
-            )
-    return [int(text) for text in texts]

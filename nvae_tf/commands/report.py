@@ -13,6 +13,7 @@ import pathlib
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 from nvae_tf.core.errors import UserError
 
 _MODEL = common_flags.ModelFlags()
@@ -38,16 +39,18 @@ _RESULTS = ("evaluation.json", "sample_quality.json")
 def main(argv) -> None:
     """Reads the records, lets the model draw, writes the page."""
     del argv
-    from nvae_tf.core.files import write_bytes
     from nvae_tf.report import page as report_page
+
+    # Before TensorFlow is loaded.
+    report_page.require_packages()
+    from nvae_tf.core.files import write_bytes
     from nvae_tf.report import records as report_records
     from nvae_tf.report import sections as report_sections
     from nvae_tf.runs.workdir import Workdir
 
-    report_page.require_packages()
     folder = Workdir(_MODEL.workdir)
     output = pathlib.Path(_OUTPUT.value or folder.path / "report.html")
-    common_flags.require_suffix(str(output), ".html")
+    values.require_suffix(str(output), ".html")
     config = folder.read_config()
     history = report_records.read_history(folder.metrics_path)
     results = {

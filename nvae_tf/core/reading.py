@@ -50,7 +50,9 @@ def open_regular(
             return os.fdopen(descriptor, "rb")
         os.close(descriptor)
         raise OSError(
-            errno.EINVAL, "it is a folder, a pipe or a device", str(path)
+            errno.EINVAL,
+            "it is not a file but a folder, a pipe or a device",
+            str(path),
         )
     except (OSError, ValueError) as problem:
         raise _refused(path, problem, error, advice) from problem

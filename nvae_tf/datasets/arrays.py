@@ -7,13 +7,13 @@ import gzip
 import math
 import pathlib
 import struct
-import zipfile
 import zlib
 
 import numpy as np
 
 from nvae_tf.config import DataConfig
 from nvae_tf.core.errors import DataError
+from nvae_tf.core.reading import open_regular
 from nvae_tf.datasets.image_files import hash_fraction
 from nvae_tf.datasets.sources import ArraySource, Source, Subset
 
@@ -35,6 +35,7 @@ _ARRAY_SPLITS = {
 }
 _MNIST_5K = pathlib.Path(__file__).parent / "mnist_5k.npz"
 _IDX_UBYTE = 0x08
+_MAX_RANK = 4
 _IDX_SPLITS = {"train": "train", "validation": "t10k", "test": "t10k"}
 
 
@@ -83,7 +84,7 @@ def open_array(data: DataConfig, split: str) -> Source:
         images = _load_npy(files[chosen])
         return _checked_source(str(files[chosen]), images, data)
     if path.suffix == ".npz":
-        arrays = _load_npz(path)
+        arrays = _load_npz(path, data.max_unpacked_mb)
         if len(arrays) != 1:
             chosen = _pick(arrays, split, str(path), "array")
             return _checked_source(f"{path}:{chosen}", arrays[chosen], data)
@@ -110,7 +111,9 @@ def open_idx(data: DataConfig, split: str) -> Source:
     """
     path = pathlib.Path(data.path).expanduser()
     if data.path and path.is_file():
-        source = _checked_source(str(path), read_idx(path), data)
+        source = _checked_source(
+            str(path), read_idx(path, data.max_unpacked_mb), data
+        )
         return _hash_split(source, data, split)
     prefix = _IDX_SPLITS[split]
     if data.path and path.is_dir():
@@ -118,7 +121,7 @@ def open_idx(data: DataConfig, split: str) -> Source:
             for suffix in ("", ".gz"):
                 name = f"{prefix}-images{separator}idx3-ubyte{suffix}"
                 if (path / name).is_file():
-                    images = read_idx(path / name)
+                    images = read_idx(path / name, data.max_unpacked_mb)
                     return _checked_source(str(path / name), images, data)
     raise DataError(
         f"data.path is {data.path!r}: there is no {prefix}-images-idx3-ubyte "
@@ -127,25 +130,39 @@ def open_idx(data: DataConfig, split: str) -> Source:
     )
 
 
-def read_idx(path: pathlib.Path) -> np.ndarray:
+def read_idx(path: pathlib.Path, max_unpacked_mb: int = 2048) -> np.ndarray:
     """Reads an IDX file of unsigned bytes, gzipped or not.
+
+    Args:
+      path: of the file.
+      max_unpacked_mb: see `DataConfig`; of what is gzipped.
 
     Returns:
       uint8, of the shape that the file states.
 
     Raises:
-      DataError: if it is damaged or holds another type.
+      DataError: if it is damaged, holds another type or unpacks to more.
     """
     again = "download it again."
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        with open_regular(path) as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            if packed:
+                most = max_unpacked_mb * 2**20
+                with gzip.GzipFile(fileobj=file) as unpacked:
+                    content = unpacked.read(most + 1)
+                if len(content) > most:
+                    raise _too_large(path, max_unpacked_mb)
+            else:
+                content = file.read()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}); {again}") from error
     if len(content) < 4 or content[:2] != b"\0\0":
         raise DataError(f"{path} is not an IDX file; {again}")
     kind, rank = content[2], content[3]
+    if rank > _MAX_RANK:
+        raise DataError(f"{path} states {rank} dimensions; {again}")
     if kind != _IDX_UBYTE:
         raise DataError(
             f"{path} holds values of IDX type {kind:#04x}; only unsigned "
@@ -177,31 +194,41 @@ def labelled_mnist_5k() -> tuple[np.ndarray, np.ndarray]:
 def _load_npy(path: pathlib.Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:
+        # Its header is parsed as Python: whatever that raises, it is damaged.
         raise _damaged(path, error) from error
 
 
-def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _load_npz(
+    path: pathlib.Path, max_unpacked_mb: int
+) -> dict[str, np.ndarray]:
     try:
         # Opened here, since NumPy leaves a damaged archive open.
         with (
-            open(path, "rb") as file,
+            open_regular(path) as file,
             np.load(file, allow_pickle=False) as archive,
         ):
+            sizes = [member.file_size for member in archive.zip.infolist()]
+            if sum(sizes) > max_unpacked_mb * 2**20:
+                raise _too_large(path, max_unpacked_mb)
             # Labels and the like are not images: leave them on disk.
             return {
                 key: archive[key]
                 for key in archive.files
                 if archive[key].ndim in (3, 4)
             }
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except DataError:
+        raise
+    except Exception as error:
         raise _damaged(path, error) from error
+
+
+def _too_large(path: pathlib.Path, max_unpacked_mb: int) -> DataError:
+    return DataError(
+        f"{path} unpacks to more than data.max_unpacked_mb={max_unpacked_mb} "
+        "MiB; raise that if the file is what you expect, or save the images "
+        "as .npy files."
+    )
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> DataError:

@@ -14,13 +14,17 @@ import tempfile
 from collections.abc import Sequence
 
 from nvae_tf.core.errors import ExportError
-from nvae_tf.core.extras import require
 from nvae_tf.core.files import sync
 from nvae_tf.export import onnx_sampler
 from nvae_tf.export.model_card import describe
 from nvae_tf.export.onnx_convert import MAX_INLINE_BYTES, save
 from nvae_tf.export.onnx_graphs import OnnxGraphs
-from nvae_tf.export.onnx_runner import GRAPHS, OnnxRunner, graph_path
+from nvae_tf.export.onnx_runner import (
+    GRAPHS,
+    OnnxRunner,
+    graph_path,
+    require_packages,
+)
 from nvae_tf.export.parity import Reference
 from nvae_tf.export.runners import check
 from nvae_tf.export.source import Source
@@ -28,8 +32,6 @@ from nvae_tf.export.source import Source
 __all__ = ["export_onnx"]
 
 DEFAULT_OPSET = 17
-# What converts, and what checks the result.
-PACKAGES = ("onnx", "tf2onnx", "onnxruntime")
 # The program that draws with an export, beside it.
 SAMPLER = "onnx_sampler.py"
 
@@ -66,8 +68,7 @@ def export_onnx(
       ExportError: if a package is missing, a file cannot be written, or a
         graph differs from the live model.
     """
-    for package in PACKAGES:
-        require(package, "onnx", "An ONNX export", ExportError)
+    require_packages()
     output = pathlib.Path(output)
     _check_arguments(output, graphs, fixed_batch, overwrite)
     precision = "float16" if fp16 else "float32"

@@ -7,11 +7,17 @@ from typing import Any
 from nvae_tf.core.errors import ExportError
 from nvae_tf.core.extras import require
 
-__all__ = ["GRAPHS", "OnnxRunner", "graph_path"]
+__all__ = ["GRAPHS", "OnnxRunner", "graph_path", "require_packages"]
 
 GRAPHS = ("sample", "decode", "encode", "reconstruct", "score")
 
 _DTYPES = {"float": "float32", "uint8": "uint8"}
+
+
+def require_packages() -> None:
+    """Raises ExportError, naming the extra, if what exports need is missing."""
+    for package in ("onnx", "tf2onnx", "onnxruntime"):
+        require(package, "onnx", "An ONNX export", ExportError)
 
 
 def graph_path(path: str | os.PathLike, name: str) -> pathlib.Path:

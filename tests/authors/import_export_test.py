@@ -475,7 +475,7 @@ def test_commands_make_a_workdir_and_write_it_back(tmp_path, capsys):
     printed = capsys.readouterr().out
     for word in ("num_groups_per_scale", "'mnist_5k'", "epoch 7 of 400"):
         assert word in printed
-    command = f"--config=configs/workdir.py:{workdir} --workdir={workdir}"
+    command = f"--config=workdir:{workdir} --workdir={workdir}"
     assert command in printed
     output = tmp_path / "c.pt"
     run("export checkpoint", f"--workdir={workdir}", f"--output={output}")

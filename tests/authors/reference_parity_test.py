@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from nvae_tf.config import ModelConfig, cell_operations
 from nvae_tf.model import losses
+from nvae_tf.training.optimizer import Adamax
 from tests.support import golden_files
 from tests.support.golden_files import Golden
 
@@ -156,6 +157,7 @@ def test_gradient_of_every_parameter_agrees(golden, trajectory):
     actual = golden_files.gradients_by_key(step, seen[0][1])
     expected = _held(golden, "grad0")
     assert actual.keys() == expected.keys()
+    noise = golden_files.noise(expected)
     wrong = {}
     for key, gradient in expected.items():
         if actual[key] is None:
@@ -164,8 +166,8 @@ def test_gradient_of_every_parameter_agrees(golden, trajectory):
         assert actual[key].shape == gradient.shape, key
         norm = np.linalg.norm(gradient)
         error = np.linalg.norm(actual[key] - gradient)
-        if norm > golden_files.NOISE and not error < 1e-3 * norm:
-            wrong[key] = error / norm
+        if not error < 1e-3 * norm + noise:
+            wrong[key] = error, norm
     assert not wrong
 
 
@@ -221,14 +223,17 @@ def _assert_state_agrees(golden, state):
     """All weights, and the moving averages of batch normalisation."""
     gradients, expected = golden.group("grad0"), _held(golden, "state2")
     assert state.keys() == expected.keys()
+    noise = golden_files.noise(gradients)
+    # Adamax divides a gradient by its size and epsilon: it makes much of one
+    # that is nothing but noise, in both steps.
+    of_noise = 2 * golden_files.LEARNING_RATE * noise / Adamax.EPSILON
     wrong = {}
     for key, value in expected.items():
-        is_noise = (
-            key in gradients
-            and np.linalg.norm(gradients[key]) <= golden_files.NOISE
-        )
+        tolerance = 2e-4
+        if key in gradients and np.linalg.norm(gradients[key]) <= noise:
+            tolerance += of_noise
         error = np.abs(state[key] - value).max()
-        if not error < (1e-3 if is_noise else 2e-4):
+        if not error < tolerance:
             wrong[key] = error
     assert not wrong
 

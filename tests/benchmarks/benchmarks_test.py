@@ -31,6 +31,8 @@ from nvae_tf.core.errors import UserError
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.training import profile_times
 
+pytestmark = pytest.mark.long
+
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 

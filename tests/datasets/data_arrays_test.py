@@ -245,3 +245,38 @@ def test_demo_digits_split_without_overlap():
     chosen = [i for i, row in enumerate(digits) if row.tobytes() in held_out]
     assert chosen[:5] == [9, 12, 21, 24, 33]
     assert np.bincount(labels[chosen], minlength=10).min() > 30
+
+
+@pytest.mark.parametrize("name", ["images.npz", "images-ubyte.gz"])
+def test_files_that_unpack_to_too_much_are_refused(tmp_path, name):
+    path = tmp_path / name
+    images = np.zeros((3, 1024, 1024), np.uint8)
+    if name.endswith(".npz"):
+        np.savez_compressed(path, images=images)
+    else:
+        header = struct.pack(">HBB3I", 0, 8, 3, *images.shape)
+        path.write_bytes(gzip.compress(header + images.tobytes()))
+    assert path.stat().st_size < 20_000
+    kind = "array" if name.endswith(".npz") else "idx"
+    given = {"source": kind, "path": str(path), "validation_fraction": 0.5}
+    model = {"image_size": 1024, "image_channels": 1}
+    assert len(open_source(make_config(**given, model=model), "train")) > 0
+    config = make_config(**given, max_unpacked_mb=2, model=model)
+    with pytest.raises(DataError, match=r"max_unpacked_mb=2.*raise that"):
+        open_source(config, "train")
+
+
+@pytest.mark.parametrize("header", [b"{", b"(((", b"{'descr': 1}", b"'a" * 40])
+def test_damaged_headers_are_one_sentence(tmp_path, header):
+    path = tmp_path / "images.npy"
+    size = len(header).to_bytes(2, "little")
+    path.write_bytes(b"\x93NUMPY\x01\x00" + size + header)
+    with pytest.raises(DataError, match="cannot be read as a NumPy file"):
+        open_source(make_config(source="array", path=str(path)), "train")
+
+
+def test_idx_file_of_many_dimensions_is_refused(tmp_path):
+    path = tmp_path / "images-ubyte"
+    path.write_bytes(bytes([0, 0, 8, 65]) + bytes(4 * 65))
+    with pytest.raises(DataError, match="65 dimensions"):
+        open_source(make_config(source="idx", path=str(path)), "train")

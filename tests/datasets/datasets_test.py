@@ -1,7 +1,5 @@
-import ast
 import contextlib
 import json
-import pathlib
 import threading
 import time
 
@@ -336,19 +334,3 @@ def test_values_beyond_the_stated_bits_are_an_error():
 def test_unknown_split_is_an_error():
     with pytest.raises(DataError, match="no split 'dev'"):
         pipeline.open_source(make_config(), "dev")
-
-
-def test_data_modules_import_no_model_code():
-    root = pathlib.Path(pipeline.__file__).parent
-    allowed = {"config", "data", "datasets", "durable", "errors"}
-    allowed |= {"model_config"}
-    for path in [root / "datasets.py", *root.glob("data_*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.ImportFrom):
-                continue
-            if (node.module or "").startswith("nvae_tf"):
-                names = node.module.split(".")[1:] or [
-                    alias.name for alias in node.names
-                ]
-                kinds = {n if n in allowed else n.split("_")[0] for n in names}
-                assert kinds <= allowed, f"{path.name} imports {names}"

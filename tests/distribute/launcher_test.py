@@ -14,6 +14,8 @@ from nvae_tf.distribute.cores import available_cores
 from tests.support.run_helpers import SMALLEST, make_config, write_images
 from tests.support.train_processes import TrainingRun
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):

@@ -20,6 +20,8 @@ _EVERYWHERE = {
 }
 _PROCESSES = {"loop", "model", "model, one image each, and in half precision"}
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("strategy", "count", "more"),

@@ -173,6 +173,7 @@ def test_standard_error_of_one_image_is_unknown(estimator, x):
     assert np.isfinite(one.nll)
 
 
+@pytest.mark.long
 def test_devices_and_processes_give_the_numbers_of_one_device():
     """Logical devices have to be made before TensorFlow starts."""
     root = pathlib.Path(__file__).parents[2]

@@ -1,14 +1,11 @@
 """What is exported: loading a run, and re-adjusted normalisation."""
 
-import ast
 import dataclasses
-import pathlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import export
 from nvae_tf.config import TrainConfig
 from nvae_tf.core.errors import CheckpointError, ExportError, UserError
 from nvae_tf.export.onnx import export_onnx
@@ -210,20 +207,3 @@ def test_unusable_stored_statistics_are_refused(tmp_path, content):
         np.savez(path, **values)
     with pytest.raises(CheckpointError, match="cannot be used"):
         _load(run)
-
-
-def test_exports_do_not_know_the_trainer():
-    folder = pathlib.Path(export.__file__).parent
-    unwanted = {"trainer", "train_step", "optimizer", "regularizers"}
-    for path in folder.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            modules = []
-            if isinstance(node, ast.ImportFrom):
-                modules = [f"{node.module}.{n.name}" for n in node.names]
-            elif isinstance(node, ast.Import):
-                modules = [n.name for n in node.names]
-            for module in modules:
-                ours, _, rest = module.partition(".")
-                assert ours != "nvae_tf" or not unwanted & {*rest.split(".")}, (
-                    path
-                )

@@ -14,6 +14,8 @@ from benchmarks.train_step import build_step, concrete_step, count_nodes
 from nvae_tf.config import presets
 from nvae_tf.distribute import replicas
 
+pytestmark = pytest.mark.long
+
 _BOUNDS = {
     "small": 17_300,
     "mnist": 25_600,

@@ -7,6 +7,8 @@ import pytest
 from nvae_tf.training import trainer
 from tests.support.run_helpers import SMALLEST, make_config, write_images
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):

@@ -7,9 +7,18 @@ import pytest
 import tensorflow as tf
 
 from tests.support import model_cases
+from tests.support.arrays import (
+    LAYER,
+    assert_rounded_alike,
+    relative_error,
+    rounding,
+)
 
 _CONFIG = model_cases.small(
-    num_flow_pairs=1, num_latent_scales=1, num_groups_per_scale=3
+    num_flow_pairs=1,
+    num_latent_scales=1,
+    num_groups_per_scale=3,
+    num_cells_dec=2,
 )
 _BATCH = 3
 # Outputs of batch normalisation that are not images.
@@ -18,7 +27,7 @@ _NOT_IMAGES = {"batch_mean", "batch_variance", "reserve_space_3"}
 
 @functools.cache
 def _pass(recompute, dtype="float32", compiled=True, **changes):
-    """Output, moments and gradients of a training pass."""
+    """Output, moments and gradients of a training pass, and its graph."""
     config = model_cases.small(**changes) if changes else _CONFIG
     model = model_cases.random_model(config, recompute=recompute, dtype=dtype)
     variables = [v.value for v in model.trainable_variables]
@@ -38,34 +47,40 @@ def _pass(recompute, dtype="float32", compiled=True, **changes):
     x = tf.constant(model_cases.images(config, _BATCH))
     eps = [tf.constant(e) for e in model_cases.noise(config, _BATCH)]
     logits, updates, gradients = run(x, eps)
-    return logits, updates, np.asarray(gradients, np.float64)
+    graph = run.get_concrete_function(x, eps).graph if compiled else None
+    return logits, updates, np.asarray(gradients, np.float64), graph
 
 
-def _assert_same(actual, expected, tolerance):
-    logits, updates, gradient = expected
-    np.testing.assert_allclose(actual[0], logits, rtol=1e-5, atol=1e-5)
+# Layers on the way from an image to the logits and, backwards, to a gradient.
+_DEPTH = 40
+
+
+def _assert_same(actual, expected, dtype="float32"):
+    """A recomputed pass may be fused otherwise than one that is kept."""
+    # In half precision a layer's sums and moments are float32: what is rounded
+    # are its convolution, normalisation, activation and sum with the skip.
+    count = _DEPTH * (LAYER if dtype == "float32" else 4)
+    logits, updates, gradient, _ = expected
+    assert_rounded_alike(actual[0], logits, count, dtype)
     tf.nest.assert_same_structure(actual[1], updates)
     for moments, same in zip(
         tf.nest.flatten(actual[1]), tf.nest.flatten(updates), strict=True
     ):
-        np.testing.assert_allclose(moments, same, rtol=1e-5, atol=1e-6)
-    error = np.linalg.norm(actual[2] - gradient)
+        assert_rounded_alike(moments, same, count, dtype)
     assert 0 < np.linalg.norm(gradient) < np.inf
-    assert error <= tolerance * np.linalg.norm(gradient)
+    assert relative_error(actual[2], gradient) <= rounding(2 * count, dtype)
 
 
 @pytest.mark.parametrize("recompute", ["bn_swish", "cell"])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float32", 1e-5), ("mixed_float16", 2e-2)]
-)
-def test_loops_give_the_same_gradients(recompute, dtype, tolerance):
-    _assert_same(_pass(recompute, dtype), _pass("none", dtype), tolerance)
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_loops_give_the_same_gradients(recompute, dtype):
+    _assert_same(_pass(recompute, dtype), _pass("none", dtype), dtype)
 
 
 @pytest.mark.parametrize("recompute", ["bn_swish", "cell"])
 def test_unrolled_groups_give_the_same_gradients(recompute):
     _assert_same(
-        _pass(recompute, compiled=False), _pass("none", compiled=False), 1e-5
+        _pass(recompute, compiled=False), _pass("none", compiled=False)
     )
 
 
@@ -80,36 +95,13 @@ def test_other_cells_give_the_same_gradients(recompute, architecture):
     _assert_same(
         _pass(recompute, compiled=False, **changes),
         _pass("none", compiled=False, **changes),
-        1e-5,
     )
 
 
 def _accumulated(recompute):
     """Values that one step of the model's loops keeps for the backward pass."""
-    config = model_cases.small(
-        num_latent_scales=1, num_groups_per_scale=3, num_cells_dec=2
-    )
-    model = model_cases.random_model(config, recompute=recompute)
-    variables = [v.value for v in model.trainable_variables]
-    size = config.padded_size
-
-    @tf.function(autograph=False)
-    def run(x, eps):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(variables)
-            output = model(x, eps=eps, training=True, with_densities=False)
-            loss = tf.reduce_sum(output.logits) + tf.reduce_sum(
-                output.kl_per_group
-            )
-        return tape.gradient(loss, variables)
-
-    graph = run.get_concrete_function(
-        tf.TensorSpec([_BATCH, size, size, 1]),
-        [tf.TensorSpec([_BATCH, *s]) for s in config.latent_shapes],
-    ).graph
-    return sum(
-        map(_pushed, graph.as_graph_def(add_shapes=True).library.function)
-    )
+    definition = _pass(recompute)[-1].as_graph_def(add_shapes=True)
+    return sum(map(_pushed, definition.library.function))
 
 
 def _pushed(function):

@@ -1,6 +1,7 @@
 """The training step's loss and gradient compile with XLA to the same."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from configs import tiny
@@ -10,6 +11,8 @@ from nvae_tf.model.regularizers import SpectralRegularizer
 from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.train_step import TrainStep
 from tests.support import model_cases
+
+pytestmark = pytest.mark.long
 
 
 def test_compiled_gradients_are_those_of_the_graph():

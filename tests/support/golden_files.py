@@ -28,8 +28,6 @@ FOLDER = pathlib.Path(os.environ.get("NVAE_GOLDEN_DIR") or HERE)
 REGULARIZATION, LEARNING_RATE, WEIGHT_DECAY = 1e-2, 1e-2, 3e-4
 # Buffers that say nothing about the model.
 _IGNORED = ("num_batches_tracked", "weight_normalized")
-# Gradients of a smaller norm are rounding noise.
-NOISE = 5e-5
 # No parameter moves further in two steps of Adamax at that learning rate.
 _FURTHEST = 2.5 * LEARNING_RATE
 
@@ -173,6 +171,26 @@ def state_by_key(model) -> dict[str, np.ndarray]:
     """All weights and statistics by the reference's keys."""
     slots = reference_import.reference_slots(model)
     return {key: slot.of(slot.variable) for key, slot in slots.items()}
+
+
+def noise(gradients: dict) -> float:
+    """What rounding leaves of a gradient that ought to cancel.
+
+    The gradient to a kernel's norm before batch normalisation, or to a bias
+    there, is a sum of terms as large as the gradients around it which is zero
+    but for the penalties: what remains is rounding of the terms, in an order
+    that each processor and library chooses for itself.
+
+    Args:
+      gradients: of the whole model, by key.
+
+    Returns:
+      Half of float32's epsilon of the norm of them all.
+    """
+    squares = [
+        np.sum(np.square(g, dtype=np.float64)) for g in gradients.values()
+    ]
+    return 2.0**-24 * float(np.sqrt(np.sum(squares)))
 
 
 def look_before_step(step: TrainStep, x, eps):

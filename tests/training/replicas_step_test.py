@@ -12,6 +12,8 @@ import pytest
 
 from nvae_tf.distribute import launcher
 
+pytestmark = pytest.mark.long
+
 _SCRIPT = [sys.executable, "-m", "tests.training.replica_script"]
 
 

@@ -13,6 +13,8 @@ from tests.support import train_processes
 from tests.support.run_helpers import SMALLEST, make_config, write_images
 from tests.support.train_processes import TrainingRun
 
+pytestmark = pytest.mark.long
+
 _STEPS_PER_EPOCH = 9
 # Seconds: a kill must be able to come in the middle of writing.
 _SLOW_DISK = 0.02

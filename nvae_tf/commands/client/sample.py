@@ -9,6 +9,7 @@ Image i has the seed SEED + i; `nvae sample` draws the same from the same seed.
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 from nvae_tf.commands.client.flags import ServerFlags, write_images
 
 _SERVER = ServerFlags()
@@ -30,7 +31,7 @@ _OUTPUT = common_flags.define_output(
 def main(argv) -> None:
     """Draws and writes."""
     del argv
-    temperature = common_flags.numbers("temperature", _TEMPERATURE.value)
+    temperature = values.numbers("temperature", _TEMPERATURE.value)
     seeds = range(_SEED.value, _SEED.value + _NUM.value)
     with _SERVER.connect() as client:
         images = client.sample(

@@ -12,6 +12,7 @@ import io
 import numpy as np
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 from nvae_tf.commands.client.flags import PhotoFlags, ServerFlags
 from nvae_tf.core.files import write_bytes
 
@@ -25,7 +26,7 @@ def main(argv) -> None:
     """Reads, scores, prints and writes."""
     del argv
     if _OUTPUT.value:
-        common_flags.require_suffix(_OUTPUT.value, ".csv")
+        values.require_suffix(_OUTPUT.value, ".csv")
     with _SERVER.connect() as client:
         paths, images = _PHOTOS.read(client.image_shape)
         seeds = np.full(len(paths), _SEED.value)

@@ -10,7 +10,7 @@ values and how many images and batches there are.
 
 from absl import flags
 
-from nvae_tf.commands import command_line
+from nvae_tf.commands import command_line, values
 from nvae_tf.commands import flags as common_flags
 
 command_line.define_config()
@@ -25,7 +25,7 @@ def main(argv) -> None:
     """Reads a batch, writes the grid and prints."""
     del argv
     config = command_line.config_from_flags()
-    common_flags.require_suffix(_OUTPUT.value, ".png")
+    values.require_suffix(_OUTPUT.value, ".png")
     from nvae_tf.datasets.preview import preview
     from nvae_tf.sampling import images
 

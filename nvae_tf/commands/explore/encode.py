@@ -20,6 +20,7 @@ flows, `mean` and `sigma` are those before the flow, `z` and `eps` after it.
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 from nvae_tf.core.errors import UserError
 
 _ARRAYS = ("z", "mean", "sigma", "eps")
@@ -38,7 +39,7 @@ _OUTPUT = common_flags.define_output("latents.npz", "The .npz to write.")
 def main(argv) -> None:
     """Loads, encodes, writes one file."""
     del argv
-    common_flags.require_suffix(_OUTPUT.value, ".npz")
+    values.require_suffix(_OUTPUT.value, ".npz")
     for kind in _KINDS.value:
         if kind not in _ARRAYS:
             raise UserError(

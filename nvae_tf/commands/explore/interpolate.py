@@ -18,6 +18,7 @@ the next, a .gif or .mp4 runs through all and back (the latter needs the extra
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 from nvae_tf.core.errors import UserError
 
 _MODEL = common_flags.ModelFlags()
@@ -57,7 +58,7 @@ def main(argv) -> None:
             "--seeds interpolates between draws, --images and --indices "
             "between images: give one of them."
         )
-    seeds = common_flags.whole_numbers("seeds", _SEEDS.value)
+    seeds = values.whole_numbers("seeds", _SEEDS.value)
     if len(seeds) == 1:
         raise UserError("--seeds names one draw; two are needed.")
     from nvae_tf.sampling import exploration
@@ -85,7 +86,7 @@ def main(argv) -> None:
 def _check_output() -> None:
     if _OUTPUT.value.endswith("/"):
         return
-    suffix = common_flags.require_suffix(_OUTPUT.value, ".png", ".gif", ".mp4")
+    suffix = values.require_suffix(_OUTPUT.value, ".png", ".gif", ".mp4")
     if suffix == ".mp4":
         from nvae_tf.sampling.video import require_av
 

@@ -15,6 +15,7 @@ beside.  To look up images of your own (or held-out ones) instead of samples:
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 
 _MODEL = common_flags.ModelFlags()
 _DRAW = common_flags.DrawFlags(_MODEL)
@@ -37,7 +38,7 @@ _OUTPUT = common_flags.define_output("nearest.png", "The PNG to write.")
 def main(argv) -> None:
     """Loads, draws, searches the training images, writes a row for each."""
     del argv
-    common_flags.require_suffix(_OUTPUT.value, ".png")
+    values.require_suffix(_OUTPUT.value, ".png")
     import numpy as np
 
     from nvae_tf.datasets import image_input

@@ -15,6 +15,7 @@ model, whatever it was trained on.
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 from nvae_tf.core.errors import UserError
 
 _MODEL = common_flags.ModelFlags()
@@ -31,7 +32,7 @@ _OUTPUT = common_flags.define_output("outliers.csv", "A .csv or .json.")
 def main(argv) -> None:
     """Loads, scores, writes the ranking and the picture."""
     del argv
-    suffix = common_flags.require_suffix(_OUTPUT.value, ".csv", ".json")
+    suffix = values.require_suffix(_OUTPUT.value, ".csv", ".json")
     import pathlib
 
     from nvae_tf.core.files import write_bytes

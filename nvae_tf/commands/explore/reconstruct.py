@@ -17,6 +17,7 @@ Your own pictures, of any size:
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 from nvae_tf.core.errors import UserError
 
 _MODEL = common_flags.ModelFlags()
@@ -56,8 +57,8 @@ _OUTPUT = common_flags.define_output("reconstructions.png", "The PNG to write.")
 def main(argv) -> None:
     """Loads, reconstructs, writes one grid of pairs."""
     del argv
-    common_flags.require_suffix(_OUTPUT.value, ".png")
-    common_flags.numbers("temperature", _TEMPERATURE.value)
+    values.require_suffix(_OUTPUT.value, ".png")
+    values.numbers("temperature", _TEMPERATURE.value)
     import numpy as np
 
     from nvae_tf.core.progress import progress

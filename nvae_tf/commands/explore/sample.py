@@ -20,6 +20,7 @@ that here the pixels of a model of fewer than 8 bits are at its levels.
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 from nvae_tf.core.errors import UserError
 
 _MODEL = common_flags.ModelFlags()
@@ -76,7 +77,7 @@ def main(argv) -> None:
             "ends in .png."
         )
     if not is_figure:
-        (fixed,) = common_flags.whole_numbers("fix_groups", [fixed])
+        (fixed,) = values.whole_numbers("fix_groups", [fixed])
     if _TRUNCATION.value is not None and not _TRUNCATION.value > 0:
         raise UserError(
             f"--truncation={_TRUNCATION.value:g} must be above 0; for mean "

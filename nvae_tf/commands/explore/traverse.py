@@ -15,6 +15,7 @@ encoded.
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 from nvae_tf.core.errors import UserError
 
 _MODEL = common_flags.ModelFlags()
@@ -41,7 +42,7 @@ _OUTPUT = common_flags.define_output("traversal.png", "The PNG to write.")
 def main(argv) -> None:
     """Loads, moves every channel, writes a row for each."""
     del argv
-    common_flags.require_suffix(_OUTPUT.value, ".png")
+    values.require_suffix(_OUTPUT.value, ".png")
     import numpy as np
 
     from nvae_tf.sampling import captions, exploration, images
@@ -80,7 +81,7 @@ def _checked_channels(config) -> list[int]:
             f"--group={_GROUP.value}, but this model has groups 0 to "
             f"{config.num_groups - 1}."
         )
-    channels = common_flags.whole_numbers("channels", _CHANNELS.value)
+    channels = values.whole_numbers("channels", _CHANNELS.value)
     for channel in channels:
         if channel >= config.num_latent_per_group:
             raise UserError(

@@ -13,6 +13,7 @@ import sys
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 
 _MODEL = common_flags.ModelFlags()
 _OUTPUT = common_flags.define_output("checkpoint.pt", "The file to write.")
@@ -27,7 +28,7 @@ _DATASET = flags.DEFINE_string(
 def main(argv) -> None:
     """Loads, writes, says what the file holds."""
     del argv
-    common_flags.require_suffix(_OUTPUT.value, ".pt", ".pth")
+    values.require_suffix(_OUTPUT.value, ".pt", ".pth")
     from nvae_tf.authors import reference_export, torch_file
     from nvae_tf.runs import workdir
 
@@ -45,15 +46,15 @@ def main(argv) -> None:
     progress = reference_export.progress_of(
         checkpoints.restore(info["step"]), with_moments=not info["ema"]
     )
-    values = reference_export.checkpoint_values(
+    content = reference_export.checkpoint_values(
         model, config, dataset, progress
     )
-    torch_file.write(_OUTPUT.value, values)
-    moments = "with" if values["optimizer"]["state"] else "without"
+    torch_file.write(_OUTPUT.value, content)
+    moments = "with" if content["optimizer"]["state"] else "without"
     print(
-        f"{len(values['state_dict'])} tensors in {_OUTPUT.value}, as dataset "
-        f"{dataset!r}: epoch {values['epoch']}, step {values['global_step']}, "
-        f"{moments} the optimiser's moments"
+        f"{len(content['state_dict'])} tensors in {_OUTPUT.value}, as dataset "
+        f"{dataset!r}: epoch {content['epoch']}, "
+        f"step {content['global_step']}, {moments} the optimiser's moments"
         + (
             ", which are of other weights (--noema writes those, with them)"
             if info["ema"]

@@ -28,12 +28,10 @@ _OVERWRITE = define_overwrite()
 def main(argv) -> None:
     """The command."""
     del argv
-    from nvae_tf.core.extras import require
-    from nvae_tf.export.onnx import PACKAGES, export_onnx
+    # Before TensorFlow and the model are loaded.
+    onnx_runner.require_packages()
+    from nvae_tf.export.onnx import export_onnx
 
-    # Before the model is loaded.
-    for package in PACKAGES:
-        require(package, "onnx", "An ONNX export")
     paths = export_onnx(
         _SOURCE.load(),
         _OUTPUT.value,

@@ -1,0 +1,58 @@
+"""What is asked of the values of flags, beyond what absl asks."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Sequence
+
+from nvae_tf.core.errors import UserError
+
+__all__ = ["numbers", "require_suffix", "whole_numbers"]
+
+
+def require_suffix(path: str, *suffixes: str) -> str:
+    """The suffix of `--output`, in lower case.
+
+    Raises:
+      UserError: if it is none of `suffixes`.
+    """
+    suffix = pathlib.PurePath(path).suffix.lower()
+    if suffix not in suffixes:
+        raise UserError(f"--output={path} must end in {' or '.join(suffixes)}.")
+    return suffix
+
+
+def numbers(name: str, texts: Sequence[str]) -> list[float]:
+    """The value of a list flag.
+
+    Raises:
+      UserError: if something in it is no finite number.
+    """
+    values = []
+    for text in texts:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise UserError(
+                f"--{name} holds {text[:40]!r}, which is no number."
+            )
+        values.append(value)
+    return values
+
+
+def whole_numbers(name: str, texts: Sequence[str]) -> list[int]:
+    """The value of a list flag.
+
+    Raises:
+      UserError: if something in it is no whole number from 0 up.
+    """
+    for text in texts:
+        if not (text.isascii() and text.isdigit() and len(text) < 19):
+            raise UserError(
+                f"--{name} holds {text[:40]!r}, which is not a whole number "
+                "from 0 up."
+            )
+    return [int(text) for text in texts]
