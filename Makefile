@@ -6,21 +6,25 @@ PYTHON ?=
 JOBS ?= 2
 # More arguments: make test ARGS="-k cells", make bench ARGS=--full
 ARGS ?=
+# Inputs for all readers together, and which: make fuzz INPUTS=1000000 SEED=7
+INPUTS ?= 100000
+SEED ?=
+# How often make soak kills each run.
+KILLS ?= 50
 # More arguments for the resolver: make lock LOCK_ARGS=--upgrade
 LOCK_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
-NUMERICS := tests/authors/reference_parity_test.py tests/distributions \
-	$(addprefix tests/model/,batch_norm_test.py ops_test.py recompute_test.py \
-	scan_test.py)
+# A file at a time in each process.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	--no-loadscope-reorder --max-worker-restart 0
 LOCK := $(BIN)/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes
 
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-long test-numerics lint format docs demo bench soak lock clean
+.PHONY: help setup test test-long test-numerics lint format docs demo bench fuzz soak lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' \
@@ -34,10 +38,11 @@ test: setup ## Run the test suite, but for the tests that take long.
 test-long: setup ## Run the tests that take long.
 	$(PYTEST) -m "long and not soak" $(ARGS)
 
-# Without oneDNN and with one thread per operation, TensorFlow rounds elsewhere: a
-# tolerance that only one way to compute meets is none.
+# Without oneDNN, with one thread per operation and graphs optimised, TensorFlow rounds
+# elsewhere: a tolerance that only one way to compute meets is none.
 test-numerics: setup ## Run the numerical tests as another processor computes.
-	TF_ENABLE_ONEDNN_OPTS=0 TF_NUM_INTRAOP_THREADS=1 $(PYTEST) $(NUMERICS)
+	TF_ENABLE_ONEDNN_OPTS=0 TF_NUM_INTRAOP_THREADS=1 NVAE_TEST_OPTIMIZED=1 \
+		$(PYTEST) -m "numerics and not soak" $(ARGS)
 
 lint: setup ## Check style, formatting and what imports what.
 	$(BIN)/ruff check
@@ -57,15 +62,19 @@ demo: setup ## Train, evaluate, sample and export a small model on MNIST digits.
 bench: setup ## Measure speed, memory and graph sizes: minutes; ARGS=--full for hours.
 	$(BIN)/python -m benchmarks.suite $(ARGS)
 
-soak: setup ## Kill a training run fifty times and compare it with one left alone.
-	$(BIN)/python -m pytest -n 0 -m soak -o faulthandler_timeout=0 $(ARGS)
+fuzz: setup ## Give all readers of files 100,000 damaged inputs: hours; goes on if it was ended.
+	$(BIN)/python -m tests.fuzz --inputs=$(INPUTS) $(if $(SEED),--seed=$(SEED))
+
+soak: setup ## Kill runs of one and of two processes fifty times each and compare them with ones left alone.
+	NVAE_TF_SOAK_KILLS=$(KILLS) $(BIN)/python -m pytest -n 0 -m soak \
+		-o faulthandler_timeout=0 $(ARGS)
 
 lock: $(BIN)/uv ## Resolve the dependencies of pyproject.toml anew into the lock files.
 	printf 'setuptools\nwheel\n' | UV_CUSTOM_COMPILE_COMMAND="make lock" \
 		$(LOCK) --no-annotate $(LOCK_ARGS) -o requirements-build.lock -
-	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --all-extras $(LOCK_ARGS) \
-		--constraints requirements-build.lock -o requirements.lock \
-		pyproject.toml
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --extra all --extra dev \
+		--extra docs $(LOCK_ARGS) --constraints requirements-build.lock \
+		-o requirements.lock pyproject.toml
 
 clean: ## Remove .venv, caches and build products; runs and exports stay.
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache *.egg-info

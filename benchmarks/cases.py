@@ -3,11 +3,11 @@
 import dataclasses
 import types
 
-from configs import celeba_hq256, cifar10, mnist
+from configs import celeba64, celeba_hq256, cifar10, imagenet32, mnist
 from nvae_tf.config import Config, ModelConfig, config_from_dict
 from nvae_tf.core.errors import UserError
 
-__all__ = ["CASES", "RECOMPUTE", "Case", "case"]
+__all__ = ["CASES", "RECOMPUTE", "Case", "as_json", "case"]
 
 # What the backward pass computes again, unless it is said.
 RECOMPUTE = Config.recompute
@@ -63,6 +63,9 @@ CASES = {
         # The paper's models, as their configurations have them.
         Case("mnist", _configured(mnist), 32),
         Case("cifar", _configured(cifar10), 8),
+        Case("imagenet32", _configured(imagenet32), 8),
+        Case("celeba64", _configured(celeba64), 4),
+        # That of FFHQ 256 as well.
         Case("celeba_hq256", _configured(celeba_hq256), 1),
         # As deep as the paper's model of CIFAR-10, but narrow: the work per
         # operation is small, and their number large.
@@ -100,3 +103,11 @@ def case(name: str, batch_size: int | None = None, **changes) -> Case:
         model=dataclasses.replace(known.model, **changes),
         batch_size=batch_size or known.batch_size,
     )
+
+
+def as_json(known: Case) -> dict:
+    """A case as JSON holds it, for programs that cannot import this."""
+    return {
+        "batch_size": known.batch_size,
+        "model": dataclasses.asdict(known.model),
+    }

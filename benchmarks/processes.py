@@ -17,12 +17,15 @@ __all__ = ["measured", "peak_gigabytes"]
 _MARK = "result: "
 
 
-def measured(function: str, **arguments) -> dict:
+def measured(
+    function: str, *, interpreter: str | None = None, **arguments
+) -> dict:
     """Calls a function in a new process.
 
     Args:
       function: "module:name"; takes what follows, and `started`, the time at
         which its process was started; returns what JSON holds.
+      interpreter: Python's, for another environment; None for this one.
       **arguments: what JSON holds.
 
     Returns:
@@ -30,7 +33,7 @@ def measured(function: str, **arguments) -> dict:
     """
     arguments["started"] = time.time()
     process = subprocess.run(
-        [sys.executable, "-m", "benchmarks.processes", function]
+        [interpreter or sys.executable, "-m", "benchmarks.processes", function]
         + [json.dumps(arguments)],
         capture_output=True,
         text=True,

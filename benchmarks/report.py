@@ -71,6 +71,7 @@ def blocks(store: results.Results, document: pathlib.Path) -> dict[str, str]:
     figures = plots.draw(store, document.with_suffix(""))
     made = {
         "targets": _targets(store),
+        "peer": _peer(store),
         "train_step": _train_steps(store),
         "start": _starts(store),
         "roofline": _roofline(store),
@@ -102,6 +103,36 @@ def _targets(store) -> str:
     if not _good(store, "train_step"):
         return ""
     return targets.compare(store, with_times=False)
+
+
+def _peer(store) -> str:
+    steps, samplers = [], []
+    for name, result in _good(store, "compare_peer").items():
+        case, _, program = name.partition(" ")
+        ratios = [f"{result['ratio']:.2f}"]
+        ratios.append(
+            f"{min(result['ratios']):.2f} to {max(result['ratios']):.2f}"
+        )
+        peak = f"{result['peak_ratio']:.2f}"
+        if program.startswith("step "):
+            start = f"{result['start_ratio']:.1f}"
+            precision = program.removeprefix("step ")
+            steps.append([f"{case}, {precision}", *ratios, start, peak])
+        else:
+            samplers.append([f"{case}, {program}", *ratios, peak])
+    tables = (
+        _table(
+            ["case, precision", "time of a step", "from round to round"]
+            + ["process start to first step", "peak memory"],
+            steps,
+        ),
+        _table(
+            ["case, program", "images per second", "from round to round"]
+            + ["peak memory"],
+            samplers,
+        ),
+    )
+    return "\n\n".join(filter(None, tables))
 
 
 def _train_steps(store) -> str:

@@ -11,6 +11,7 @@ from absl import flags
 
 from benchmarks import (
     cases,
+    compare_peer,
     growth,
     input_pipeline,
     results,
@@ -20,6 +21,7 @@ from benchmarks import (
     targets,
     train_step,
 )
+from nvae_tf.core.extras import is_installed
 from nvae_tf.distribute.cores import available_cores
 
 __all__ = ["run"]
@@ -49,6 +51,9 @@ def run(store: results.Results, full: bool) -> None:
     roofline.run(store, [*quick, "cifar"] if full else quick)
     _title("Sampling")
     sampling.run(store, ["small", "cifar"] if full else ["small"])
+    if is_installed("torch"):
+        _title("Beside PyTorch")
+        compare_peer.run(store, [*quick, "cifar"] if full else ["small"])
     _title("Several processes")
     cores = available_cores()
     scaling.run(store, [count for count in (1, 2, 4, 8) if count <= cores])

@@ -101,6 +101,25 @@ def _nodes_per_group(found: dict[str, dict]) -> float | None:
     return (nodes[many] - nodes[few]) / (many - few)
 
 
+def _step_over_peer(case: str, bound: float) -> Target:
+    return Target(
+        f"step over the PyTorch peer's, {case}",
+        "compare_peer",
+        _entry(f"{case} step float32", "ratio"),
+        bound,
+    )
+
+
+def _sampling_over_peer(program: str, bound: float) -> Target:
+    return Target(
+        f"images/s sampled over the PyTorch peer's, small, {program}",
+        "compare_peer",
+        _entry(f"small {program}", "ratio"),
+        bound,
+        at_least=True,
+    )
+
+
 TARGETS = (
     _mfu("small", 0.33),
     _mfu("mnist", 0.54),
@@ -140,6 +159,12 @@ TARGETS = (
         300,
         form="{:.1f}",
     ),
+    _step_over_peer("small", 0.33),
+    _step_over_peer("mnist", 0.50),
+    _step_over_peer("deep", 0.45),
+    _step_over_peer("cifar", 0.65),
+    _sampling_over_peer("SavedModel", 2.5),
+    _sampling_over_peer("ONNX Runtime", 4.0),
 )
 
 

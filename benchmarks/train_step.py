@@ -185,6 +185,7 @@ def build_step(
     precision="float32",
     recompute=cases.RECOMPUTE,
     seed=0,
+    **options,
 ):
     """The training step of a case: all losses, regularisers, the optimiser.
 
@@ -193,6 +194,7 @@ def build_step(
       precision: to compute in.
       recompute: what the backward pass computes again.
       seed: of the weights; None leaves them zero.
+      **options: more of `NVAE`'s.
 
     Returns:
       A `TrainStep`.
@@ -202,7 +204,9 @@ def build_step(
     from nvae_tf.training.optimizer import Adamax
     from nvae_tf.training.train_step import TrainStep
 
-    model = NVAE(case.model, seed=seed, dtype=precision, recompute=recompute)
+    model = NVAE(
+        case.model, seed=seed, dtype=precision, recompute=recompute, **options
+    )
     return TrainStep(
         model, Adamax(model.trainable_variables), SpectralRegularizer(model)
     )

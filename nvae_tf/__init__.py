@@ -23,11 +23,14 @@ if typing.TYPE_CHECKING:
         Encoding,
         Scores,
         encode,
+        from_pretrained,
         interpolate,
         load,
+        pretrained_models,
         reconstruct,
         sample,
         save,
+        save_pretrained,
         score,
     )
     from nvae_tf.authors import reference_export as reference_export
@@ -47,12 +50,15 @@ __all__ = [
     "Scores",
     "UserError",
     "encode",
+    "from_pretrained",
     "interpolate",
     "load",
     "load_config",
+    "pretrained_models",
     "reconstruct",
     "sample",
     "save",
+    "save_pretrained",
     "score",
 ]
 

@@ -46,21 +46,68 @@ if _workers > 1:
         os.environ.setdefault(_name, _threads)
 
 
+def pytest_collection_modifyitems(items):
+    """Files that take long come first: a process idles after its last."""
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _forget_graphs():
-    """What a file's tests have built is released before the next file's."""
-    yield
+def _as_many_passes_over_graphs_as_needed(request):
+    """Leaves TensorFlow's optimiser of graphs out, but where it belongs.
+
+    It takes as long as tracing a graph, and rewrites what the tests run once;
+    what it makes of a graph is TensorFlow's to test. It stays on in files
+    marked `optimized`, in all processes that tests start, and everywhere where
+    the environment has NVAE_TEST_OPTIMIZED.
+    """
     tensorflow = sys.modules.get("tensorflow")
-    if tensorflow is None:
+    if tensorflow is not None:
+        optimizer = tensorflow.config.optimizer
+        optimizer.set_experimental_options(
+            {
+                "disable_meta_optimizer": not (
+                    request.node.get_closest_marker("optimized")
+                    or os.environ.get("NVAE_TEST_OPTIMIZED")
+                )
+            }
+        )
+
+
+def pytest_collection_finish():
+    """What was imported stays: garbage is looked for in the rest."""
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _forget_graphs():
+    """Graphs that a test has built are released before the next test."""
+    yield
+    if "tensorflow" not in sys.modules:
         return
     # Every custom gradient of a graph is registered for good, and with it all
     # of the graph's tensors.
     from tensorflow.python.framework import ops
 
     registered = ops.gradient_registry._registry
-    for name in [n for n in registered if n.startswith("CustomGradient-")]:
+    names = [n for n in registered if n.startswith("CustomGradient-")]
+    for name in names:
         del registered[name]
-    # Graphs are full of cycles.
+    if names:
+        # Graphs are full of cycles.
+        _collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_models(request):
+    """What a file's tests share is released before the next file's."""
+    yield
+    for value in vars(request.module).values():
+        if getattr(value, "__module__", None) == request.module.__name__:
+            getattr(value, "cache_clear", lambda: None)()
+    _collect()
+
+
+def _collect():
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)

@@ -188,9 +188,9 @@ def test_every_public_name_is_on_the_page_of_the_api():
 def test_targets_of_make_and_extras_exist(document):
     text = _read(document)
     makefile = _read(pathlib.Path("Makefile"))
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     blocks = "\n".join(block for _, block in _FENCE.findall(text))
-    shown = re.findall(r"^make ([a-z]+)", blocks, re.MULTILINE)
+    shown = re.findall(r"^make ([a-z-]+)", blocks, re.MULTILINE)
     shown += [s.split()[1] for s in _spans(text) if s.startswith("make ")]
     assert set(shown) <= targets
     extras = PROJECT["project"]["optional-dependencies"]

@@ -2,17 +2,20 @@
 
 import json
 import pathlib
+import re
 import shutil
 import zipfile
 
 import pytest
 
 from tests.support.environments import Environment, build_wheel
+from tests.support.pretrained_cases import write_pretrained
 
 pytestmark = pytest.mark.long
 
 _SUPPORT = pathlib.Path(__file__).parent / "support"
-_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+_ROOT = pathlib.Path(__file__).parents[1]
+_CONFIGS = _ROOT / "configs"
 _WORKDIR = "--workdir=runs/tiny"
 # Three steps of a model that still has two scales and flows.
 _TRAIN = (
@@ -40,7 +43,13 @@ assert images.shape == (2, 8, 8, 3)
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
+    # With one more model than the project has, which may be large.
+    return build_wheel(
+        tmp_path_factory.mktemp("wheel"),
+        lambda copy: write_pretrained(
+            copy / "nvae_tf" / "pretrained" / "blobs"
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +73,10 @@ def test_wheel_installs_one_name_with_its_data(wheel):
         "nvae_tf/datasets/mnist_5k.npz",
         "nvae_tf/report/templates/report.html",
     } <= names
+    models = _ROOT / "nvae_tf" / "pretrained"
+    shipped = {p.relative_to(_ROOT) for p in models.rglob("*") if p.is_file()}
+    assert shipped
+    assert {path.as_posix() for path in shipped} <= names
 
 
 def test_environment_is_far_from_the_clone(environment):
@@ -84,6 +97,16 @@ def test_commands_explain_themselves(environment):
         assert page["status"] == 0, page["text"]
         assert f"nvae {words}" in page["text"]
     assert "tensorflow" not in printed["modules"]
+
+
+def test_models_come_with_the_wheel(environment):
+    printed = environment.run("nvae", "models")
+    assert re.search("^blobs .*8x8x1", printed, re.MULTILINE)
+    environment.run("nvae", "sample", "--model=blobs", "--output=blobs.png")
+    assert (environment.here / "blobs.png").is_file()
+    hub = ("sample", "--model=hf://user/repo")
+    message = environment.run("nvae", *hub, status=2)
+    assert 'pip install ".[hub]" in a clone' in message
 
 
 def test_training_needs_the_core_dependencies_alone(environment):

@@ -27,16 +27,25 @@ from nvae_tf.api.images import (
     sample,
     score,
 )
-from nvae_tf.api.runs import load, save
+from nvae_tf.api.runs import (
+    from_pretrained,
+    load,
+    pretrained_models,
+    save,
+    save_pretrained,
+)
 
 __all__ = [
     "Encoding",
     "Scores",
     "encode",
+    "from_pretrained",
     "interpolate",
     "load",
+    "pretrained_models",
     "reconstruct",
     "sample",
     "save",
+    "save_pretrained",
     "score",
 ]

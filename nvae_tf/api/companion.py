@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy.typing as npt
 
@@ -35,6 +36,7 @@ class Companion:
     Args:
       model: to go with.
       config: of its run.
+      info: what is known of its weights.
 
     Attributes:
       config: of the run that the model was loaded from; otherwise one that
@@ -42,10 +44,17 @@ class Companion:
       illustrator: of the model.
       inference: likewise.
       evaluator: likewise.
+      info: what is known of the weights, see `model_card.describe`.
     """
 
-    def __init__(self, model: NVAE, config: Config):
+    def __init__(
+        self,
+        model: NVAE,
+        config: Config,
+        info: Mapping[str, Any] | None = None,
+    ):
         self.config = config
+        self.info = dict(info or {})
         self.illustrator = Illustrator(model)
         self.inference = Inference(model)
         self.evaluator = Evaluator(model)
@@ -94,11 +103,19 @@ def companion_of(model: NVAE) -> Companion:
     return getattr(model, _ATTRIBUTE)
 
 
-def keep_config(model: NVAE, config: Config) -> None:
-    """Remembers the configuration of the run that a model is of."""
+def keep_config(
+    model: NVAE, config: Config, info: Mapping[str, Any] | None = None
+) -> None:
+    """Remembers the run that a model is of.
+
+    Args:
+      model: that was loaded.
+      config: of its run.
+      info: what is known of its weights.
+    """
     # With the model: it refers to the model, so a table of weak references
     # would keep both for ever.
-    setattr(model, _ATTRIBUTE, Companion(model, config))
+    setattr(model, _ATTRIBUTE, Companion(model, config, info))
 
 
 def _default_config(model: NVAE) -> Config:

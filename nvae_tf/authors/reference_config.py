@@ -9,8 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from nvae_tf.config import Config, DataConfig, TrainConfig, config_from_dict
+from nvae_tf.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    config_from_dict,
+)
 from nvae_tf.core.errors import CheckpointError, ConfigError
+from nvae_tf.core.reading import shown
 
 __all__ = [
     "BINARY_PADDING",
@@ -117,20 +124,21 @@ def config_from_reference(args: Any, state: Mapping[str, Any], path) -> Config:
     missing = sorted({*MODEL_FIELDS, "dataset"} - set(values))
     if missing:
         raise CheckpointError(
-            f"{path}: 'args' lacks {', '.join(missing)}; the file is not a "
-            "checkpoint of the NVAE authors' program."
+            f"{path}: 'args' has no plain value of {', '.join(missing)}; the "
+            "file is not a checkpoint of the NVAE authors' program."
         )
-    dataset = str(values["dataset"])
+    # Of a text within limits it is what the text says.
+    dataset = shown(values["dataset"])
     if dataset not in DATASETS:
         _LOG.warning(
-            "%s was trained on %r, which is not known here: set data.source "
+            "%s was trained on '%s', which is not known here: set data.source "
             "before training or evaluating.",
             path,
             dataset,
         )
     data = DATASETS.get(dataset, DataConfig(source="image_folder"))
     try:
-        return config_from_dict(
+        config = config_from_dict(
             {
                 "name": dataset,
                 "model": _model(values, state, path, data.binarize),
@@ -142,12 +150,53 @@ def config_from_reference(args: Any, state: Mapping[str, Any], path) -> Config:
         raise CheckpointError(
             f"{path}: 'args' makes no sense: {error}"
         ) from error
+    _require_weights(config.model, state, path)
+    return config
+
+
+def _require_weights(
+    model: ModelConfig, state: Mapping[str, Any], path
+) -> None:
+    """Raises CheckpointError if a model is far larger than its tensors.
+
+    Whoever wrote the arguments may ask for any model: its weights must be
+    there before it is built.
+    """
+    cells = (
+        model.num_preprocess_blocks
+        * (model.num_preprocess_cells + model.num_postprocess_cells)
+        + (model.num_groups - 1) * model.num_cells_dec
+        + 2 * model.num_groups * model.num_flow_pairs
+    )
+    if not model.is_plain_vae:
+        cells += model.num_groups * model.num_cells_enc
+    # Tensors may share what is stored, and stand for more of it than there is.
+    stored = {}
+    for array in state.values():
+        while isinstance(array.base, np.ndarray):
+            array = array.base
+        stored[id(array)] = array.size
+    weights = sum(stored.values())
+    if cells > len(state) or model.least_weights() > weights:
+        raise CheckpointError(
+            f"{path} holds {len(state):,} tensors with {weights:,} weights, "
+            "too few for the model that its 'args' describe: they do not "
+            "belong together."
+        )
 
 
 def plain_arguments(args: Any) -> dict[str, Any]:
-    """The checkpoint's `args` as a dictionary of plain values."""
+    """The numbers, texts and truths in a checkpoint's `args`, by name.
+
+    What is none of them, which the authors' program has not, is left out.
+    """
     given = vars(args) if isinstance(args, argparse.Namespace) else {}
-    return {name: _plain(value) for name, value in given.items()}
+    plain = {name: _plain(value) for name, value in given.items()}
+    return {
+        name: value
+        for name, value in plain.items()
+        if value is None or isinstance(value, bool | int | float | str)
+    }
 
 
 def _plain(value):
@@ -192,9 +241,9 @@ def _model(values: dict, state: Mapping[str, Any], path, is_binary) -> dict:
         # Before anything of such a width is built.
         if values[key] != width:
             raise CheckpointError(
-                f"{path}: {key!r} in 'args' is {values[key]!r}, but the tensor "
-                f"{tensor!r} is of a model with {width}: they do not belong "
-                "together."
+                f"{path}: {key!r} in 'args' is {shown(values[key])}, but the "
+                f"tensor {tensor!r} is of a model with {width}: they do not "
+                "belong together."
             )
     padding = BINARY_PADDING if is_binary else 0
     mixtures = values["num_mixture_dec"]

@@ -15,6 +15,7 @@ from nvae_tf.authors import torch_file
 from nvae_tf.authors.reference_config import config_from_reference
 from nvae_tf.config import Config, ModelConfig
 from nvae_tf.core.errors import CheckpointError
+from nvae_tf.core.reading import shown
 from nvae_tf.model.cell_operations import InvertedResidual
 from nvae_tf.model.cells import ResidualCell
 from nvae_tf.model.layers import BatchNorm, Conv2D, Dense
@@ -30,6 +31,9 @@ __all__ = [
     "reference_slots",
 ]
 
+# Of epochs or steps; and what float32 can scale by.
+_MOST_COUNT = 10**12
+_MOST_SCALE = 2.0**100
 # Of tensors that say nothing about the model.
 IGNORED_SUFFIXES = ("num_batches_tracked", "weight_normalized")
 
@@ -123,13 +127,14 @@ def read(path) -> ReferenceCheckpoint:
             "must hold 'args' and 'state_dict'."
         )
     state = values["state_dict"]
-    if not isinstance(state, Mapping):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, np.ndarray)
+        for name, value in state.items()
+    ):
         raise CheckpointError(
-            f"{path}: 'state_dict' is a {type(state).__name__}, not a mapping "
-            "of names to tensors; the file is not one of the authors' program."
+            f"{path}: 'state_dict' is {shown(state)}, not a mapping of names "
+            "to tensors; the file is not one of the authors' program."
         )
-    scaler = values.get("grad_scalar")
-    scale = scaler.get("scale") if isinstance(scaler, Mapping) else None
     optimizer = values.get("optimizer")
     return ReferenceCheckpoint(
         path=path,
@@ -138,7 +143,7 @@ def read(path) -> ReferenceCheckpoint:
         optimizer=optimizer if isinstance(optimizer, Mapping) else {},
         epoch=_count(values, "epoch", path),
         global_step=_count(values, "global_step", path),
-        loss_scale=None if scale is None else float(scale),
+        loss_scale=_loss_scale(values, path),
     )
 
 
@@ -147,12 +152,28 @@ def _count(values: Mapping, name: str, path) -> int:
     value = values.get(name, 0)
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
-    if not isinstance(value, int) or value < 0:
+    if not isinstance(value, int) or not 0 <= value < _MOST_COUNT:
         raise CheckpointError(
-            f"{path}: {name!r} is {value!r}, not a count; the file is not one "
-            "of the authors' program."
+            f"{path}: {name!r} is {shown(value)}, not a count; the file is not "
+            "one of the authors' program."
         )
     return value
+
+
+def _loss_scale(values: Mapping, path) -> float | None:
+    """The scale of mixed precision, None where there is none."""
+    scaler = values.get("grad_scalar")
+    scale = scaler.get("scale") if isinstance(scaler, Mapping) else None
+    if isinstance(scale, np.ndarray) and scale.ndim == 0:
+        scale = scale.item()
+    if scale is None:
+        return None
+    if not isinstance(scale, int | float) or not 0 < scale < _MOST_SCALE:
+        raise CheckpointError(
+            f"{path}: 'scale' in 'grad_scalar' is {shown(scale)}, which scales "
+            "no loss; the file is not one of the authors' program."
+        )
+    return float(scale)
 
 
 def load(path) -> tuple[NVAE, Config]:
@@ -189,9 +210,9 @@ def assign_state(model: NVAE, state: Mapping[str, Any], path) -> None:
         ("has unexpected", given - slots.keys()),
     ):
         if keys:
-            first = sorted(keys)[0]
+            first = shown(sorted(keys)[0])
             raise CheckpointError(
-                f"{path} {problem} {len(keys)} tensors, {first!r} among them; "
+                f"{path} {problem} {len(keys)} tensors, '{first}' among them; "
                 "its weights do not belong to the model its 'args' describe."
             )
     arrays: dict[int, np.ndarray] = {}
@@ -200,17 +221,20 @@ def assign_state(model: NVAE, state: Mapping[str, Any], path) -> None:
         value = np.asarray(state[key])
         if value.shape != slot.shape:
             raise CheckpointError(
-                f"{path}: {key!r} has shape {value.shape}, but the model its "
-                f"'args' describe needs {slot.shape}."
+                f"{path}: {key!r} has shape {shown(value.shape)}, but the "
+                f"model its 'args' describe needs {slot.shape}."
             )
         if value.dtype.kind not in "fiu":
             raise CheckpointError(
                 f"{path}: {key!r} holds {value.dtype}, not numbers."
             )
+        # As float32: what is larger would become infinite.
+        with np.errstate(over="ignore"):
+            value = value.astype(np.float32)
         if not np.all(np.isfinite(value)):
             raise CheckpointError(
-                f"{path}: {key!r} holds values that are not finite; the run "
-                "that wrote it had diverged. Use an earlier checkpoint."
+                f"{path}: {key!r} holds values that are not finite as float32; "
+                "the run that wrote it had diverged. Use an earlier checkpoint."
             )
         ident = id(slot.variable)
         if ident not in arrays:

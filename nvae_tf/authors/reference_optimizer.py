@@ -16,6 +16,7 @@ import numpy as np
 
 from nvae_tf.authors.reference_import import IGNORED_SUFFIXES, Slot
 from nvae_tf.core.errors import CheckpointError
+from nvae_tf.core.reading import shown
 
 __all__ = [
     "Moments",
@@ -26,6 +27,7 @@ __all__ = [
 
 _BUFFERS = ("running_mean", "running_var", *IGNORED_SUFFIXES)
 _NAMES = {"m": "exp_avg", "u": "exp_inf"}
+_MOST_UPDATES = 10**12
 
 
 class Moments(typing.NamedTuple):
@@ -69,14 +71,17 @@ def moments_from_reference(
     Raises:
       CheckpointError: if what it holds does not fit its own parameters.
     """
-    state = optimizer.get("state") or {}
-    if not state:
+    state = optimizer.get("state")
+    if state is None or (isinstance(state, Mapping) and not state):
         return None
     names = parameter_keys(keys)
-    numbers = _numbers(optimizer)
-    if numbers != list(range(len(names))) or not set(state) <= set(numbers):
+    if (
+        not isinstance(state, Mapping)
+        or _numbers(optimizer) != list(range(len(names)))
+        or not all(type(n) is int and 0 <= n < len(names) for n in state)
+    ):
         raise _refused(
-            path, f"it numbers {len(numbers)} parameters, not {len(names)}"
+            path, f"it does not number {len(names)} parameters from 0 on"
         )
     pieces = _Pieces(parameters)
     steps = set()
@@ -87,10 +92,10 @@ def moments_from_reference(
             *_NAMES.values(),
         } <= set(entry):
             raise _refused(path, "a parameter lacks step, exp_avg or exp_inf")
-        steps.add(int(np.asarray(entry["step"]).item()))
+        steps.add(_step(entry["step"], path))
         for name, theirs in _NAMES.items():
-            value = np.asarray(entry[theirs])
-            if value.shape != slot.shape or not np.all(np.isfinite(value)):
+            value = _moment(entry[theirs], slot.shape)
+            if value is None:
                 raise _refused(
                     path,
                     f"{theirs} of {names[number]!r} is not finite or not of "
@@ -171,10 +176,39 @@ class _Pieces:
         return whole if slot.index is None else whole[slot.index]
 
 
-def _numbers(optimizer: Mapping[str, Any]) -> list:
-    """The parameters' numbers, group after group."""
-    groups = optimizer.get("param_groups") or []
-    return [number for group in groups for number in group.get("params", [])]
+def _numbers(optimizer: Mapping[str, Any]) -> list | None:
+    """The parameters' numbers, group after group; None if there are none."""
+    groups = optimizer.get("param_groups")
+    if not isinstance(groups, list):
+        return None
+    numbers = []
+    for group in groups:
+        params = group.get("params") if isinstance(group, Mapping) else None
+        # 1.0 and True are equal to 1, but number nothing.
+        if not isinstance(params, list) or {*map(type, params)} - {int}:
+            return None
+        numbers += params
+    return numbers
+
+
+def _step(value: Any, path) -> int:
+    """A count of updates, which newer versions of torch keep as a tensor."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, int | float) or not 0 <= value < _MOST_UPDATES:
+        raise _refused(path, f"a step is {shown(value)}, not a count")
+    return int(value)
+
+
+def _moment(value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A moment as float32; None if it is none of this shape."""
+    if not isinstance(value, np.ndarray) or value.shape != shape:
+        return None
+    if value.dtype.kind not in "fiu":
+        return None
+    with np.errstate(over="ignore"):
+        value = value.astype(np.float32)
+    return value if np.all(np.isfinite(value)) else None
 
 
 def _refused(path, why: str) -> CheckpointError:

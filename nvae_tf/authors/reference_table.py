@@ -14,6 +14,7 @@ from nvae_tf.authors.reference_config import (
 )
 from nvae_tf.config import Config, ModelConfig
 from nvae_tf.core.errors import ConfigError
+from nvae_tf.core.reading import shown
 
 __all__ = [
     "Row",
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 _ABSENT = "-"
+_CELL = 60
+_MOST_NAMES = 100
 # Arguments that are read, but not one to one.
 _DERIVED = (
     "dataset",
@@ -75,10 +78,10 @@ def comparison(args: Any, own: Config, run: Config) -> list[Row]:
             note = (
                 "given"
                 if argument == _ABSENT
-                else f"changed; the checkpoint has {expected!r}"
+                else f"changed; the checkpoint has {_cell(expected)}"
             )
-        theirs = repr(values[argument]) if argument in values else _ABSENT
-        return Row(argument, theirs, key, repr(value), note)
+        theirs = _cell(values[argument]) if argument in values else _ABSENT
+        return Row(argument, theirs, key, _cell(value), note)
 
     rows = [row(t, f"model.{ours}") for t, ours in MODEL_FIELDS.items()]
     rows += [
@@ -112,9 +115,10 @@ def comparison(args: Any, own: Config, run: Config) -> list[Row]:
 
 
 def unused(args: Any) -> list[str]:
-    """Arguments that nothing here corresponds to."""
+    """Arguments that nothing here corresponds to; of very many the first."""
     known = {*MODEL_FIELDS, *TRAIN_FIELDS, *_DERIVED}
-    return sorted(plain_arguments(args).keys() - known)
+    names = sorted(plain_arguments(args).keys() - known)
+    return [shown(name) for name in names[:_MOST_NAMES]]
 
 
 def differences(checkpoint: ModelConfig, given: ModelConfig) -> list[str]:
@@ -158,6 +162,12 @@ def format_table(rows: list[Row]) -> str:
         ).rstrip()
         for row in table
     )
+
+
+def _cell(value: Any) -> str:
+    """A value as Python writes it; a text in quotes."""
+    text = shown(value, _CELL)
+    return repr(text) if isinstance(value, str) else text
 
 
 def _get(config: Config, key: str):

@@ -6,10 +6,8 @@ passes `write` on.
 
 import argparse
 import collections
-import contextlib
 import math
 import os
-import secrets
 import struct
 import zipfile
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 
 from nvae_tf.authors.torch_file_format import MAX_DEPTH, STORAGES, is_key
 from nvae_tf.core.errors import CheckpointError
+from nvae_tf.core.files import replacing
 
 __all__ = ["write"]
 
@@ -51,30 +50,14 @@ def write(path: str | os.PathLike[str], value: object) -> None:
         pickled.emit(value, "value", 0)
     except _UnsupportedError as error:
         raise CheckpointError(f"cannot write {path}: {error}") from error
-    # In the same folder, because a rename is atomic only there.
-    draft = path.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        with draft.open("xb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                _add(archive, "data.pkl", b"\x80\x02" + pickled.code + b".")
-                _add(archive, "byteorder", b"little")
-                for number, array in enumerate(pickled.arrays):
-                    little = array.astype(
-                        array.dtype.newbyteorder("<"), copy=False
-                    )
-                    _add(archive, f"data/{number}", little.tobytes())
-                _add(archive, "version", b"3\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {path}: {error.strerror or error}; choose a file in "
-            "a folder that exists, is writable and has space"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
+    with replacing(path, CheckpointError) as draft:
+        with zipfile.ZipFile(draft, "w") as archive:
+            _add(archive, "data.pkl", b"\x80\x02" + pickled.code + b".")
+            _add(archive, "byteorder", b"little")
+            for number, array in enumerate(pickled.arrays):
+                little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+                _add(archive, f"data/{number}", little.tobytes())
+            _add(archive, "version", b"3\n")
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

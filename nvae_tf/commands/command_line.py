@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import sys
@@ -81,6 +82,10 @@ def run(
         docstring of the program.
       positional: name of an argument that is no flag.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files may be no text that could be written.
+            stream.reconfigure(errors="backslashreplace")
     if any(argument in _HELP for argument in sys.argv[1:]):
         print(_help(description or sys.modules["__main__"].__doc__ or ""))
         sys.exit(0)

@@ -69,6 +69,7 @@ def main(argv) -> None:
         "Numbers": workdir / "evaluation.json",
     }.items():
         print(f"{title + ':':20s}{os.path.relpath(path)}")
+    print(f"\nIn the browser: nvae play --workdir={os.path.relpath(workdir)}")
 
 
 def _require_extras() -> None:

@@ -10,13 +10,13 @@ import functools
 
 from absl import flags
 
+from nvae_tf.commands.model_flags import ModelFlags
 from nvae_tf.commands.values import whole_numbers
 from nvae_tf.core.errors import UserError
 
 __all__ = [
     "DrawFlags",
     "ImageFlags",
-    "ModelFlags",
     "PixelsFlag",
     "define_batch_size",
     "define_importance_samples",
@@ -32,67 +32,6 @@ __all__ = [
 
 # `--help` of a command shows its own flags: these are to count as such.
 flags.disclaim_key_flags()
-
-
-class ModelFlags:
-    """`--workdir`, `--checkpoint` and `--ema`: which weights."""
-
-    def __init__(self):
-        """Defines the flags."""
-        self._workdir = flags.DEFINE_string("workdir", "", "Folder of the run.")
-        self._checkpoint = flags.DEFINE_string(
-            "checkpoint",
-            "latest",
-            "Which of its checkpoints: latest, best (by held-out NELBO) or a "
-            "step.",
-        )
-        self._ema = flags.DEFINE_bool(
-            "ema",
-            None,
-            "Use the running average of the weights, or with --noema the "
-            "weights of the step alone. By default the average, where the run "
-            "keeps one.",
-        )
-
-    @property
-    def workdir(self) -> str:
-        """The run's folder."""
-        return self._workdir.value
-
-    @property
-    def checkpoint(self) -> str:
-        """Which checkpoint: latest, best or a step."""
-        return self._checkpoint.value
-
-    @property
-    def ema(self) -> bool | None:
-        """Whether the average is wanted; None for it where there is one."""
-        return self._ema.value
-
-    def load(self):
-        """`(model, config, info)`, see `workdir.load_model`.
-
-        Says which weights they are: `info["ema"]`.
-
-        Raises:
-          UserError: if there is no run, or no intact checkpoint.
-        """
-        from nvae_tf.runs import workdir
-
-        model, config, info = workdir.load_model(
-            self.workdir, ema=self.ema, checkpoint=self._checkpoint.value
-        )
-        self.tell(info)
-        return model, config, info
-
-    def tell(self, info) -> None:
-        """Prints which weights are used.
-
-        Args:
-          info: what `load_model` knows of them.
-        """
-        weights = "Averaged weights" if info["ema"] else "Weights"
-        print(f"{weights} of step {info['step']} in {self.workdir}")
 
 
 class DrawFlags:
@@ -174,7 +113,7 @@ class DrawFlags:
         if self.readjusts:
             readjust.readjust_cached(
                 model,
-                self._model_flags.workdir,
+                self._model_flags.folder,
                 readjust.checkpoint_tag(info["step"], info["ema"]),
                 temperature,
                 progress=functools.partial(progress, desc="re-adjusting"),
@@ -326,7 +265,7 @@ def define_readjust_bn():
         "readjust_bn",
         False,
         "First let batch normalisation settle on draws at the temperature, as "
-        "the paper does for colour images. The result is kept in the workdir.",
+        "the paper does for colour images. A workdir keeps the result.",
     )
 
 

@@ -58,13 +58,17 @@ COMMANDS = {
         Command("encode", "explore.encode", "latents and bounds of images"),
         Command("nearest", "explore.nearest", "training images near samples"),
         Command("outliers", "explore.outliers", "the least likely images"),
+        Command("play", "play", "a page in the browser to play with"),
+        Command("models", "models", "those that come with the project"),
     ],
     "Ship": [
         Command("export savedmodel", "export.savedmodel", "for TF Serving"),
         Command("export onnx", "export.onnx", "without TensorFlow"),
+        Command("export web", "export.web", "a page that runs the model"),
         Command(
             "export checkpoint", "export.checkpoint", "the authors' format"
         ),
+        Command("export pretrained", "export.pretrained", "for --model"),
         Command("import", "import_checkpoint", "the authors' checkpoints"),
         Command("verify", "verify", "check an export"),
         Command(

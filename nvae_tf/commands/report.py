@@ -14,9 +14,10 @@ from absl import flags
 
 from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands import values
+from nvae_tf.commands.model_flags import RunFlags
 from nvae_tf.core.errors import UserError
 
-_MODEL = common_flags.ModelFlags()
+_MODEL = RunFlags()
 _OUTPUT = common_flags.define_output(
     "", "The HTML file to write; by default report.html in the workdir."
 )

@@ -13,6 +13,7 @@ __all__ = ["EXTRAS", "how_to_install", "is_installed", "missing", "require"]
 # What each extra of pyproject.toml brings, by the names to import.
 EXTRAS = {
     "data": ("tensorflow_datasets", "array_record", "importlib_resources"),
+    "hub": ("huggingface_hub",),
     "onnx": ("onnx", "onnxruntime", "tf2onnx"),
     "report": ("jinja2", "matplotlib"),
     "serving": ("grpc", "tensorflow_serving", "urllib3"),

@@ -46,8 +46,8 @@ def read_json(
       kind: the type of the whole; None for any.
 
     Returns:
-      What it holds: integers fit 64 bits, and every string can be written as
-      UTF-8.
+      What it holds: integers fit 64 bits, and every string can be a file's
+      name.
 
     Raises:
       UserError: `error`, if it cannot be read, is no JSON, or too large or
@@ -133,7 +133,9 @@ def _check(value: Any) -> None:
     while pending:
         item, depth = pending.pop()
         if isinstance(item, str):
-            item.encode()  # Halves of characters cannot be printed.
+            # Halves of characters are no text, but for those by which names
+            # of files come that are none.
+            item.encode(errors="surrogateescape")
             continue
         if depth == MOST_DEPTH:
             raise _RefusedError(f"it nests more than {MOST_DEPTH} deep")

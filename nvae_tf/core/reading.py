@@ -77,9 +77,10 @@ def read_bytes(
     """
     with open_regular(path, error, advice) as file:
         try:
+            size = os.fstat(file.fileno()).st_size
             # One more than allowed: a size may change, or not be told.
-            content = file.read(most + 1)
-            if len(content) > most:
+            content = b"" if size > most else file.read(most + 1)
+            if max(size, len(content)) > most:
                 raise OSError(
                     errno.EFBIG, f"it has more than {most:,} bytes", str(path)
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import math
+import os
 import pathlib
 import struct
 import zlib
@@ -13,7 +14,8 @@ import numpy as np
 
 from nvae_tf.config import DataConfig
 from nvae_tf.core.errors import DataError
-from nvae_tf.core.reading import open_regular
+from nvae_tf.core.npz_files import NpzFile, map_npy
+from nvae_tf.core.reading import open_regular, shown
 from nvae_tf.datasets.image_files import hash_fraction
 from nvae_tf.datasets.sources import ArraySource, Source, Subset
 
@@ -34,8 +36,10 @@ _ARRAY_SPLITS = {
     "test": ("test", "x_test"),
 }
 _MNIST_5K = pathlib.Path(__file__).parent / "mnist_5k.npz"
+_AGAIN = "download it again"
+# So many are gone through one by one, to part them.
+_MOST_IMAGES = 2**24
 _IDX_UBYTE = 0x08
-_MAX_RANK = 4
 _IDX_SPLITS = {"train": "train", "validation": "t10k", "test": "t10k"}
 
 
@@ -76,21 +80,34 @@ def open_array(data: DataConfig, split: str) -> Source:
     if not data.path or not path.exists():
         raise DataError(
             f"data.path is {data.path!r}, which does not exist; name an "
-            ".npy or .npz file with --config.data.path=FILE."
+            ".npy or .npz file with --config.data.path=FILE, or for a model "
+            "in use with --data_path."
         )
     if path.is_dir():
         files = {file.stem: file for file in path.glob("*.npy")}
         chosen = _pick(files, split, f"The folder {path}", "file")
-        images = _load_npy(files[chosen])
+        images = map_npy(files[chosen])
         return _checked_source(str(files[chosen]), images, data)
     if path.suffix == ".npz":
-        arrays = _load_npz(path, data.max_unpacked_mb)
-        if len(arrays) != 1:
-            chosen = _pick(arrays, split, str(path), "array")
-            return _checked_source(f"{path}:{chosen}", arrays[chosen], data)
-        images = next(iter(arrays.values()))
+        advice = (
+            "save it again with NumPy, as .npy files if it is large, or raise "
+            f"data.max_unpacked_mb={data.max_unpacked_mb}"
+        )
+        with NpzFile(path, DataError, advice) as archive:
+            # Labels and the like are not images: leave them on disk.
+            arrays = {
+                name: header
+                for name, header in archive.headers.items()
+                if len(header.shape) in (3, 4)
+            }
+            most = data.max_unpacked_mb * 2**20
+            if len(arrays) != 1:
+                chosen = _pick(arrays, split, str(path), "array")
+                images = archive.read(chosen, most)
+                return _checked_source(f"{path}:{chosen}", images, data)
+            images = archive.read(*arrays, most)
     elif path.suffix == ".npy":
-        images = _load_npy(path)
+        images = map_npy(path)
     else:
         raise DataError(
             f"{path} is neither .npy nor .npz; save the images with "
@@ -111,9 +128,8 @@ def open_idx(data: DataConfig, split: str) -> Source:
     """
     path = pathlib.Path(data.path).expanduser()
     if data.path and path.is_file():
-        source = _checked_source(
-            str(path), read_idx(path, data.max_unpacked_mb), data
-        )
+        images = read_idx(path, data.max_unpacked_mb)
+        source = _checked_source(str(path), images, data)
         return _hash_split(source, data, split)
     prefix = _IDX_SPLITS[split]
     if data.path and path.is_dir():
@@ -126,58 +142,79 @@ def open_idx(data: DataConfig, split: str) -> Source:
     raise DataError(
         f"data.path is {data.path!r}: there is no {prefix}-images-idx3-ubyte "
         "(or .gz) there; name MNIST's folder, or one IDX file, with "
-        "--config.data.path=PATH."
+        "--config.data.path=PATH, or for a model in use with --data_path."
     )
 
 
-def read_idx(path: pathlib.Path, max_unpacked_mb: int = 2048) -> np.ndarray:
-    """Reads an IDX file of unsigned bytes, gzipped or not.
+def read_idx(path: pathlib.Path, max_unpacked_mb: int) -> np.ndarray:
+    """Reads an IDX file of images of unsigned bytes, gzipped or not.
 
     Args:
-      path: of the file.
-      max_unpacked_mb: see `DataConfig`; of what is gzipped.
+      path: the file.
+      max_unpacked_mb: MiB that a gzipped file may unpack to by its header.
 
     Returns:
-      uint8, of the shape that the file states.
+      uint8 `[N, H, W]` or `[N, H, W, C]`.
 
     Raises:
-      DataError: if it is damaged, holds another type or unpacks to more.
+      DataError: if it is damaged, too large or holds something else.
     """
-    again = "download it again."
-    try:
-        with open_regular(path) as file:
+    with open_regular(path, DataError, _AGAIN) as file:
+        try:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            if packed:
-                most = max_unpacked_mb * 2**20
-                with gzip.GzipFile(fileobj=file) as unpacked:
-                    content = unpacked.read(most + 1)
-                if len(content) > most:
-                    raise _too_large(path, max_unpacked_mb)
-            else:
-                content = file.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}); {again}") from error
-    if len(content) < 4 or content[:2] != b"\0\0":
-        raise DataError(f"{path} is not an IDX file; {again}")
-    kind, rank = content[2], content[3]
-    if rank > _MAX_RANK:
-        raise DataError(f"{path} states {rank} dimensions; {again}")
+            if not packed:
+                size = os.fstat(file.fileno()).st_size
+                return _read_idx(path, file, size, "the file has")
+            most = max_unpacked_mb * 2**20
+            with gzip.open(file) as unpacked:
+                return _read_idx(
+                    path,
+                    unpacked,
+                    most,
+                    f"data.max_unpacked_mb={max_unpacked_mb} allows",
+                )
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(
+                f"{path} cannot be read ({shown(str(error))}); {_AGAIN}."
+            ) from error
+
+
+def _read_idx(path: pathlib.Path, file, most: int, why: str) -> np.ndarray:
+    """Reads the images; no more than `most` bytes, of which `why` tells."""
+    start = file.read(4)
+    if len(start) < 4 or start[:2] != b"\0\0":
+        raise DataError(f"{path} is not an IDX file; {_AGAIN}.")
+    kind, rank = start[2], start[3]
     if kind != _IDX_UBYTE:
         raise DataError(
             f"{path} holds values of IDX type {kind:#04x}; only unsigned "
             "bytes (0x08) are images."
         )
-    start = 4 + 4 * rank
-    if len(content) < start:
-        raise DataError(f"{path} is cut off in its header; {again}")
-    shape = struct.unpack(f">{rank}I", content[4:start])
-    if len(content) - start != math.prod(shape):
+    if rank not in (3, 4):
         raise DataError(
-            f"{path} states {math.prod(shape)} values of shape {shape}, but "
-            f"holds {len(content) - start}: it is cut off or damaged; {again}"
+            f"{path} states {rank} dimensions; images are [N, height, "
+            "width] or [N, height, width, channels]."
         )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    header = file.read(4 * rank)
+    if len(header) < 4 * rank:
+        raise DataError(f"{path} is cut off in its header; {_AGAIN}.")
+    shape = struct.unpack(f">{rank}I", header)
+    count = math.prod(shape)
+    if count > most:
+        raise DataError(
+            f"{path} states {count:,} values of shape {shape}, more than the "
+            f"{most:,} bytes that {why}; if it is cut off or damaged, {_AGAIN}."
+        )
+    # One more, to see whether it ends there.
+    values = file.read(count + 1)
+    if len(values) != count:
+        raise DataError(
+            f"{path} states {count:,} values of shape {shape}, but holds "
+            f"{'more' if len(values) > count else f'{len(values):,}'}: it is "
+            f"cut off or damaged; {_AGAIN}."
+        )
+    return np.frombuffer(values, np.uint8).reshape(shape)
 
 
 @functools.lru_cache(maxsize=1)
@@ -191,53 +228,6 @@ def labelled_mnist_5k() -> tuple[np.ndarray, np.ndarray]:
         return stored["images"][..., None], stored["labels"].astype(np.int64)
 
 
-def _load_npy(path: pathlib.Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:
-        # Its header is parsed as Python: whatever that raises, it is damaged.
-        raise _damaged(path, error) from error
-
-
-def _load_npz(
-    path: pathlib.Path, max_unpacked_mb: int
-) -> dict[str, np.ndarray]:
-    try:
-        # Opened here, since NumPy leaves a damaged archive open.
-        with (
-            open_regular(path) as file,
-            np.load(file, allow_pickle=False) as archive,
-        ):
-            sizes = [member.file_size for member in archive.zip.infolist()]
-            if sum(sizes) > max_unpacked_mb * 2**20:
-                raise _too_large(path, max_unpacked_mb)
-            # Labels and the like are not images: leave them on disk.
-            return {
-                key: archive[key]
-                for key in archive.files
-                if archive[key].ndim in (3, 4)
-            }
-    except DataError:
-        raise
-    except Exception as error:
-        raise _damaged(path, error) from error
-
-
-def _too_large(path: pathlib.Path, max_unpacked_mb: int) -> DataError:
-    return DataError(
-        f"{path} unpacks to more than data.max_unpacked_mb={max_unpacked_mb} "
-        "MiB; raise that if the file is what you expect, or save the images "
-        "as .npy files."
-    )
-
-
-def _damaged(path: pathlib.Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path} cannot be read as a NumPy file ({error}); it is cut off, "
-        "damaged or holds Python objects: save it again."
-    )
-
-
 def _pick(arrays: dict, split: str, where: str, kind: str) -> str:
     """The name among `arrays` that holds `split`."""
     other = {"train": (), "validation": ("test",), "test": ("validation",)}
@@ -248,7 +238,7 @@ def _pick(arrays: dict, split: str, where: str, kind: str) -> str:
     wanted = "train" if split == "train" else "validation or test"
     raise DataError(
         f"{where} has no {kind} of images named {wanted}; it has "
-        f"{', '.join(sorted(arrays)) or 'none'}."
+        f"{shown(', '.join(sorted(arrays)), 200) or 'none'}."
     )
 
 
@@ -257,8 +247,18 @@ def _checked_source(
 ) -> ArraySource:
     if images.ndim not in (3, 4):
         raise DataError(
-            f"{name} has shape {images.shape}; images are [N, height, width] "
-            "or [N, height, width, channels]."
+            f"{name} has shape {shown(images.shape)}; images are [N, height, "
+            "width] or [N, height, width, channels]."
+        )
+    if math.prod(images.shape[1:3]) > data.max_pixels:
+        raise DataError(
+            f"{name} has shape {shown(images.shape)}: images of more pixels "
+            f"than data.max_pixels={data.max_pixels}."
+        )
+    if 0 in images.shape[1:] or len(images) > _MOST_IMAGES:
+        raise DataError(
+            f"{name} has shape {shown(images.shape)}; images have pixels, and "
+            f"at most {_MOST_IMAGES:,} are read from one file."
         )
     if images.dtype == bool:
         return ArraySource(name, _with_channels(images).view(np.uint8), 1)
@@ -278,11 +278,10 @@ def _with_channels(images: np.ndarray) -> np.ndarray:
 
 
 def _wrong_dtype(images: np.ndarray) -> str:
-    text = f"holds {images.dtype} values; images must be uint8 or uint16"
+    text = f"holds {shown(images.dtype)} values; images must be uint8 or uint16"
     if not np.issubdtype(images.dtype, np.floating):
         return f"{text}: convert them with .astype(numpy.uint8)."
-    first = images[: 2**10]
-    if np.isnan(first).any():
+    if np.isnan(images.flat[: 2**20]).any():
         return f"{text}, and these contain NaN: correct and convert them."
     return (
         f"{text}: if they lie in [0, 1], convert them with "

@@ -85,7 +85,8 @@ def open_folder(data: DataConfig, split: str) -> Source:
     if not data.path or not root.is_dir():
         raise DataError(
             f"data.path is {data.path!r}, which is not a folder; name the "
-            "folder that holds the images with --config.data.path=DIR."
+            "folder that holds the images with --config.data.path=DIR, or for "
+            "a model in use with --data_path."
         )
     if data.split_by == "folder":
         folder = _split_folder(root, split)

@@ -24,8 +24,8 @@ __all__ = [
 CELEBA_SHAPE = (218, 178)
 _CELEBA_ROWS = slice(40, 188)
 _CELEBA_COLUMNS = slice(15, 163)
-# Pixels that an image may be scaled to: far more than any model takes.
-_MOST_PIXELS = 2**27
+# Pixels that an image may be enlarged to: far more than any model takes.
+_MOST_PIXELS = 2**23
 # ITU-R 601-2 luma, the weights of most image libraries.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -147,7 +147,7 @@ def match_size(
         return resize(image, size, size)
     shorter = min(height, width)
     scaled = [_scaled(side, size, shorter) for side in (height, width)]
-    if scaled[0] * scaled[1] > _MOST_PIXELS:
+    if scaled[0] * scaled[1] > max(_MOST_PIXELS, height * width):
         raise DataError(
             f"{where} is {width}x{height} pixels, which data.resize "
             f"{policy!r} would scale to {scaled[1]}x{scaled[0]}: crop it, or "
@@ -181,11 +181,12 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     # Other kinds go channel by channel: alpha must not weigh the colours,
     # and Pillow has no 16-bit colour.
     planes = []
+    top = np.iinfo(image.dtype).max
     for channel in np.moveaxis(image, -1, 0):
         picture = Image.fromarray(channel.astype(np.float32))
-        planes.append(np.asarray(picture.resize((width, height), bilinear)))
-    top = np.iinfo(image.dtype).max
-    return np.clip(np.rint(np.stack(planes, -1)), 0, top).astype(image.dtype)
+        plane = np.asarray(picture.resize((width, height), bilinear))
+        planes.append(np.clip(np.rint(plane), 0, top).astype(image.dtype))
+    return np.stack(planes, -1)
 
 
 class FittedSource(Source):

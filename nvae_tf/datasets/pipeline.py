@@ -22,6 +22,7 @@ from nvae_tf.core.threads import map_ahead
 from nvae_tf.datasets.arrays import open_array, open_idx, open_mnist_5k
 from nvae_tf.datasets.folder import open_folder
 from nvae_tf.datasets.geometry import FittedSource
+from nvae_tf.datasets.order import CROPS, PIXELS, epoch_order, random_words
 from nvae_tf.datasets.preprocess import make_preprocess
 from nvae_tf.datasets.records import open_records
 from nvae_tf.datasets.sources import CorruptImageError, Source, require_split
@@ -39,8 +40,6 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
-# Purposes of random words: no two of them share a stream.
-_ORDER, _PIXELS, _CROPS = 1, 2, 3
 # Unreadable images in a row before the whole source counts as unreadable.
 _MAX_CORRUPT_IN_A_ROW = 1000
 
@@ -113,19 +112,6 @@ def open_source(config: Config, split: str) -> Source:
         "idx": lambda: open_idx(data, split),
     }
     return FittedSource(openers[data.source](), config)
-
-
-def epoch_order(num_images: int, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch of training reads the images.
-
-    Returns:
-      int64 `[num_images]`, a permutation.
-    """
-    # Raw bits of a counter-based generator and a stable sort: unlike
-    # `Generator.permutation`, NumPy promises these never to change.
-    key = _words(seed, _ORDER, epoch)
-    bits = np.random.Philox(key=key).random_raw(num_images)
-    return np.argsort(bits, kind="stable")
 
 
 def num_batches(
@@ -249,14 +235,6 @@ def _places(
         epoch, step = epoch + 1, 0
 
 
-def _words(seed: int, purpose: int, *numbers: int) -> np.ndarray:
-    """uint64 `[2]` that depend on the arguments alone."""
-    # SeedSequence takes no negative numbers.
-    entropy = (purpose, seed % 2**64, *numbers)
-    sequence = np.random.SeedSequence(entropy)
-    return sequence.generate_state(2, np.uint64)
-
-
 class _Reader:
     """Reads and transforms the batch at a position, from any thread."""
 
@@ -289,7 +267,9 @@ class _Reader:
         images, good = self._read(indices, place.epoch)
         keys = np.zeros((self._batch_size, 2), np.int64)
         # Training draws differ from those of an evaluation of the same epoch.
-        word = _words(self._seed, _PIXELS, int(self._training), place.epoch)
+        word = random_words(
+            self._seed, PIXELS, int(self._training), place.epoch
+        )
         keys[:, 0] = word.view(np.int64)[0]
         keys[: len(indices), 1] = indices
         with tf.device("CPU"):
@@ -369,7 +349,7 @@ class _Reader:
         size = self._config.model.image_size
         free = np.array(image.shape[:2]) - size
         if self._training:
-            words = _words(self._seed, _CROPS, epoch, index)
+            words = random_words(self._seed, CROPS, epoch, index)
             top, left = words % (np.maximum(free, 0) + 1).astype(np.uint64)
         else:
             top, left = free // 2

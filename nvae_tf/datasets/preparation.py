@@ -13,12 +13,12 @@ import tqdm
 
 from nvae_tf.config import Config
 from nvae_tf.core.errors import ConfigError, DataError
+from nvae_tf.core.json_files import read_json
 from nvae_tf.core.threads import map_ahead
 from nvae_tf.datasets.pipeline import open_source
 from nvae_tf.datasets.records import (
     FORMAT,
     MANIFEST,
-    read_json,
     read_shard_index,
     shard_path,
     write_json,
@@ -160,7 +160,11 @@ def _check_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, settings)
         return
-    before = read_json(path)
+    before = read_json(
+        path,
+        DataError,
+        advice="delete it and run nvae data prepare again",
+    )
     changed = [
         f"{key} ({before.get(key)!r} then, {settings.get(key)!r} now)"
         for key in settings

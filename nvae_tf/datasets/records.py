@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import zipfile
 import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -21,7 +20,10 @@ import tensorflow as tf
 from nvae_tf.config import Config
 from nvae_tf.core.errors import DataError
 from nvae_tf.core.files import replacing, write_bytes
-from nvae_tf.datasets.sources import CorruptImageError, Source
+from nvae_tf.core.json_files import read_json
+from nvae_tf.core.npz_files import read_npz
+from nvae_tf.core.reading import open_regular, shown
+from nvae_tf.datasets.sources import SPLITS, CorruptImageError, Source
 
 __all__ = [
     "FORMAT",
@@ -29,7 +31,6 @@ __all__ = [
     "Index",
     "RecordSource",
     "open_records",
-    "read_json",
     "read_shard_index",
     "shard_path",
     "write_json",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+_PREPARE = "delete it and run nvae data prepare again"
 MANIFEST = "dataset.json"
 # A TFRecord is: length (8 bytes), its checksum (4), data, its checksum (4).
 _BEFORE, _AROUND = 12, 16
@@ -84,7 +86,7 @@ class RecordSource(Source):
         """Image `index`: uint8 or uint16 `[H, W, C]`."""
         path, places, row = self._find(index)
         try:
-            with open(path, "rb", buffering=0) as file:
+            with open_regular(path, None) as file:
                 file.seek(int(places.offsets[row]))
                 data = file.read(int(places.lengths[row]))
         except OSError as error:
@@ -98,10 +100,20 @@ class RecordSource(Source):
                 "run nvae data prepare again, or set "
                 "data.skip_corrupt=True."
             )
-        feature = tf.train.Example.FromString(data).features.feature
-        dtype = _DTYPES[feature["dtype"].bytes_list.value[0].decode()]
-        pixels = np.frombuffer(feature["image"].bytes_list.value[0], dtype)
-        return pixels.reshape(feature["shape"].int64_list.value)
+        try:
+            image = _decode(data)
+        # What is no record makes protobuf and NumPy raise many kinds.
+        except Exception as error:
+            raise CorruptImageError(
+                f"{self.describe(index)} holds no image "
+                f"({shown(str(error))}); {_PREPARE}."
+            ) from error
+        if (image.dtype == np.uint8) != (self.bits <= 8):
+            raise CorruptImageError(
+                f"{self.describe(index)} holds {image.dtype} values, which "
+                f"are not of {self.bits} bits; {_PREPARE}."
+            )
+        return image
 
     def describe(self, index: int) -> str:
         """The shard's path and the record's number."""
@@ -135,22 +147,7 @@ def open_records(config: Config, split: str) -> RecordSource:
             f"interrupted or never begun; {again} with "
             f"--output={root} (again)."
         )
-    manifest = read_json(root / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise DataError(
-            f"{root} has format {manifest.get('format')!r}, not {FORMAT}; "
-            f"{again} with another --output."
-        )
-    lacking = [
-        key
-        for key in ("image_size", "image_channels", "resize", "splits")
-        if key not in manifest
-    ]
-    if lacking:
-        raise DataError(
-            f"{root / MANIFEST} lacks {lacking[0]!r}: it is damaged; {again} "
-            "with another --output."
-        )
+    manifest = _read_manifest(root)
     model = config.model
     for name, wanted in (
         ("image_size", model.image_size),
@@ -166,9 +163,9 @@ def open_records(config: Config, split: str) -> RecordSource:
         policies.add("none")
     if config.data.resize not in policies:
         raise DataError(
-            f"{root} was prepared with data.resize {manifest['resize']!r}, "
-            f"not {config.data.resize!r}; set that, or {again} with another "
-            "--output."
+            f"{root} was prepared with data.resize "
+            f"'{shown(manifest['resize'])}', not {config.data.resize!r}; set "
+            f"that, or {again} with another --output."
         )
     name = manifest["splits"][split]
     count = manifest["num_shards"][name]
@@ -185,6 +182,47 @@ def open_records(config: Config, split: str) -> RecordSource:
     return RecordSource(f"{root} ({name})", shards, manifest["bits"])
 
 
+def _read_manifest(root: pathlib.Path) -> dict[str, Any]:
+    """What a folder is said to hold, of the kinds that are needed.
+
+    Raises:
+      DataError: if it is of another format, or says something else.
+    """
+    path = root / MANIFEST
+    manifest = read_json(path, DataError, advice=_PREPARE)
+    if manifest.get("format") != FORMAT:
+        raise DataError(
+            f"{root} has format {shown(manifest.get('format'))}, not {FORMAT}; "
+            "run nvae data prepare with another --output."
+        )
+    splits = manifest.get("splits")
+    counts = manifest.get("num_shards")
+    checks = {
+        **{
+            name: type(manifest.get(name)) is int
+            for name in ("image_size", "image_channels")
+        },
+        "resize": type(manifest.get("resize")) is str,
+        "bits": manifest.get("bits") in range(1, 17),
+        # By name, which becomes part of a path.
+        "splits": isinstance(splits, dict)
+        and all(splits.get(name) in SPLITS for name in SPLITS),
+        "num_shards": isinstance(counts, dict)
+        and all(type(count) is int for count in counts.values()),
+    }
+    if checks["splits"] and checks["num_shards"]:
+        checks["num_shards"] = {
+            splits[name] for name in SPLITS
+        } <= counts.keys()
+    wrong = [name for name, is_right in checks.items() if not is_right]
+    if wrong:
+        raise DataError(
+            f"{path} has no {wrong[0]!r} that nvae data prepare writes: it is "
+            "damaged; run nvae data prepare with another --output."
+        )
+    return manifest
+
+
 def shard_path(
     root: pathlib.Path, split: str, number: int, count: int
 ) -> pathlib.Path:
@@ -195,21 +233,38 @@ def shard_path(
 def read_shard_index(path: pathlib.Path) -> Index | None:
     """The index of a shard, or None if shard or index are not whole."""
     try:
-        # Opened here, since NumPy leaves a damaged archive open.
-        with (
-            open(_index_path(path), "rb") as file,
-            np.load(file, allow_pickle=False) as arrays,
-        ):
-            index = Index(
-                arrays["offsets"],
-                arrays["lengths"],
-                arrays["checksums"],
-                int(arrays["skipped"]),
-            )
         size = path.stat().st_size
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        # A record takes more room than what the index knows of it.
+        arrays = read_npz(_index_path(path), 2 * size + 2**16)
+    except (OSError, DataError):
         return None
-    return index if size == index.file_size else None
+    index = _checked_index(arrays)
+    return index if index and size == index.file_size else None
+
+
+def _checked_index(arrays: dict[str, np.ndarray]) -> Index | None:
+    """The index in arrays that anybody may have written; None for no index."""
+    if arrays.keys() != set(Index._fields):
+        return None
+    offsets, lengths, checksums, skipped = (arrays[n] for n in Index._fields)
+    kinds = [(a.dtype, a.ndim) for a in (offsets, lengths, checksums)]
+    if kinds != [(np.int64, 1), (np.int64, 1), (np.uint32, 1)]:
+        return None
+    if not len(offsets) == len(lengths) == len(checksums):
+        return None
+    if skipped.ndim or skipped.dtype.kind not in "iu":
+        return None
+    if len(lengths) and not 0 <= lengths.min() <= lengths.max() < 2**40:
+        return None
+    if not np.array_equal(offsets, _offsets(lengths)):
+        return None
+    return Index(offsets, lengths, checksums, int(skipped))
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    """Where data of these lengths are, one after the other."""
+    sizes = lengths + _AROUND
+    return _BEFORE + np.cumsum(sizes) - sizes
 
 
 def write_shard(
@@ -245,30 +300,13 @@ def write_shard(
         except tf.errors.OpError as error:
             raise DataError(f"Cannot write {path}: {error.message}.") from error
     sizes = np.array(lengths, np.int64)
-    offsets = _BEFORE + np.cumsum(sizes + _AROUND) - (sizes + _AROUND)
-    index = Index(offsets, sizes, np.array(checksums, np.uint32), skipped)
+    index = Index(
+        _offsets(sizes), sizes, np.array(checksums, np.uint32), skipped
+    )
     with replacing(_index_path(path)) as temporary:
         with open(temporary, "wb") as file:
             np.savez(file, **index._asdict())
     return index
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-      DataError: if the file cannot be read or is no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}); delete it and run python -m "
-            "nvae_tf.commands.data.prepare again."
-        ) from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is not what nvae data prepare writes.")
-    return content
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
@@ -278,6 +316,17 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
 
 def _index_path(path: pathlib.Path) -> pathlib.Path:
     return path.with_suffix(".index.npz")
+
+
+def _decode(data: bytes) -> np.ndarray:
+    """The image in a record, `[H, W, C]`."""
+    feature = tf.train.Example.FromString(data).features.feature
+    dtype = _DTYPES[feature["dtype"].bytes_list.value[0].decode()]
+    shape = tuple(feature["shape"].int64_list.value)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"its shape is {shape}")
+    pixels = np.frombuffer(feature["image"].bytes_list.value[0], dtype)
+    return pixels.reshape(shape)
 
 
 def _example(image: np.ndarray) -> tf.train.Example:

@@ -18,6 +18,7 @@ import numpy as np
 from nvae_tf.config import DataConfig
 from nvae_tf.core import extras
 from nvae_tf.core.errors import DataError
+from nvae_tf.core.reading import shown
 from nvae_tf.datasets.sources import CorruptImageError, Source
 
 __all__ = ["DATASETS", "Dataset", "StackedSource", "TfdsSource", "open_tfds"]
@@ -132,7 +133,8 @@ class TfdsSource(Source):
             ) from error
         except Exception as error:  # Of TFDS, ArrayRecord or Pillow.
             raise CorruptImageError(
-                f"{self.describe(index)} cannot be read ({error}): delete the "
+                f"{self.describe(index)} cannot be read "
+                f"({_first_line(error)}): delete the "
                 "dataset's folder to prepare it again, or set "
                 "data.skip_corrupt=True."
             ) from error
@@ -304,4 +306,4 @@ def _dataset_of(builder) -> Dataset:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return shown(lines[0] if lines else type(error).__name__, 200)

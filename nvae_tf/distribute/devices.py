@@ -5,7 +5,6 @@ Kubernetes operators, and by `nvae_tf.distribute.launcher` for local
 processes), Slurm's variables, or a TPU's name.
 """
 
-import json
 import logging
 import os
 import typing
@@ -13,6 +12,7 @@ import typing
 import tensorflow as tf
 
 from nvae_tf.core.errors import UserError
+from nvae_tf.core.json_files import parse_json
 from nvae_tf.distribute import launcher, rendezvous
 
 __all__ = ["STRATEGIES", "Devices", "open_devices"]
@@ -119,7 +119,7 @@ def _tf_config_workers() -> int:
     if not text:
         return 0
     try:
-        cluster = json.loads(text).get("cluster", {})
+        cluster = parse_json(text).get("cluster", {})
         return sum(len(cluster.get(job, [])) for job in ("chief", "worker"))
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(

@@ -176,7 +176,8 @@ def _wait(processes) -> int:
         codes = [process.poll() for process in processes]
         failed = [code for code in codes if code not in (None, 0)]
         if failed and first is None:
-            first = failed[0]
+            # One that was killed lets others fail in the same moment.
+            first = next((code for code in failed if code < 0), failed[0])
             # One that saved and stopped was asked to: so were the others.
             grace = 6 if first == RESUME_STATUS else 1
             deadline = time.monotonic() + grace * _GRACE_SECONDS

@@ -37,6 +37,7 @@ __all__ = [
     "assuming",
     "count",
     "current_round",
+    "device_kind",
     "in_round",
     "key",
     "mean",
@@ -124,6 +125,18 @@ def in_round(which: Round | None) -> Iterator[None]:
         _ROUND.reset(token)
 
 
+def device_kind() -> str:
+    """Kind of the current strategy's devices: "CPU", "GPU" or "TPU"."""
+    if _ASSUMED.get():
+        return _ASSUMED.get()[1]
+    if tf.distribute.has_strategy():
+        devices = tf.distribute.get_strategy().extended.worker_devices
+        return tf.DeviceSpec.from_string(devices[0]).device_type
+    # Operations go to the first that is no CPU.
+    kinds = {d.device_type for d in tf.config.list_logical_devices()}
+    return min(kinds & {"GPU", "TPU"}, default="CPU")
+
+
 def total(tensor):
     """Sum over the replicas, on each of them; no gradient flows through."""
     if count() == 1:
@@ -146,7 +159,7 @@ def mean(tensor):
 
 def overlap() -> bool:
     """Whether `means` runs beside other work; see there."""
-    return count() > 1 and own_processes() and not _on_gpu()
+    return count() > 1 and own_processes() and device_kind() != "GPU"
 
 
 def means(tensors) -> list:
@@ -187,7 +200,7 @@ def reduction(tensor, key, *, final: str = "Id", order=()):
         merge_op="Add",
         final_op=final,
         # "auto" would not be NCCL, unless the whole session were set to it.
-        communication_hint="nccl" if _on_gpu() else "ring",
+        communication_hint="nccl" if device_kind() == "GPU" else "ring",
     )
 
 
@@ -233,8 +246,11 @@ class _Keys:
           rounds: how many keys it has.
         """
         graph = tf.compat.v1.get_default_graph()
-        while getattr(graph, "outer_graph", None) is not None:
-            graph = graph.outer_graph
+        # That of the outermost function: the one around it is of all traces.
+        while (
+            outer := getattr(graph, "outer_graph", None)
+        ) is not None and outer.building_function:
+            graph = outer
         with self._lock:
             # Eagerly, one is over before the next one starts.
             number = 0
@@ -262,11 +278,3 @@ def _order():
                 )
             )
     return _ORDER[0]
-
-
-def _on_gpu() -> bool:
-    """Whether the replica is a GPU."""
-    if _ASSUMED.get():
-        return _ASSUMED.get()[1] == "GPU"
-    devices = tf.distribute.get_strategy().extended.worker_devices
-    return "GPU" in devices[0]

@@ -13,6 +13,12 @@ in 0..255 if that is its input's dtype, else float in [0, 1].  Where its input
 has a fixed size, images are scaled to it; where it has 3 channels, gray images
 are repeated.  What it returns is averaged over space, `[B, H, W, F]`, or taken
 as it is, `[B, F]`.
+
+A network is a program that runs with the rights of whoever loads it: take it
+from those alone whom you would trust with that.  Keras' safe mode is on, so
+that a `.keras` file brings no Python code of its own, and a frozen graph with
+operations on files is refused; but neither guards against all that a network
+may compute, and a SavedModel may do anything that TensorFlow can.
 """
 
 import dataclasses
@@ -20,18 +26,27 @@ import functools
 import hashlib
 import json
 import pathlib
+import re
+import zipfile
 from collections.abc import Callable, Iterable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from nvae_tf.core.errors import ConfigError, DataError
+from nvae_tf.core.errors import ConfigError, DataError, UserError, one_line
+from nvae_tf.core.reading import read_bytes, shown
 
 __all__ = ["INCEPTION", "FeatureNetwork", "load_features"]
 
 INCEPTION = "inception"
 _INCEPTION_SIZE = 299
+_MOST_BYTES = 2**32
+# Names of operations that read, write or tell something else than tensors.
+_REACHES_OUT = re.compile(
+    "File|Save|Restore|Reader|Dataset|Iterator|PyFunc|Print|Summary|Debug|"
+    "Table|Rpc|Checkpoint|Remap"
+)
 # Names in the frozen graph: float 0..255 of any size in, 2048 features out.
 _GRAPH_INPUT, _GRAPH_OUTPUT = "ExpandDims:0", "pool_3:0"
 # What only that graph has between and behind them.
@@ -160,36 +175,40 @@ def load_features(name: str, output: str = "") -> FeatureNetwork:
       ConfigError: if there is no such network or output.
       DataError: if it cannot be read.
     """
+    if name == INCEPTION:
+        return _inception("imagenet")
     path = pathlib.Path(name).expanduser()
-    if name == INCEPTION or name.endswith(".h5"):
-        return _inception("imagenet" if name == INCEPTION else path)
-    if not path.exists():
+    loaders = {
+        "": _saved_model,
+        ".keras": _keras_file,
+        ".pb": lambda path, output: _frozen_graph(path),
+        ".h5": lambda path, output: _inception(path),
+    }
+    suffix = "" if path.is_dir() else path.suffix
+    if not (path.is_dir() or path.is_file()):
         raise ConfigError(
             f"--features={name}: there is no such file or folder. Give "
             f"'{INCEPTION}', a SavedModel's folder, a .keras file or the "
             "frozen Inception graph (.pb)."
         )
+    if suffix not in loaders or (not suffix and path.is_file()):
+        raise ConfigError(
+            f"--features={name} is neither a folder nor a .keras, .pb or .h5 "
+            "file."
+        )
     try:
-        if path.is_dir():
-            return _saved_model(path, output)
-        if path.suffix == ".keras":
-            return _keras_file(path, output)
-        if path.suffix == ".pb":
-            return _frozen_graph(path)
-    except (OSError, ValueError, TypeError, tf.errors.OpError) as error:
+        return loaders[suffix](path, output)
+    except UserError:
+        raise
+    # TensorFlow, Keras and what reads files for them raise many kinds.
+    except Exception as error:
         raise DataError(
-            f"--features={name} cannot be loaded: "
-            f"{' '.join(str(error).split())[:300]}"
+            f"--features={name} cannot be loaded: {one_line(error, 300)}"
         ) from error
-    raise ConfigError(
-        f"--features={name} is neither a folder nor a .keras, .pb or .h5 file."
-    )
 
 
 def _inception(weights) -> FeatureNetwork:
     """InceptionV3 of Keras, its last features averaged over space."""
-    if weights != "imagenet" and not weights.exists():
-        raise ConfigError(f"--features={weights}: there is no such file.")
     try:
         network = keras.applications.InceptionV3(
             include_top=False, weights=str(weights), pooling="avg"
@@ -198,7 +217,7 @@ def _inception(weights) -> FeatureNetwork:
         # Keras raises bare Exceptions where a download fails.
         raise DataError(
             "The weights of InceptionV3 cannot be had: "
-            f"{' '.join(str(error).split())[:200]}. Download them where there "
+            f"{one_line(error, 200)}. Download them where there "
             "is a network, from the address that keras.applications names, "
             "and give the file with --features=FILE.h5."
         ) from error
@@ -215,13 +234,23 @@ def _inception(weights) -> FeatureNetwork:
 
 
 def _frozen_graph(path: pathlib.Path) -> FeatureNetwork:
-    content = path.read_bytes()
+    content = read_bytes(path, _MOST_BYTES)
     graph = tf.compat.v1.GraphDef()
     try:
         graph.ParseFromString(content)
     except Exception as error:
         # Of protobuf's own, which is not a ValueError.
         raise DataError(f"--features={path} is no frozen graph.") from error
+    nodes = [*graph.node]
+    for function in graph.library.function:
+        nodes += function.node_def
+    reaching = sorted({n.op for n in nodes if _REACHES_OUT.search(n.op)})
+    if reaching:
+        raise DataError(
+            f"--features={path} holds the operation {shown(reaching[0])}, "
+            "which reaches files or other programs and which no frozen network "
+            "needs: it was not run."
+        )
 
     def run(images):
         # The graph scales the images itself; they are not resized before.
@@ -252,7 +281,11 @@ def _is_inception_of_2015(graph) -> bool:
 
 
 def _keras_file(path: pathlib.Path, output: str) -> FeatureNetwork:
-    network = keras.saving.load_model(path, compile=False)
+    with zipfile.ZipFile(path) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+    if size > _MOST_BYTES:
+        raise ValueError(f"it unpacks to {size:,} bytes")
+    network = keras.saving.load_model(path, compile=False, safe_mode=True)
     if len(network.inputs) != 1 or len(network.inputs[0].shape) != 4:
         raise ValueError("it does not take one batch of images [B, H, W, C]")
     if output:

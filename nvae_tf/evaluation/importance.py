@@ -95,14 +95,27 @@ class Progress:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Progress":
-        """What `to_arrays` gave."""
+        """What `to_arrays` gave.
+
+        Raises:
+          ValueError: if it is something else.
+        """
         groups: dict[str, dict] = {"rows": {}, "totals": {}}
         for name, value in arrays.items():
             group, _, rest = name.partition("/")
             if group in groups:
                 groups[group][rest] = value
-        batch, draw = (int(number) for number in arrays["place"])
-        return cls(batch, draw, **groups)
+        place = arrays.get("place", np.zeros(0))
+        if place.shape != (2,) or place.dtype.kind != "i" or place.min() < 0:
+            raise ValueError("it says no place")
+        sizes = {row.shape for row in groups["rows"].values()}
+        if len(sizes) > 1 or any(
+            value.dtype != np.float64
+            for group in groups.values()
+            for value in group.values()
+        ):
+            raise ValueError("its sums are of another kind")
+        return cls(*map(int, place), **groups)
 
     def add(self, name: str, value) -> None:
         """Adds to a total."""

@@ -7,18 +7,21 @@ import json
 import logging
 import pathlib
 import time
-import zipfile
 from typing import Any
 
 import numpy as np
 
+from nvae_tf.core.errors import DataError
 from nvae_tf.core.files import write_bytes
+from nvae_tf.core.npz_files import read_npz
+from nvae_tf.core.reading import shown
 from nvae_tf.evaluation.importance import Progress
 from nvae_tf.model.nvae import NVAE
 
 __all__ = ["FOLDER", "PartialResult", "weights_digest"]
 
 FOLDER = "partial_evaluations"
+_MOST_BYTES = 2**30
 _LOG = logging.getLogger(__name__)
 
 
@@ -51,22 +54,17 @@ class PartialResult:
     def load(self) -> Progress:
         """What was saved; the start if nothing was, or it is damaged."""
         try:
-            with open(self.path, "rb") as file, np.load(file) as stored:
-                arrays = dict(stored)
+            arrays = read_npz(self.path, _MOST_BYTES)
             if str(arrays.pop("settings")) == self._settings:
                 return Progress.from_arrays(arrays)
-            reason = "other settings"
-        except FileNotFoundError:
-            return Progress()
-        except (
-            OSError,
-            KeyError,
-            ValueError,
-            EOFError,
-            zipfile.BadZipFile,
-        ) as e:
-            reason = str(e)
-        _LOG.warning("Starting anew: %s is damaged (%s).", self.path, reason)
+            reason = "it is of other settings"
+        except DataError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return Progress()
+            reason = str(error)
+        except (KeyError, ValueError, TypeError) as error:
+            reason = f"{self.path} holds something else: {shown(str(error))}"
+        _LOG.warning("Starting anew: %s", reason)
         return Progress()
 
     def save(self, progress: Progress) -> None:

@@ -4,14 +4,16 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from nvae_tf.config import Config
+from nvae_tf.core.errors import DataError
 from nvae_tf.core.files import write_bytes
+from nvae_tf.core.npz_files import read_npz
 from nvae_tf.datasets.sources import Source
 from nvae_tf.evaluation.features import FeatureNetwork
 from nvae_tf.evaluation.sample_files import in_batches
@@ -19,6 +21,7 @@ from nvae_tf.evaluation.sample_files import in_batches
 __all__ = ["FOLDER", "reference_features"]
 
 FOLDER = "reference_features"
+_MOST_BYTES = 2**34
 # Keys of `data` that do not change what an image is.
 _IRRELEVANT = (
     "binarize",
@@ -37,7 +40,7 @@ def reference_features(
     split: str,
     num: int,
     batch_size: int,
-    folder,
+    folder: str | os.PathLike | None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> np.ndarray:
     """Features of the first images of a split.
@@ -50,7 +53,7 @@ def reference_features(
       num: how many images.
       batch_size: images at once.
       folder: where features are kept; a file is used again for the same data
-        settings, split, number and network.
+        settings, split, number and network. None for nowhere.
       progress: wraps the batches.
 
     Returns:
@@ -59,6 +62,13 @@ def reference_features(
     Raises:
       DataError: if the images do not fit the network or cannot be read.
     """
+
+    def extracted() -> np.ndarray:
+        batches = in_batches(source, num, batch_size, config)
+        return network.extract(progress(batches))
+
+    if folder is None:
+        return extracted()
     data = dataclasses.asdict(config.data)
     key = {
         "data": {k: v for k, v in data.items() if k not in _IRRELEVANT},
@@ -73,8 +83,7 @@ def reference_features(
     path = pathlib.Path(folder) / f"{split}_{num}_{digest}.npz"
     features = _read(path, text)
     if features is None:
-        batches = in_batches(source, num, batch_size, config)
-        features = network.extract(progress(batches))
+        features = extracted()
         content = io.BytesIO()
         np.savez(content, features=features, key=text)
         write_bytes(path, content.getvalue())
@@ -84,7 +93,11 @@ def reference_features(
 def _read(path: pathlib.Path, key: str) -> np.ndarray | None:
     """What is kept; None if there is nothing whole."""
     try:
-        with open(path, "rb") as file, np.load(file) as stored:
-            return stored["features"] if str(stored["key"]) == key else None
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        stored = read_npz(path, _MOST_BYTES)
+    except DataError:
         return None
+    features = stored.get("features")
+    if features is None or str(stored.get("key")) != key:
+        return None
+    is_whole = features.dtype == np.float32 and features.ndim == 2
+    return features if is_whole and np.isfinite(features).all() else None

@@ -5,16 +5,16 @@ Samples are kept as a folder of PNG files, as an `.npz` file with one array
 (see `nvae_tf.datasets.records`).
 """
 
-import io
 import pathlib
-import zipfile
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from nvae_tf.config import Config
+from nvae_tf.config import Config, DataConfig
 from nvae_tf.core.errors import ConfigError, DataError
 from nvae_tf.core.files import new_folder, replacing
+from nvae_tf.core.npz_files import NpzFile, map_npy
+from nvae_tf.core.reading import shown
 from nvae_tf.core.threads import map_ahead
 from nvae_tf.datasets.folder import FolderSource
 from nvae_tf.datasets.image_files import list_images
@@ -105,27 +105,25 @@ def open_samples(path: str) -> Source:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4:
         raise DataError(
-            f"--samples={path} holds {images.dtype} {list(images.shape)}; "
-            "uint8 [N, H, W, C] is needed."
+            f"--samples={path} holds {shown(images.dtype)} "
+            f"{shown(list(images.shape))}; uint8 [N, H, W, C] is needed."
         )
     return ArraySource(path, images)
 
 
 def _read_array(file: pathlib.Path) -> np.ndarray:
-    try:
-        # Through memory, since NumPy leaves a damaged archive open.
-        found = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        if len(found.files) != 1 and _KEY not in found.files:
+    advice = "give samples as numpy.save and numpy.savez write them"
+    if file.suffix == ".npy":
+        return map_npy(file, DataError, advice)
+    with NpzFile(file, DataError, advice) as archive:
+        names = list(archive.headers)
+        if len(names) != 1 and _KEY not in names:
             raise DataError(
-                f"--samples={file} holds {', '.join(found.files)}; name the "
-                f"images {_KEY}."
+                f"--samples={file} holds {shown(', '.join(names), 200)}; name "
+                f"the images {_KEY}."
             )
-        key = _KEY if _KEY in found.files else found.files[0]
-        return found[key]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"--samples={file} cannot be read: {error}.") from error
+        name = _KEY if _KEY in names else names[0]
+        return archive.read(name, DataConfig.max_unpacked_mb * 2**20)
 
 
 def in_batches(

@@ -10,16 +10,16 @@ Besides the sampler, `nvae.onnx`, there are `nvae_decode.onnx`,
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Sequence
 
 from nvae_tf.core.errors import ExportError
-from nvae_tf.core.files import sync
-from nvae_tf.export import onnx_sampler
+from nvae_tf.core.files import scratch_folder, sync
+from nvae_tf.export import onnx_file, onnx_sampler
 from nvae_tf.export.model_card import describe
 from nvae_tf.export.onnx_convert import MAX_INLINE_BYTES, save
 from nvae_tf.export.onnx_graphs import OnnxGraphs
 from nvae_tf.export.onnx_runner import (
+    ALL_GRAPHS,
     GRAPHS,
     OnnxRunner,
     graph_path,
@@ -53,7 +53,7 @@ def export_onnx(
     Args:
       source: what to export.
       output: the `.onnx` file of the sampler; names the others.
-      graphs: which to write, some of `GRAPHS`.
+      graphs: which to write, some of `ALL_GRAPHS`.
       opset: version of ONNX's operators.
       fixed_batch: rows that the graphs take; None for any number.
       fp16: run the networks in half precision.
@@ -84,11 +84,7 @@ def export_onnx(
     )
     reference = Reference(source, range(fixed_batch or 2), temperature)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{output.name}.", suffix=".tmp", dir=output.parent
-        ) as folder:
-            folder = pathlib.Path(folder)
+        with scratch_folder(output) as folder:
             for name in graphs:
                 save(
                     converter.convert(name),
@@ -108,11 +104,11 @@ def export_onnx(
 def _check_arguments(output, graphs, fixed_batch, overwrite) -> None:
     if output.suffix != ".onnx":
         raise ExportError(f"--output={output} must end in .onnx.")
-    unknown = sorted(set(graphs) - set(GRAPHS))
+    unknown = sorted(set(graphs) - set(ALL_GRAPHS))
     if unknown or not graphs:
         raise ExportError(
             f"There is no graph {', '.join(unknown) or 'to write'}; there are "
-            f"{', '.join(GRAPHS)}."
+            f"{', '.join(ALL_GRAPHS)}."
         )
     if fixed_batch is not None and fixed_batch < 1:
         raise ExportError(
@@ -137,7 +133,14 @@ def _is_ours(path: pathlib.Path) -> bool:
 
 
 def _sampler_program() -> bytes:
-    return pathlib.Path(onnx_sampler.__file__).read_bytes()
+    """The sampler and what it imports of ours, as one file."""
+    program, checks = (
+        pathlib.Path(module.__file__).read_text("utf-8")
+        for module in (onnx_sampler, onnx_file)
+    )
+    line = "from nvae_tf.export.onnx_file import read_metadata, whole\n"
+    before, after = program.split(line)
+    return f"{before}{checks}{after}".encode()
 
 
 def _move(folder: pathlib.Path, output: pathlib.Path) -> None:

@@ -103,6 +103,7 @@ def convert(
     _fold_constants(model, values)
     _remove_inputs(model, values)
     model = _optimize(model)
+    _share_constants(model)
     for tensor in [*model.graph.input, *model.graph.output]:
         batch = tensor.type.tensor_type.shape.dim[0]
         if not batch.dim_value:
@@ -224,6 +225,33 @@ def _fold_constants(model: Any, values: dict[str, np.ndarray]) -> None:
         for name, value in values.items()
         if name and name in used
     )
+
+
+def _share_constants(model: Any) -> None:
+    """Keeps one of constants that are equal.
+
+    A graph that walks down the decoder twice has its weights twice: each walk
+    folds its own.
+    """
+    from onnx import numpy_helper
+
+    kept: dict[tuple, Any] = {}
+    renamed = {}
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        key = (value.dtype, value.shape, value.tobytes())
+        renamed[tensor.name] = kept.setdefault(key, tensor).name
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+    outputs = _outputs(model.graph)
+    constants = [
+        tensor
+        for tensor in model.graph.initializer
+        if renamed[tensor.name] == tensor.name or tensor.name in outputs
+    ]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(constants)
 
 
 def _without_effect(node: Any, values: Mapping) -> str | None:

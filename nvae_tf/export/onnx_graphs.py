@@ -53,7 +53,7 @@ class OnnxGraphs:
         """Converts a graph.
 
         Args:
-          name: one of `nvae_tf.export.onnx_runner.GRAPHS`.
+          name: one of `nvae_tf.export.onnx_runner.ALL_GRAPHS`.
 
         Returns:
           An `onnx.ModelProto`.
@@ -155,6 +155,26 @@ class OnnxGraphs:
             return programs.score(images, eps)
 
         return score, self._eps, [self._images]
+
+    def _from_noise(self):
+        groups = self._facts.config.num_groups
+
+        def from_noise(programs, *inputs):
+            *eps, temperature = inputs
+            mean = programs.mean(eps[:groups], temperature)
+            return {"images": to_uint8(mean), "mean": mean}
+
+        temperature = self._spec("temperature", (groups,))
+        return from_noise, self._eps, [temperature]
+
+    def _infer(self):
+        def infer(programs, *inputs):
+            *eps, images = inputs
+            noise, mean, scores = programs.infer(images, eps)
+            named = {f"noise_{i}": e for i, e in enumerate(noise)}
+            return {**named, "mean": mean, **scores}
+
+        return infer, self._eps, [self._images]
 
 
 def _take(folded: Mapping, prefix: str, weights: dict) -> dict:

@@ -1,15 +1,26 @@
 """Running ONNX exports; see `nvae_tf.export.runners`."""
 
+import json
 import os
 import pathlib
 from typing import Any
 
-from nvae_tf.core.errors import ExportError
+from nvae_tf.core.errors import ExportError, one_line
 from nvae_tf.core.extras import require
+from nvae_tf.core.reading import shown
+from nvae_tf.export import onnx_file
 
-__all__ = ["GRAPHS", "OnnxRunner", "graph_path", "require_packages"]
+__all__ = [
+    "ALL_GRAPHS",
+    "GRAPHS",
+    "OnnxRunner",
+    "graph_path",
+    "require_packages",
+]
 
+# What an export has unless told otherwise, and all that there is.
 GRAPHS = ("sample", "decode", "encode", "reconstruct", "score")
+ALL_GRAPHS = (*GRAPHS, "from_noise", "infer")
 
 _DTYPES = {"float": "float32", "uint8": "uint8"}
 
@@ -44,7 +55,7 @@ class OnnxRunner:
         path = pathlib.Path(path)
         self._sessions: dict[str, Any] = {}
         self.metadata: dict[str, str] = {}
-        for candidate in (graph_path(path, name) for name in GRAPHS):
+        for candidate in (graph_path(path, name) for name in ALL_GRAPHS):
             if candidate.exists():
                 self._load(candidate, full_check)
         if not self._sessions:
@@ -52,6 +63,7 @@ class OnnxRunner:
         self.names = sorted(self._sessions)
 
     def _load(self, path: pathlib.Path, full_check: bool) -> None:
+        metadata = _read_metadata(path)
         onnxruntime = require(
             "onnxruntime", "onnx", "Running an ONNX export", ExportError
         )
@@ -67,13 +79,15 @@ class OnnxRunner:
         except ExportError:
             raise
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
             raise ExportError(
-                f"{path} is not an ONNX file that loads: {reason}"
+                f"{path} is not an ONNX file that loads: {one_line(error, 300)}"
             ) from error
-        metadata = session.get_modelmeta().custom_metadata_map
-        if "nvae_graph" not in metadata:
-            raise ExportError(f"{path} is not an export of nvae_tf.")
+        for value in (*session.get_inputs(), *session.get_outputs()):
+            if _dtype(value) is None:
+                raise ExportError(
+                    f"{path} is not an export of nvae_tf: {shown(value.name)} "
+                    f"is a {shown(value.type)}."
+                )
         self._sessions[metadata["nvae_graph"]] = session
         self.metadata = metadata
 
@@ -81,6 +95,11 @@ class OnnxRunner:
     def fixed_batch(self) -> int:
         """Rows that the graphs take; 0 for any number."""
         return int(self.metadata["nvae_fixed_batch"])
+
+    def noise(self, name: str) -> list[dict[str, Any]]:
+        """The noise that a graph takes: dicts of name, kind, stream, shape."""
+        metadata = self._sessions[name].get_modelmeta().custom_metadata_map
+        return json.loads(metadata["nvae_noise"])
 
     def inputs(self, name):
         """See `nvae_tf.export.runners.Runner`."""
@@ -98,10 +117,33 @@ class OnnxRunner:
         return dict(zip(outputs, values, strict=True))
 
 
+def _read_metadata(path: pathlib.Path) -> dict[str, str]:
+    """The properties of an export, of which nothing was run yet.
+
+    Raises:
+      ExportError: if it is none, or reads weights from anywhere.
+    """
+    try:
+        metadata = onnx_file.read_metadata(path)
+    except ValueError as error:
+        raise ExportError(one_line(error)) from error
+    batch = metadata.get("nvae_fixed_batch", "")
+    if metadata.get("nvae_graph") not in ALL_GRAPHS or not (
+        batch.isascii() and batch.isdecimal() and len(batch) < 6
+    ):
+        raise ExportError(f"{path} is not an export of nvae_tf.")
+    return metadata
+
+
+def _dtype(value) -> str | None:
+    """The name of a tensor's dtype, None if no export has it."""
+    return _DTYPES.get(value.type.removeprefix("tensor(").removesuffix(")"))
+
+
 def _specs(values) -> dict[str, tuple]:
     return {
         value.name: (
-            _DTYPES[value.type.removeprefix("tensor(").removesuffix(")")],
+            _dtype(value),
             [d if isinstance(d, int) else None for d in value.shape],
         )
         for value in values

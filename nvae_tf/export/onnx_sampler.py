@@ -21,7 +21,12 @@ import sys
 
 import numpy as np
 
+from nvae_tf.export.onnx_file import read_metadata, whole
+
 __all__ = ["Sampler", "grid", "noise_rows"]
+
+_MOST_NOISE = 2**28  # Numbers that an image may take.
+_MOST_IMAGES = 10_000  # Of a grid.
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -63,13 +68,20 @@ def _uniform(seeds, stream, count):
 
 
 def _normal(seeds, stream, count):
-    """Float32 `[B, count]`, standard Normal, by Box and Muller."""
+    """Float32 `[B, count]`, standard Normal, by Box and Muller.
+
+    Functions are computed in float64 and rounded: in float32, their last digits
+    differ between processors and between languages.
+    """
     half = -(-count // 2)
     pairs = _uniform(seeds, stream, 2 * half).reshape(len(seeds), half, 2)
     radius = np.maximum(pairs[..., :1], np.float32(1e-7))
-    radius = np.sqrt(np.float32(-2) * np.log(radius))
+    logarithm = np.log(radius.astype(np.float64)).astype(np.float32)
+    radius = np.sqrt(np.float32(-2) * logarithm)
     angle = np.float32(2 * math.pi) * pairs[..., 1:]
-    normal = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1) * radius
+    angle = angle.astype(np.float64)
+    normal = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
+    normal = normal.astype(np.float32) * radius
     return normal.reshape(len(seeds), 2 * half)[:, :count]
 
 
@@ -111,6 +123,21 @@ class Sampler:
     def __init__(self, path, providers=None):
         import onnxruntime
 
+        metadata = read_metadata(path)
+        if metadata.get("nvae_graph") != "sample":
+            raise ValueError(
+                f"{path} is not an exported NVAE sampler; name the file that "
+                "`nvae export onnx --output=` was given."
+            )
+        try:
+            self.noise = _noise(metadata["nvae_noise"])
+            self.num_groups = whole(metadata["nvae_num_groups"])
+            self.fixed_batch = whole(metadata.get("nvae_fixed_batch", "0"))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{path} does not tell what noise it takes "
+                f"({str(error)[:80]}); export it again."
+            ) from error
         try:
             self.session = onnxruntime.InferenceSession(
                 os.fspath(path),
@@ -122,15 +149,11 @@ class Sampler:
             raise ValueError(
                 f"{path} is not an ONNX file that loads: {reason}"
             ) from error
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        if metadata.get("nvae_graph") != "sample":
+        taken = {value.name for value in self.session.get_inputs()}
+        if taken != {"temperature", *(spec["name"] for spec in self.noise)}:
             raise ValueError(
-                f"{path} is not an exported NVAE sampler; name the file that "
-                "`nvae export onnx --output=` was given."
+                f"{path} takes other noise than it tells; export it again."
             )
-        self.noise = json.loads(metadata["nvae_noise"])
-        self.num_groups = int(metadata["nvae_num_groups"])
-        self.fixed_batch = int(metadata.get("nvae_fixed_batch", 0))
 
     def draw_noise(self, seeds):
         """The noise that belongs to these seeds: name -> float32 array."""
@@ -157,9 +180,13 @@ class Sampler:
           `[N, H, W, C]`.
 
         Raises:
-          ValueError: if the temperature does not fit.
+          ValueError: if the temperature or a seed does not fit, or the graph
+            does not run.
         """
-        seeds = np.asarray(list(seeds), np.int64)
+        try:
+            seeds = np.asarray(list(seeds), np.int64)
+        except OverflowError as error:
+            raise ValueError("Seeds must be integers of 64 bits.") from error
         temperature = self._temperature(temperature, len(seeds))
         batch_size = self.fixed_batch or batch_size
         results = []
@@ -173,9 +200,19 @@ class Sampler:
                 rows = rows[valid]
             feed = self.draw_noise(seeds[rows])
             feed["temperature"] = temperature[rows]
-            (images,) = self.session.run([output], feed)
-            results.append(images[: valid.sum()])
+            results.append(self._run(output, feed)[: valid.sum()])
         return np.concatenate(results)
+
+    def _run(self, output, feed):
+        try:
+            (images,) = self.session.run([output], feed)
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0][:200]
+            raise ValueError(f"The graph does not run: {reason}") from error
+        rows = len(feed["temperature"])
+        if np.ndim(images) != 4 or len(images) != rows:
+            raise ValueError(f"The graph made no {rows} images.")
+        return images
 
     def _temperature(self, temperature, count):
         t = np.asarray(temperature, np.float32)
@@ -195,6 +232,25 @@ class Sampler:
         if not np.all(np.isfinite(t) & (t >= 0)):
             raise ValueError("temperature must be finite and not negative.")
         return t
+
+
+def _noise(text):
+    """What a graph takes, from its properties."""
+    specs = json.loads(text)
+    for spec in specs:
+        numbers = [spec["stream"], *spec["shape"]]
+        if (
+            spec["kind"] not in ("normal", "uniform")
+            or not isinstance(spec["name"], str)
+            or len(numbers) > 8
+            or not all(
+                isinstance(n, int) and 0 <= n <= _MOST_NOISE for n in numbers
+            )
+        ):
+            raise ValueError("a description of noise is none")
+    if sum(math.prod(spec["shape"]) for spec in specs) > _MOST_NOISE:
+        raise ValueError("it takes more noise than any image")
+    return specs
 
 
 def _providers(onnxruntime):
@@ -229,6 +285,17 @@ def _write_png(path, image):
             os.remove(temporary)
 
 
+def _number(text):
+    """A whole number of the command line."""
+    try:
+        return int(text)
+    except ValueError:
+        # Also for one of thousands of digits, which Python does not convert.
+        raise argparse.ArgumentTypeError(
+            f"{text[:20]!r} is no whole number of a sensible size"
+        ) from None
+
+
 def main(argv=None):
     """The command.
 
@@ -242,17 +309,20 @@ def main(argv=None):
         description="Draws images with an exported NVAE."
     )
     parser.add_argument("model", help="the exported .onnx file")
-    parser.add_argument("--num", type=int, default=64, help="images")
-    parser.add_argument("--seed", type=int, default=0, help="of the first")
+    parser.add_argument("--num", type=_number, default=64, help="images")
+    parser.add_argument("--seed", type=_number, default=0, help="of the first")
     parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--batch_size", type=_number, default=16)
     parser.add_argument("--output", default="grid.png", help="a PNG file")
     options = parser.parse_args(argv)
     try:
         if options.num < 1 or options.batch_size < 1:
             raise ValueError("--num and --batch_size must be positive.")
-        if not os.path.isfile(options.model):
-            raise ValueError(f"There is no file {options.model}.")
+        if max(options.num, options.batch_size) > _MOST_IMAGES:
+            raise ValueError(
+                f"--num and --batch_size must be at most {_MOST_IMAGES}: the "
+                "images make one grid."
+            )
         images = Sampler(options.model).sample(
             range(options.seed, options.seed + options.num),
             options.temperature,
@@ -262,8 +332,9 @@ def main(argv=None):
     except ImportError as error:
         print(f"error: {error}; pip install it.", file=sys.stderr)
         return 2
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {text[:1000]}", file=sys.stderr)
         return 2
     print(f"Wrote {options.num} images to {options.output}.")
     return 0

@@ -132,6 +132,14 @@ class Reference:
         inputs, _, mean, _ = self._drawn
         return inputs, _shown(mean)
 
+    def _ask_from_noise(self):
+        # `decode_noise` with the statistics of training.
+        inputs = self._ask_decode_noise()[0]
+        out = self._model.decode(
+            eps=self._eps, temperature=self._temperature, params=self._params
+        )
+        return inputs, _shown(np.asarray(self._pixels(out.logits).mean()))
+
     def _ask_decode(self):
         latents = self._drawn[3]
         out = self._model.decode(latents=latents, params=self._params)
@@ -197,6 +205,20 @@ class Reference:
             **_numbered("eps", self._eps),
         }
         return inputs, self._infer(self._eps)
+
+    def _ask_infer(self):
+        inputs, out = self._inferred
+        z = [np.asarray(t) for t in out.latents.z]
+        prior = self._model.decode(
+            latents=z, params=self._params, with_latents=True
+        ).latents
+        noise = [
+            (t - np.asarray(mean)) / np.asarray(scale)
+            for t, mean, scale in zip(z, prior.mean, prior.scale, strict=True)
+        ]
+        mean = np.asarray(self._pixels(out.logits).mean())
+        _, scores = self._ask_score()
+        return inputs, {**_numbered("noise", noise), "mean": mean, **scores}
 
     def _ask_reconstruct(self):
         inputs, out = self._inferred

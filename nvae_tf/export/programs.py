@@ -105,15 +105,34 @@ class Programs:
           `[B, L]` in nats, `bits_per_dim` `[B]`.
         """
         x = self.to_model(images)
+        return self._bounds(x, self._infer(x, list(eps)))
+
+    def infer(self, images, eps):
+        """All that the posterior says of images, in one walk down.
+
+        Args:
+          images: uint8 `[B, H, W, C]`.
+          eps: L float32 tensors `[B, h, w, d]`.
+
+        Returns:
+          `(noise, mean, bounds)`: a posterior draw as noise of the prior,
+          which `mean` brings back at temperature 1: L float32 tensors
+          `[B, h, w, d]`; its mean image; what `score` returns.
+        """
+        x = self.to_model(images)
         out = self._infer(x, list(eps))
-        likelihood = self._model.likelihood(out["logits"])
-        nelbo = losses.reconstruction_nll(likelihood, x)
-        nelbo += tf.reduce_sum(out["kl_per_group"], axis=1)
-        return {
-            "nelbo": nelbo,
-            "kl_per_group": out["kl_per_group"],
-            "bits_per_dim": losses.bits_per_dim(nelbo, self.config),
-        }
+        # Every group of the prior sees the latents above.
+        prior = self._model.decode(
+            latents=out["z"], params=self._params, with_latents=True
+        ).latents
+        noise = [
+            (z - mean) / scale
+            for z, mean, scale in zip(
+                out["z"], prior.mean, prior.scale, strict=True
+            )
+        ]
+        mean = self._pixels(out["logits"]).mean()
+        return noise, mean, self._bounds(x, out)
 
     def to_model(self, images):
         """Pixels as the model takes them.
@@ -153,6 +172,17 @@ class Programs:
             "logits": out.logits,
             "kl_per_group": out.kl_per_group,
             "z": out.latents.z,
+        }
+
+    def _bounds(self, x, out):
+        """Of `_infer`'s results for images as the model takes them."""
+        likelihood = self._model.likelihood(out["logits"])
+        nelbo = losses.reconstruction_nll(likelihood, x)
+        nelbo += tf.reduce_sum(out["kl_per_group"], axis=1)
+        return {
+            "nelbo": nelbo,
+            "kl_per_group": out["kl_per_group"],
+            "bits_per_dim": losses.bits_per_dim(nelbo, self.config),
         }
 
     def _pixels(self, logits):

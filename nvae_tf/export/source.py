@@ -70,39 +70,52 @@ class Source:
 
 
 def load_source(
-    workdir: str,
+    workdir: str = "",
     *,
+    pretrained: str = "",
     checkpoint: str = "latest",
     ema: bool | None = None,
     readjust_temperature: float | None = None,
     readjust_seed: int = 0,
     **readjust_options,
 ) -> Source:
-    """Loads what a training run left in its workdir.
+    """Loads what a training run left in its workdir, or a pretrained model.
 
     Args:
       workdir: of a training run.
+      pretrained: in its place, see `nvae_tf.runs.model_places`; it has one
+        set of weights, so `checkpoint` and `ema` say nothing of it.
       checkpoint: which of the run, see `nvae_tf.runs.workdir.load_model`.
       ema: whether to take the exponential average of the weights; None takes
         it where the run keeps one. `Source.options` says what was taken.
       readjust_temperature: re-adjust normalisation at this temperature, for
         draws from the prior; None for the statistics of training.
       readjust_seed: of the draws that they settle on.
-      **readjust_options: of `nvae_tf.sampling.readjust.readjust_cached`.
+      **readjust_options: of `nvae_tf.sampling.readjust.readjust_cached`; what
+        it gives for a pretrained model is not kept.
 
     Raises:
       UserError: if there is no usable checkpoint, no average where one is
         wanted, or re-adjusted statistics are not finite.
     """
     # Imported here: the rest of `export` does not know of training runs.
+    from nvae_tf.runs.measured import metrics_of
+    from nvae_tf.runs.pretrained import load
     from nvae_tf.runs.workdir import load_model
 
-    model, config, info = load_model(workdir, ema=ema, checkpoint=checkpoint)
-    # By its step: the run may go on.
-    options: dict[str, typing.Any] = {
-        "checkpoint": str(info["step"]),
-        "ema": info["ema"],
-    }
+    options: dict[str, typing.Any]
+    if pretrained:
+        model, config, info = load(pretrained)
+        options = {}
+    else:
+        model, config, info = load_model(
+            workdir, ema=ema, checkpoint=checkpoint
+        )
+        metrics = metrics_of(workdir, info["step"], info["ema"])
+        if metrics:
+            info["metrics"] = metrics
+        # By its step: the run may go on.
+        options = {"checkpoint": str(info["step"]), "ema": info["ema"]}
     source = Source(
         model,
         config,
@@ -116,7 +129,7 @@ def load_source(
 
     readjust_cached(
         source.model,
-        workdir,
+        workdir or None,
         checkpoint_tag(info["step"], info["ema"]),
         readjust_temperature,
         readjust_seed,

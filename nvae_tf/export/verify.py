@@ -13,12 +13,14 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from nvae_tf.core.errors import ExportError, UserError
+from nvae_tf.core.errors import ExportError, UserError, one_line
+from nvae_tf.core.json_files import parse_json, read_json
+from nvae_tf.core.reading import shown
 from nvae_tf.export.onnx_runner import OnnxRunner
 from nvae_tf.export.parity import Reference, difference, tolerances
 from nvae_tf.export.runners import Runner, SavedModelRunner
@@ -26,7 +28,16 @@ from nvae_tf.export.serving_files import versions
 from nvae_tf.export.source import Source
 from nvae_tf.export.warmup import example_inputs
 
-__all__ = ["Export", "Result", "open_export", "report", "verify"]
+__all__ = [
+    "Export",
+    "Result",
+    "open_export",
+    "read_facts",
+    "report",
+    "verify",
+]
+
+_LARGEST_SIDE = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +90,9 @@ def open_export(path) -> Export:
     path = pathlib.Path(path)
     if path.is_file():
         runner = OnnxRunner(path, full_check=True)
-        facts = json.loads(runner.metadata["nvae_facts"])
+        facts = read_facts(
+            path, lambda: parse_json(runner.metadata.get("nvae_facts", ""))
+        )
         return Export(path, runner, facts, "ONNX", runner.fixed_batch)
     if not (path / "saved_model.pb").exists() and versions(path):
         path = path / str(versions(path)[-1])
@@ -88,14 +101,50 @@ def open_export(path) -> Export:
             f"{path} is neither a SavedModel, nor a folder with versions of "
             "one, nor an ONNX file."
         )
+    facts = read_facts(path, lambda: read_json(path / "metadata.json"))
+    return Export(path, SavedModelRunner(path), facts, "SavedModel")
+
+
+def read_facts(
+    path: pathlib.Path, read: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What an export says of itself, of the kinds that are needed here.
+
+    Raises:
+      ExportError: if it says something else, or nothing.
+    """
     try:
-        facts = json.loads((path / "metadata.json").read_text())
+        facts = read()
+        _check_facts(facts)
     except (OSError, ValueError) as error:
         raise ExportError(
-            f"{path} has no readable metadata.json: it is not an export of "
-            "nvae_tf, or has been damaged."
+            f"{path} does not tell what it is ({one_line(error, 200)}): it is "
+            "not an export of nvae_tf, or has been damaged."
         ) from error
-    return Export(path, SavedModelRunner(path), facts, "SavedModel")
+    return facts
+
+
+def _check_facts(facts: Mapping[str, Any]) -> None:
+    """Raises ValueError for what `model_card.describe` has not made."""
+    shape = facts.get("image_shape")
+    config = facts.get("config")
+    checks = {
+        **{
+            name: isinstance(facts.get(name), str)
+            for name in ("name", "weights", "batch_norm")
+        },
+        "step": isinstance(facts.get("step", ""), int | None),
+        "precision": facts.get("precision") in ("float32", "float16"),
+        "temperature": isinstance(facts.get("temperature"), int | float),
+        "image_shape": isinstance(shape, list)
+        and len(shape) == 3
+        and all(type(n) is int and 0 < n <= _LARGEST_SIDE for n in shape),
+        "config": isinstance(config, dict)
+        and isinstance(config.get("model"), dict),
+    }
+    wrong = [name for name, is_right in checks.items() if not is_right]
+    if wrong:
+        raise ValueError(f"it has no {wrong[0]}")
 
 
 def verify(export: Export, source: Source | None = None) -> list[Result]:
@@ -128,9 +177,9 @@ def _verify(export: Export, name: str, reference: Reference | None) -> Result:
     tolerance, ties = tolerances(export.facts["precision"])
     rows = export.fixed_batch or 3
     run, specs = export.runner.run, export.runner.inputs(name)
-    inputs = example_inputs(specs, rows, export.facts["image_shape"])
     problem, seconds, distance = "", 0.0, None
     try:
+        inputs = example_inputs(specs, rows, export.facts["image_shape"])
         outputs = run(name, inputs)
         start = time.perf_counter()
         again = run(name, inputs)
@@ -154,7 +203,7 @@ def _verify(export: Export, name: str, reference: Reference | None) -> Result:
         raise
     except Exception as error:
         # Whatever a runtime raises is the result of this check.
-        problem = f"Failed: {(str(error).strip() or repr(error))[:200]}"
+        problem = f"Failed: {one_line(str(error) or repr(error), 200)}"
     return Result(name, rows, 1000 * seconds, problem, distance)
 
 
@@ -167,18 +216,18 @@ def report(export: Export, results: Sequence[Result]) -> str:
     facts = export.facts
     step = "an unknown step" if facts["step"] is None else f"{facts['step']}"
     lines = [
-        f"{export.path}: {export.kind} of {facts['name']}, step {step}, "
+        f"{export.path}: {export.kind} of {shown(facts['name'])}, step {step}, "
         f"{facts['precision']}, for temperature {facts['temperature']:g}",
-        f"weights {facts['weights']}; batch normalisation by "
-        f"{facts['batch_norm']}",
+        f"weights {shown(facts['weights'])}; batch normalisation by "
+        f"{shown(facts['batch_norm'], 200)}",
         "",
         f"{'signature':14}{'rows':>5}{'ms':>9}{'difference':>12}  result",
     ]
     for result in results:
         distance = result.difference
-        shown = "-" if distance is None else f"{distance:.1e}"
+        text = "-" if distance is None else f"{distance:.1e}"
         lines.append(
-            f"{result.name:14}{result.rows:5}{result.milliseconds:9.1f}"
-            f"{shown:>12}  {result.problem or 'ok'}"
+            f"{shown(result.name):14}{result.rows:5}{result.milliseconds:9.1f}"
+            f"{text:>12}  {result.problem or 'ok'}"
         )
     return "\n".join(lines)

@@ -180,19 +180,20 @@ def _combined(mean, variance):
         spread = tf.square(mean - of_all)
         return of_all, replicas.mean(variance + spread)
     key = replicas.key(tf.TensorSpec([2, *mean.shape], tf.float64))
-    combined = _combiner(replicas.count())(mean, variance, key)
+    combine = _combiner(replicas.count(), replicas.device_kind())
+    combined = combine(mean, variance, key)
     for tensor in combined:
         tensor.set_shape(mean.shape)
     return combined
 
 
 @functools.cache
-def _combiner(count: int):
+def _combiner(count: int, device_kind: str):
     """`(mean, variance, key) -> (mean, variance)` of so many replicas.
 
     One graph for all layers.
     """
-    del count  # It is part of the graph.
+    del count, device_kind  # They are part of the graph.
     vector = tf.TensorSpec([None], tf.float32)
 
     @tf.function(

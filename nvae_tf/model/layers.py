@@ -5,6 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from nvae_tf.distribute import replicas
 from nvae_tf.model import batch_norm, masks, ops
 from nvae_tf.model.pure_layer import Mode, PureLayer
 
@@ -33,6 +34,10 @@ class Conv2D(PureLayer):
       data_dependent: choose bias and gain from the first batch, so that the
         output has mean 0 and a fifth of unit deviation.
       stack: see `PureLayer`.
+
+    Attributes:
+      for_cpu: whether to take the gradients that are written for CPUs; once
+        built, whether the strategy's devices are some.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Conv2D(PureLayer):
             self.g = self.add_stacked("g", (self.filters,))
         if self.use_bias:
             self.bias = self.add_stacked("bias", (self.filters,))
+        self.for_cpu = replicas.device_kind() == "CPU"
         self.built = True
 
     def initialize(self, seed):
@@ -135,20 +141,24 @@ class Conv2D(PureLayer):
         """`x` convolved with a float32 kernel, without the bias."""
         kernel = tf.cast(kernel, x.dtype)
         if 1 < self.groups == self.filters:
-            return ops.depthwise_convolve(x, kernel, strides=self.strides)
+            return ops.depthwise_convolve(
+                x, kernel, strides=self.strides, for_cpu=self.for_cpu
+            )
         return ops.convolve(
             x,
             kernel,
             strides=self.strides,
             dilation=self.dilation,
             groups=self.groups,
+            for_cpu=self.for_cpu,
         )
 
     def add_bias(self, y, params):
         """`y` with the bias, if the layer has one."""
         if not self.use_bias:
             return y
-        return ops.add_bias(y, tf.cast(params["bias"], y.dtype))
+        bias = tf.cast(params["bias"], y.dtype)
+        return ops.add_bias(y, bias, for_cpu=self.for_cpu)
 
     def _choose_gain(self, y):
         """Data-dependent initialisation, of `y = conv(x, v / ||v||)`."""

@@ -16,6 +16,7 @@ from nvae_tf.distributions.likelihoods import (
 from nvae_tf.model.decoder import TopDownDecoder
 from nvae_tf.model.encoder import BottomUpEncoder
 from nvae_tf.model.image_decoder import ImageDecoder
+from nvae_tf.model.layers import Conv2D
 from nvae_tf.model.pure_layer import Mode, PureLayer
 
 __all__ = ["NVAE", "Latents", "NVAEOutput"]
@@ -72,6 +73,8 @@ class NVAE(PureLayer, keras.Model):
         loop; needed where a step has to synchronise replicas.
       recompute: "none", "bn_swish" or "cell": what the backward pass computes
         again instead of keeping; see `nvae_tf.model.recompute`.
+      device: "CPU", "GPU" or "TPU", what the passes are traced for; None for
+        the devices of the strategy in whose scope the model is made.
     """
 
     def __init__(
@@ -81,9 +84,11 @@ class NVAE(PureLayer, keras.Model):
         unroll: bool = False,
         *,
         recompute: str = "bn_swish",
+        device: str | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.device = device
         self.config = config
         self.seed = seed
         self.unroll = unroll
@@ -106,6 +111,10 @@ class NVAE(PureLayer, keras.Model):
         self.parts["encoder"].build((None, None, None, config.image_channels))
         self.parts["decoder"].build(())
         self.parts["image"].build((None, None, None, channels))
+        if device is not None:
+            for _, layer in self.leaves():
+                if isinstance(layer, Conv2D):
+                    layer.for_cpu = device == "CPU"
         self.built = True
         if seed is not None:
             self.initialize(seed)
@@ -113,6 +122,13 @@ class NVAE(PureLayer, keras.Model):
     def build(self, input_shape=None):
         """Nothing left to do: the constructor knows all shapes."""
         del input_shape
+
+    def save_pretrained(self, folder, **options) -> None:
+        """Writes a folder to hand on: see `nvae_tf.save_pretrained`."""
+        # The front door: what a model is knows nothing of files.
+        import nvae_tf
+
+        nvae_tf.save_pretrained(self, folder, **options)
 
     def likelihood(self, logits) -> tfd.Distribution:
         """The distribution over images that the parameters stand for.

@@ -83,7 +83,7 @@ def _to_kernel_rank(gain, rank: int):
     return tf.reshape(gain, [*shape[: rank - 4], 1, 1, 1, shape[-1]])
 
 
-def convolve(x, kernel, *, strides=1, dilation=1, groups=1):
+def convolve(x, kernel, *, strides=1, dilation=1, groups=1, for_cpu=False):
     """2-D convolution, zero-padded by `(k - 1) / 2 * dilation` on every side.
 
     The padding is symmetric at stride 2 too, where TensorFlow's "SAME" is not.
@@ -94,6 +94,7 @@ def convolve(x, kernel, *, strides=1, dilation=1, groups=1):
       strides: 1 or 2, in both directions.
       dilation: 1 or 2, in both directions.
       groups: channel groups that do not see each other.
+      for_cpu: whether gradients that are written for CPUs are worth it.
 
     Returns:
       `[B, ceil(H / strides), ceil(W / strides), c_out]`.
@@ -108,17 +109,15 @@ def convolve(x, kernel, *, strides=1, dilation=1, groups=1):
             strict=True,
         )
         return tf.concat(
-            [convolve(part, k, strides=strides) for part, k in pieces], axis=-1
+            [
+                convolve(part, k, strides=strides, for_cpu=for_cpu)
+                for part, k in pieces
+            ],
+            axis=-1,
         )
-    if kernel.shape[:2] == [1, 1] and strides == 1 and _has_cpus_only():
+    if kernel.shape[:2] == [1, 1] and strides == 1 and for_cpu:
         return _convolve_pointwise(x, kernel)
     return tf.nn.conv2d(x, kernel, strides, _padding(kernel.shape[0], strides))
-
-
-def _has_cpus_only() -> bool:
-    """Whether gradients that are written for CPUs are worth it."""
-    devices = tf.config.list_logical_devices()
-    return all(device.device_type == "CPU" for device in devices)
 
 
 @tf.custom_gradient
@@ -145,14 +144,15 @@ def _convolve_pointwise(x, kernel):
     return tf.nn.conv2d(x, kernel, 1, "VALID"), grad
 
 
-def add_bias(x, bias):
+def add_bias(x, bias, *, for_cpu=False):
     """`x + bias`, like `tf.nn.bias_add`.
 
     Args:
       x: `[..., C]`.
       bias: `[C]`, the dtype of x.
+      for_cpu: see `convolve`.
     """
-    if _has_cpus_only():
+    if for_cpu:
         return _add_bias_on_cpu(x, bias)
     return tf.nn.bias_add(x, bias)
 
@@ -197,20 +197,21 @@ def _convolve_dilated(x, kernel, *, strides: int):
     )
 
 
-def depthwise_convolve(x, kernel, *, strides=1):
+def depthwise_convolve(x, kernel, *, strides=1, for_cpu=False):
     """Depthwise convolution with symmetric zero padding.
 
     Args:
       x: `[B, H, W, C]`.
       kernel: `[k, k, 1, C]`, odd k, the dtype of x.
       strides: 1 or 2.
+      for_cpu: see `convolve`.
 
     Returns:
       `[B, ceil(H / strides), ceil(W / strides), C]`.
     """
     size, _, _, channels = kernel.shape
     kernel = tf.reshape(kernel, [size, size, channels, 1])
-    if strides == 1 and _has_cpus_only():
+    if strides == 1 and for_cpu:
         return _depthwise_same(x, kernel)
     return tf.nn.depthwise_conv2d(
         x, kernel, [1, strides, strides, 1], _padding(size, strides)

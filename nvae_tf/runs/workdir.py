@@ -13,7 +13,7 @@ import dataclasses
 import json
 import pathlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -29,7 +29,13 @@ from nvae_tf.model.averaging import WeightAverage
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.runs.checkpointing import Checkpoint, CheckpointStore
 
-__all__ = ["Workdir", "assign_tensors", "load_model", "read_tensors"]
+__all__ = [
+    "Workdir",
+    "assign_tensors",
+    "load_model",
+    "read_tensors",
+    "require_weights",
+]
 
 
 class Workdir:
@@ -125,6 +131,11 @@ class Workdir:
           UserError: if another process trains here.
         """
         with contextlib.ExitStack() as stack:
+            if (self.path / "model.safetensors").exists():
+                raise UserError(
+                    f"{self.path} is the folder of a pretrained model, which "
+                    "training would spoil. Choose another --workdir."
+                )
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(exclusive(self.path / ".lock"))
@@ -184,80 +195,83 @@ def read_tensors(variables: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def assign_tensors(
     variables: dict[str, Any],
-    checkpoint: Checkpoint,
-    source,
+    tensors: Mapping[str, np.ndarray],
+    origin: str,
     *,
-    finite: bool = False,
+    unless_finite: str | None = None,
 ) -> None:
-    """Sets variables to what a checkpoint holds under the same names.
+    """Sets variables to what is stored under the same names.
 
     Args:
       variables: by those names.
-      checkpoint: what was saved.
-      source: what to call the run in messages.
-      finite: refuse what is not finite, as a model to be used must be. A run
-        goes on with whatever it was, and tells itself what is wrong.
+      tensors: what is stored; floats of any precision.
+      origin: where, the start of messages.
+      unless_finite: refuse what is not finite, as a model to be used must be,
+        and say this. A run goes on with whatever it was, and tells itself what
+        is wrong.
 
     Raises:
-      CheckpointError: if it lacks one, has it in another shape or type, or
-        holds a variable of the model that is not asked for.
+      CheckpointError: if one is missing, has another shape or type, or there
+        is a variable of the model that is not asked for.
     """
     unknown = sorted(
-        k
-        for k in checkpoint.tensors.keys() - variables.keys()
-        if k.startswith("model/")
+        k for k in tensors.keys() - variables.keys() if k.startswith("model/")
     )
     if unknown:
         raise CheckpointError(
-            f"The checkpoint of step {checkpoint.step} in {source} holds "
+            f"{origin} holds "
             f"'{shown(unknown[0])}', which the model lacks: it belongs to "
             "another configuration or version."
         )
     for name, variable in variables.items():
-        value = checkpoint.tensors.get(name)
+        value = tensors.get(name)
         if value is None or value.shape != tuple(variable.shape):
             found = "nothing" if value is None else f"shape {value.shape}"
             raise CheckpointError(
-                f"The checkpoint of step {checkpoint.step} in {source} has "
-                f"{found} under {name!r}, where shape "
+                f"{origin} has {found} under {name!r}, where shape "
                 f"{tuple(variable.shape)} is needed: it belongs to another "
                 "configuration or version."
             )
         dtype = np.dtype(keras.backend.standardize_dtype(variable.dtype))
         if not np.can_cast(value.dtype, dtype, "same_kind"):
             raise CheckpointError(
-                f"The checkpoint of step {checkpoint.step} in {source} holds "
-                f"{value.dtype} values under {name!r}, where {dtype} is "
-                "needed: it belongs to another version."
+                f"{origin} holds {value.dtype} values under {name!r}, where "
+                f"{dtype} is needed: it belongs to another version."
             )
         with np.errstate(over="ignore"):
             value = value.astype(dtype, copy=False)
-        if finite and not np.all(np.isfinite(value)):
+        if unless_finite is not None and not np.all(np.isfinite(value)):
             raise CheckpointError(
-                f"The checkpoint of step {checkpoint.step} in {source} holds "
-                f"values under {name!r} that are not finite: the run had "
-                "diverged. Choose an earlier one with --checkpoint=STEP."
+                f"{origin} holds values under {name!r} that are not finite: "
+                f"{unless_finite}."
             )
         variable.assign(value)
 
 
-def _require_weights(config: Config, checkpoint: Checkpoint, source) -> None:
-    """Raises CheckpointError if a model is far larger than its checkpoint.
+def require_weights(
+    config: Config, tensors: Mapping[str, np.ndarray], origin: str
+) -> None:
+    """Raises CheckpointError if a model is far larger than what is stored.
 
     Whoever wrote config.json may ask for any model: its weights must be there
     before it is built.
+
+    Args:
+      config: that describes the model.
+      tensors: what is stored.
+      origin: where, the start of the message.
     """
     given = sum(
         value.size
-        for name, value in checkpoint.tensors.items()
+        for name, value in tensors.items()
         if name.startswith("model/")
     )
     least = config.model.least_weights()
     if least > given:
         raise CheckpointError(
-            f"The checkpoint of step {checkpoint.step} in {source} holds "
-            f"{given:,} weights, but the model that config.json describes has "
-            f"at least {least:,}: they do not belong together."
+            f"{origin} holds {given:,} weights, but the model that "
+            f"config.json describes has at least {least:,}: they do not belong "
+            "together."
         )
 
 
@@ -270,6 +284,12 @@ def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
     store = workdir.checkpoints()
     if which == "latest":
         checkpoint = store.restore_latest()
+        if checkpoint is None and (workdir.path / "model.safetensors").exists():
+            raise CheckpointError(
+                f"{workdir.path} is the folder of a pretrained model, not a "
+                f"workdir: use --model={workdir.path}, or "
+                "nvae_tf.from_pretrained in Python."
+            )
         if checkpoint is None:
             raise CheckpointError(
                 f"{workdir.path} holds no checkpoint yet; nvae train writes "
@@ -324,9 +344,18 @@ def load_model(
             f"The checkpoint of step {found.step} in {path} is of another "
             "configuration than config.json beside it: restore that file."
         )
-    _require_weights(config, found, path)
+    origin = f"The checkpoint of step {found.step} in {path}"
+    diverged = (
+        "the run had diverged. Choose an earlier one with --checkpoint=STEP"
+    )
+    require_weights(config, found.tensors, origin)
     model = NVAE(config.model, seed=config.train.seed, dtype=config.precision)
-    assign_tensors(model.named_variables("model/"), found, path, finite=True)
+    assign_tensors(
+        model.named_variables("model/"),
+        found.tensors,
+        origin,
+        unless_finite=diverged,
+    )
     evaluation = _group(found.state.get("evaluation"))
     averaged = _group(evaluation.pop("average", None))
     if evaluation.pop("step", found.step) != found.step:
@@ -351,9 +380,9 @@ def load_model(
         average = WeightAverage(model, config.train.ema_decay)
         assign_tensors(
             {**model.named_variables("model/"), **average.named_variables()},
-            found,
-            path,
-            finite=True,
+            found.tensors,
+            origin,
+            unless_finite=diverged,
         )
         average.assign_to_model()
         evaluation = averaged

@@ -8,8 +8,8 @@ That takes hundreds of passes, so the result can be kept in the workdir.
 
 import hashlib
 import io
+import math
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from nvae_tf.core.errors import CheckpointError, UserError
 from nvae_tf.core.files import write_bytes
+from nvae_tf.core.npz_files import read_npz
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.pure_layer import Mode
 from nvae_tf.sampling.temperatures import as_rows
@@ -88,7 +89,7 @@ def readjust_batch_norm(
             )
 
 
-def checkpoint_tag(step: int, ema: bool = False) -> str:
+def checkpoint_tag(step: int | None, ema: bool = False) -> str:
     """What `readjust_cached` calls the weights of a checkpoint."""
     return f"step{step}{'_ema' if ema else ''}"
 
@@ -108,7 +109,7 @@ def readjust_cached(
 
     Args:
       model: its statistics are changed.
-      workdir: where results are kept, in a sub-folder.
+      workdir: where results are kept, in a sub-folder; None for nowhere.
       tag: of the weights, see `checkpoint_tag`; other weights under the same
         tag (of a run that was started anew) get results of their own.
       temperature: see `readjust_batch_norm`.
@@ -121,6 +122,16 @@ def readjust_cached(
       UserError: if a statistic is not finite, or cannot be stored.
       CheckpointError: if what is stored is damaged or not finite.
     """
+    if workdir is None:
+        readjust_batch_norm(
+            model,
+            temperature,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+        )
+        return
     statistics = _statistics(model)
     # Not of the statistics: they forget what they were before they settle, and
     # the model may have been re-adjusted at another temperature already.
@@ -184,19 +195,16 @@ def _read(path: pathlib.Path, statistics) -> dict[str, np.ndarray]:
     Raises:
       CheckpointError: if it is not that, or not finite.
     """
-    try:
-        with np.load(path) as stored:
-            values = dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        values, reason = {}, str(error)
-    else:
+    advice = "remove the file to have them computed again"
+    wanted = {k: (tuple(v.shape), np.float32) for k, v in statistics.items()}
+    most = 4 * sum(math.prod(shape) for shape, _ in wanted.values())
+    values = read_npz(path, most, CheckpointError, advice)
+    if {key: (v.shape, v.dtype) for key, v in values.items()} != wanted:
         reason = "it belongs to another model"
-        if not all(np.all(np.isfinite(v)) for v in values.values()):
-            reason, values = "they are not finite", {}
-    shapes = {key: tuple(v.shape) for key, v in statistics.items()}
-    if {key: v.shape for key, v in values.items()} != shapes:
-        raise CheckpointError(
-            f"The statistics in {path} cannot be used ({reason}); remove the "
-            "file to have them computed again."
-        )
-    return values
+    elif not all(np.all(np.isfinite(v)) for v in values.values()):
+        reason = "they are not finite"
+    else:
+        return values
+    raise CheckpointError(
+        f"The statistics in {path} cannot be used ({reason}); {advice}."
+    )

@@ -1,6 +1,7 @@
 """Drawn images in a folder, one file each, to be gone on with later."""
 
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterable
 
@@ -8,6 +9,8 @@ import numpy as np
 
 from nvae_tf.core.errors import UserError
 from nvae_tf.core.files import write_bytes
+from nvae_tf.core.json_files import read_json
+from nvae_tf.core.reading import shown
 from nvae_tf.sampling.images import encode_png
 
 __all__ = ["SETTINGS", "write_samples"]
@@ -62,23 +65,20 @@ def image_path(folder: pathlib.Path, seed: int) -> pathlib.Path:
 
 
 def _check_settings(path: pathlib.Path, settings: dict) -> None:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         write_bytes(path, (json.dumps(settings, indent=2) + "\n").encode())
         return
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): name another folder with "
-            "--output."
-        ) from error
+    advice = "name another folder with --output"
+    found = read_json(path, UserError, advice=advice)
     differing = [
-        f"{key} ({found.get(key)!r} there, {settings.get(key)!r} now)"
+        f"{shown(key)} ({shown(found.get(key))} there, "
+        f"{shown(settings.get(key))} now)"
         for key in sorted(settings.keys() | found.keys())
         if found.get(key) != settings.get(key)
     ]
     if differing:
         raise UserError(
             f"{path.parent} holds images that were drawn otherwise: "
-            f"{', '.join(differing)}. Name another folder with --output."
+            f"{shown(', '.join(differing), 200)}. Name another folder with "
+            "--output."
         )

@@ -277,7 +277,9 @@ class RunState:
                     "another --workdir."
                 )
         assign_tensors(
-            self.train_step.named_variables(), checkpoint, self.workdir.path
+            self.train_step.named_variables(),
+            checkpoint.tensors,
+            f"The checkpoint of step {checkpoint.step} in {self.workdir.path}",
         )
         self.recovery.adopt(state.get("rollbacks"))
         self.last_evaluation = state["evaluation"]

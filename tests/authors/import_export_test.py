@@ -32,6 +32,8 @@ from tests.support import faults, golden_files, model_cases
 from tests.support.in_process import run
 from tests.support.run_helpers import make_config, write_images
 
+pytestmark = pytest.mark.early
+
 _GOLDEN = [path.with_suffix(".pt") for path in golden_files.pairs()]
 
 
@@ -296,8 +298,8 @@ def test_run_that_lost_its_configuration_is_not_taken_for_an_import(
     ("spoil", "words"),
     [
         (lambda o: o["state"][1].pop("exp_inf"), "exp_inf"),
-        (lambda o: o["param_groups"][0]["params"].pop(), "numbers"),
-        (lambda o: o["state"].update({9999: o["state"][1]}), "numbers"),
+        (lambda o: o["param_groups"][0]["params"].pop(), "number"),
+        (lambda o: o["state"].update({9999: o["state"][1]}), "number"),
         (
             lambda o: o["state"][1].update(exp_avg=np.zeros([2], np.float32)),
             "shape",
@@ -333,7 +335,7 @@ def test_count_that_is_none_is_refused(halfway, tmp_path, name):
     values = torch_file.read(halfway)
     values[name] = "three"
     torch_file.write(tmp_path / "c.pt", values)
-    with pytest.raises(CheckpointError, match=f"'{name}' is 'three'"):
+    with pytest.raises(CheckpointError, match=f"'{name}' is .*three"):
         reference_import.read(tmp_path / "c.pt")
 
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import pickle
 import random
+import re
 import struct
 import tracemalloc
 import zipfile
@@ -663,10 +664,17 @@ def test_failure_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_writing_into_a_missing_folder_is_refused(tmp_path):
-    path = tmp_path / "none" / "a.pt"
-    with pytest.raises(CheckpointError, match="folder that exists"):
+def test_writing_where_no_folder_can_be_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "a.pt"
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
         torch_file.write(path, {})
+
+
+def test_missing_folder_is_made(tmp_path):
+    path = tmp_path / "none" / "a.pt"
+    torch_file.write(path, {"a": 1})
+    assert torch_file.read(path) == {"a": 1}
 
 
 def test_written_file_has_the_permissions_of_any_new_file(tmp_path):

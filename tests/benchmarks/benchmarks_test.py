@@ -433,6 +433,13 @@ def filled(step, roofs, tmp_path_factory):
             f"small {count}",
             {"processes": count, "images_per_second": 90.0 + 10 * count},
         )
+    for name in ("small step float32", "small SavedModel"):
+        store.add(
+            "compare_peer",
+            name,
+            {"ratio": 0.5, "ratios": [0.25, 0.5, 0.75], "peak_ratio": 1.25}
+            | ({"start_ratio": 6.0} if " step " in name else {}),
+        )
     store.add("roofline", "tiny", roofs)
     store.add("input_pipeline", "MNIST, x", {"images_per_second": 1e6})
     document = folder / "performance.md"
@@ -448,6 +455,9 @@ def test_every_part_of_the_document_is_filled(filled):
         assert part in text
     assert "| 2 | 1.10 | 55% |" in re.sub(" +", " ", text)
     assert "SavedModel, noise given" in text
+    words = re.sub(" +", " ", text)
+    assert "| small, float32 | 0.50 | 0.25 to 0.75 | 6.0 | 1.25 |" in words
+    assert "| small, SavedModel | 0.50 | 0.25 to 0.75 | 1.25 |" in words
     # Filled again, it stays the same.
     assert report.fill(text, content) == text
 

@@ -12,7 +12,8 @@ from PIL import Image
 from nvae_tf.core.errors import ConfigError, DataError, UserError
 from nvae_tf.evaluation import partial_results
 from nvae_tf.evaluation.features import load_features
-from nvae_tf.runs.workdir import Workdir, read_tensors
+from nvae_tf.runs import pretrained
+from nvae_tf.runs.workdir import Workdir, load_model, read_tensors
 from tests.support.feature_graphs import write_inception_graph
 from tests.support.hidden_packages import hide_packages
 from tests.support.in_process import run
@@ -151,6 +152,30 @@ def test_samples_in_a_file_compare_like_those_that_are_drawn(
         assert kept[name] == pytest.approx(drawn[name], rel=1e-3)
 
 
+def test_samples_of_a_pretrained_model_compare_like_those_of_its_run(
+    workdir, features, drawn, tmp_path, monkeypatch, capsys
+):
+    model, config, _ = load_model(workdir)
+    pretrained.save(model, config, tmp_path / "m", {})
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        f"--model={tmp_path / 'm'}",
+        f"--data_path={workdir.parent / 'blobs.npy'}",
+        f"--features={features}",
+        "--batch_size=16",
+        "--num=40",
+    ]
+    run("eval samples", *arguments)
+    printed = capsys.readouterr().out
+    assert f"{drawn['frechet_distance']:.3f}" in printed
+    assert "--output" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    run("eval samples", *arguments, "--output=kept")
+    record = json.loads((tmp_path / "kept/sample_quality.json").read_text())
+    for name in ("frechet_distance", "kid", "num_real"):
+        assert record[name] == drawn[name]
+
+
 def test_real_images_as_samples_are_as_good_as_can_be(
     workdir, features, drawn, tmp_path
 ):
@@ -214,7 +239,7 @@ def test_trained_features_tell_classes_apart(tmp_path, capsys):
     [
         ({"images": np.zeros(3)}, "x_train"),
         ({"x_train": np.zeros((3, 8, 8)), "y_train": [0, 1, 1]}, "uint8"),
-        (None, "not an .npz file"),
+        (None, "give an .npz file"),
     ],
 )
 def test_labelled_images_that_are_none_are_named(tmp_path, arrays, message):

@@ -15,7 +15,9 @@ from nvae_tf.commands.main import COMMANDS
 _OF_WHAT = {
     "batch_size",
     "checkpoint",
+    "data_path",
     "images",
+    "model",
     "num",
     "output",
     "seed",
@@ -27,6 +29,8 @@ _OF_WHAT = {
 _NARROWER = {
     ("export savedmodel", "temperature"),
     ("export onnx", "temperature"),
+    ("export web", "temperature"),
+    ("play", "temperature"),
 }
 _WORDS = [c.words for group in COMMANDS.values() for c in group]
 _SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "help_pages.py"

@@ -146,7 +146,7 @@ def test_cut_off_numpy_files_are_errors(tmp_path, name, keep):
         path, some_images()
     )
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match="cut off"):
+    with pytest.raises(DataError, match="cannot be read"):
         open_array(path)
 
 
@@ -192,7 +192,7 @@ def test_cut_off_idx_files_are_errors(tmp_path, keep):
     path = tmp_path / "x"
     path.write_bytes(idx_bytes(some_images(2, (8, 8)))[:keep])
     with pytest.raises(DataError, match=r"cut off|not an IDX") as caught:
-        read_idx(path)
+        read_idx(path, 1)
     assert str(path) in str(caught.value)
     assert "download it again" in str(caught.value)
 
@@ -204,18 +204,18 @@ def test_damaged_gzip_is_an_error(tmp_path):
     for content in (whole[:-20], whole[:15], bytes(flipped)):
         (tmp_path / "x.gz").write_bytes(content)
         with pytest.raises(DataError, match=r"x\.gz"):
-            read_idx(tmp_path / "x.gz")
+            read_idx(tmp_path / "x.gz", 1)
 
 
 def test_other_idx_types_are_errors(tmp_path):
     (tmp_path / "x").write_bytes(idx_bytes(np.zeros((2, 8, 8), "u1"), 13))
     with pytest.raises(DataError, match=r"IDX type 0x0d"):
-        read_idx(tmp_path / "x")
+        read_idx(tmp_path / "x", 1)
 
 
 def test_labels_are_not_images(tmp_path):
     (tmp_path / "labels").write_bytes(idx_bytes(np.zeros(5, np.uint8)))
-    with pytest.raises(DataError, match=r"labels has shape \(5,\)"):
+    with pytest.raises(DataError, match="labels states 1 dimensions"):
         open_idx(tmp_path / "labels")
 
 
@@ -262,7 +262,7 @@ def test_files_that_unpack_to_too_much_are_refused(tmp_path, name):
     model = {"image_size": 1024, "image_channels": 1}
     assert len(open_source(make_config(**given, model=model), "train")) > 0
     config = make_config(**given, max_unpacked_mb=2, model=model)
-    with pytest.raises(DataError, match=r"max_unpacked_mb=2.*raise that"):
+    with pytest.raises(DataError, match="max_unpacked_mb=2"):
         open_source(config, "train")
 
 

@@ -197,6 +197,12 @@ def test_long_image_is_not_enlarged_beyond_measure(policy):
     with pytest.raises(DataError, match="resize=resize"):
         match_size(image, 256, policy)
     assert match_size(image, 8, "resize").shape == (8, 8, 3)
+    small = np.zeros((1, 2**16, 2), np.uint8)
+    with pytest.raises(DataError, match="resize=resize"):
+        match_size(small, 33, policy)
+    # What is large already becomes no larger.
+    large = np.zeros((1024, 2**14, 1), np.uint8)
+    assert match_size(large, 1024, policy).shape[0] == 1024
 
 
 # What is unusual

@@ -1,15 +1,12 @@
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
 
+from nvae_tf.core.errors import UserError
 from nvae_tf.datasets.preview import preview
 from tests.support.data_helpers import binary_model, make_config
+from tests.support.in_process import run
 
-ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = """
 import ml_collections
 from nvae_tf.config import Config
@@ -20,7 +17,7 @@ def get_config():
         image_size=8, image_channels=1, padding=2, num_bits=1,
         likelihood="bernoulli",
     )
-    config.data.update(source="array", path=PATH, binarize=True)
+    config.data.update(path=PATH, binarize=True, **DATA)
     config.train.batch_size = 9
     return config
 """
@@ -50,52 +47,29 @@ def test_preview_is_the_batch_that_the_model_sees(path):
     assert held_out.num_images + shown.num_images == 50
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "nvae_tf", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def _config(tmp_path, path, **data):
+    text = CONFIG.replace("PATH", repr(path))
+    text = text.replace("DATA", repr({"source": "array", **data}))
+    file = tmp_path / "config.py"
+    file.write_text(text)
+    return f"--config={file}"
 
 
-def test_commands_prepare_and_preview(tmp_path, path):
-    config = tmp_path / "config.py"
-    config.write_text(CONFIG.replace("PATH", repr(path)))
-    prepared = run(
-        "data",
-        "prepare",
-        f"--config={config}",
-        f"--output={tmp_path}/out",
-    )
-    assert prepared.returncode == 0, prepared.stderr
-    assert "train: " in prepared.stdout
-    result = run(
-        "data",
-        "preview",
-        f"--config={config}",
-        "--config.data.source=tfrecord",
-        f"--config.data.path={tmp_path}/out",
-        f"--output={tmp_path}/grid.png",
-    )
-    assert result.returncode == 0, result.stderr
-    assert "[9, 12, 12, 1] float32" in result.stdout
-    assert "0 to 1" in result.stdout
+def test_commands_prepare_and_preview(tmp_path, path, capsys):
+    config = _config(tmp_path, path)
+    run("data prepare", config, f"--output={tmp_path}/out")
+    assert "train: " in capsys.readouterr().out
+    config = _config(tmp_path, f"{tmp_path}/out", source="tfrecord")
+    run("data preview", config, f"--output={tmp_path}/grid.png")
+    printed = capsys.readouterr().out
+    assert "[9, 12, 12, 1] float32" in printed
+    assert "0 to 1" in printed
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.size == (40, 40)
 
 
-def test_mistakes_end_a_command_with_status_2(tmp_path, path):
-    config = tmp_path / "config.py"
-    config.write_text(CONFIG.replace("PATH", repr(path)))
-    result = run(
-        "data",
-        "preview",
-        f"--config={config}",
-        f"--config.data.path={tmp_path}/none.npy",
-        f"--output={tmp_path}/grid.png",
-    )
-    assert result.returncode == 2
-    assert f"error: data.path is '{tmp_path}/none.npy'" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_data_that_is_not_there_is_named(tmp_path):
+    config = _config(tmp_path, f"{tmp_path}/none.npy")
+    with pytest.raises(UserError, match=r"data\.path is '.*/none\.npy'"):
+        run("data preview", config, f"--output={tmp_path}/grid.png")
+    assert not (tmp_path / "grid.png").exists()

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.core.errors import UserError
-from nvae_tf.distribute import devices, rendezvous
+from nvae_tf.distribute import devices, rendezvous, replicas
 
 _SURROUNDINGS = (
     "TF_CONFIG",
@@ -38,8 +38,12 @@ def described(monkeypatch):
         count = sum(map(len, jobs.values()))
         return types.SimpleNamespace(num_replicas_in_sync=count)
 
+    def meet(addresses, number, patience):
+        assert 0 <= number < len(addresses)
+        assert patience < 60  # Nobody launched this process.
+
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", strategy)
-    monkeypatch.setattr(rendezvous, "meet", lambda *_: None)
+    monkeypatch.setattr(rendezvous, "meet", meet)
     return found
 
 
@@ -167,7 +171,15 @@ def test_tasks_of_slurm_find_each_other(monkeypatch, described):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"cluster": []}', '{"cluster": {"worker": 3}}']
+    "text",
+    [
+        "{",
+        "[]",
+        "[" * 50_000,
+        '{"cluster": []}',
+        '{"cluster": {"worker": 3}}',
+    ],
+    ids=lambda text: text[:20],
 )
 def test_tf_config_that_describes_nothing_is_refused(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
@@ -205,3 +217,19 @@ def test_parts_of_a_batch_are_told_by_the_replicas_that_take_them():
         2: [0, 1, 2],
         3: [3, 4, 5],
     }
+
+
+def test_kind_of_devices_is_the_strategys(monkeypatch):
+    assert replicas.device_kind() == "CPU"
+    on_cpu = tf.distribute.MirroredStrategy(["CPU:0"])
+    monkeypatch.setattr(
+        tf.config,
+        "list_logical_devices",
+        lambda: [
+            tf.config.LogicalDevice(f"/device:{kind}:0", kind)
+            for kind in ("CPU", "GPU")
+        ],
+    )
+    assert replicas.device_kind() == "GPU"
+    with on_cpu.scope():
+        assert replicas.device_kind() == "CPU"

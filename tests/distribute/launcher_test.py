@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -23,9 +24,9 @@ def config(tmp_path_factory):
     return make_config(
         images,
         model=SMALLEST,
-        train={"epochs": 6, "batch_size": 2},
+        train={"epochs": 5, "batch_size": 2},
         checkpoint={"every_steps": 4},
-        evaluation={"image_temperatures": ()},
+        evaluation={"every_epochs": 5, "image_temperatures": ()},
     )
 
 
@@ -52,17 +53,25 @@ def _assert_same_end(run, whole):
     assert run.metrics() == whole.metrics()
 
 
-def test_run_of_two_processes_survives_the_loss_of_one_and_a_stop(
+def test_run_of_two_processes_survives_the_loss_of_each_and_a_stop(
     config, whole, tmp_path
 ):
     # On a slow disk, so that there is time to do something to the processes.
     run = _run(tmp_path, config, slow_disk=0.02)
+
     run.start(failure="1:10:kill")
     assert run.wait() == RESUME_STATUS, run.log.read_text()
     assert run.saved_step() == 8
+    run.start(failure="0:15:kill")
+    assert run.wait() == RESUME_STATUS, run.log.read_text()
+    assert run.saved_step() == 12
+    run.start(failure="1:17:error")
+    assert run.wait() == 1, run.log.read_text()
+    assert "as it was told to" in run.log.read_text()
+    assert run.saved_step() == 16
 
     run.start()
-    run.wait_for(lambda: run.saved_step() >= 16)
+    run.wait_for(lambda: run.saved_step() >= 24)
     os.kill(run.process.pid, signal.SIGTERM)
     assert run.wait() == RESUME_STATUS, run.log.read_text()
     text = run.log.read_text()
@@ -72,6 +81,33 @@ def test_run_of_two_processes_survives_the_loss_of_one_and_a_stop(
     assert run.wait() == 0, run.log.read_text()
     _assert_same_end(run, whole)
     assert (run.workdir.path / "logs/worker_1.log").exists()
+
+
+def test_peer_that_does_not_come_is_told_within_a_minute(
+    config, tmp_path, monkeypatch
+):
+    """By the process that waits, where no launcher started it."""
+    ports = launcher._free_ports(2)
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    place = {
+        "cluster": {"worker": workers},
+        "task": {"type": "worker", "index": 0},
+    }
+    monkeypatch.setenv("TF_CONFIG", json.dumps(place))
+    monkeypatch.delenv("NVAE_TF_LAUNCHED", raising=False)
+    run = TrainingRun(tmp_path, config)
+    command = [
+        sys.executable,
+        *("-m", "nvae_tf", "train"),
+        f"--config={run._config}",
+        f"--workdir={run.workdir.path}",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"within 50 seconds: 1 ({workers[1]})" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_run_goes_on_with_fewer_processes_and_with_more(
@@ -96,7 +132,7 @@ def test_run_goes_on_with_fewer_processes_and_with_more(
 
     run.start()
     assert run.wait() == 0, run.log.read_text()
-    assert [step for step, _ in _losses(run)] == list(range(1, 55))
+    assert [step for step, _ in _losses(run)] == list(range(1, 46))
     # Noise aside, which each process draws for itself, each step is the same:
     # the images, the weights and the statistics that it begins with.
     for (step, loss), (_, expected) in zip(

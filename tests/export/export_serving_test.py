@@ -15,6 +15,8 @@ from nvae_tf.export.saved_model import export_saved_model
 from nvae_tf.export.warmup import example_inputs
 from tests.support.export_cases import source
 
+pytestmark = pytest.mark.early
+
 HERE = pathlib.Path(__file__).parent
 
 # Imports of what a server does not have fail in the processes of these tests.
@@ -90,7 +92,7 @@ np.savez(answers, **results)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "nvae"
-    return export_saved_model(source("tiny"), path, warmup_batch_sizes=())
+    return export_saved_model(source("served"), path, warmup_batch_sizes=())
 
 
 @pytest.fixture(scope="module")

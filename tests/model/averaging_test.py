@@ -1,5 +1,7 @@
 """The exponential average of the weights."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from nvae_tf.model.averaging import WeightAverage
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.runs.workdir import Workdir, load_model
 from nvae_tf.training import trainer
-from tests.support.run_helpers import make_config, write_images
+from tests.support.run_helpers import SMALLEST, make_config, write_images
 
 
 def _values(model):
@@ -23,7 +25,7 @@ def _shift(model, amount):
 
 @pytest.fixture
 def model():
-    return NVAE(make_config("").model, seed=1)
+    return NVAE(make_config("", model=SMALLEST).model, seed=1)
 
 
 def _flat(model):
@@ -82,7 +84,8 @@ def run(tmp_path_factory):
     """A run with an average, and the recurrence's inputs step by step."""
     path = tmp_path_factory.mktemp("ema")
     images = write_images(path / "blobs.npy")
-    trainer.train(make_config(images, train={"ema_decay": 0.5}), path / "run")
+    config = make_config(images, model=SMALLEST, train={"ema_decay": 0.5})
+    trainer.train(config, path / "run")
     return path / "run"
 
 
@@ -113,30 +116,34 @@ def test_average_is_what_a_run_that_keeps_one_gives(run):
     np.testing.assert_array_equal(_flat(default), _flat(averaged))
 
 
-def test_checkpoint_without_the_average_gives_its_weights(run, tmp_path):
+def _copy_without_average(run, path, config=None):
     found = Workdir(run).checkpoints().restore_latest()
-    copy = Workdir(tmp_path / "copy")
-    copy.write_config(Workdir(run).read_config())
+    copy = Workdir(path)
+    copy.write_config(config or Workdir(run).read_config())
     tensors = {
         name: value
         for name, value in found.tensors.items()
         if not name.startswith("average/")
     }
     copy.checkpoints().save(found.step, tensors, found.state)
-    model, _, info = load_model(copy.path)
+
+
+def test_checkpoint_without_the_average_gives_its_weights(run, tmp_path):
+    _copy_without_average(run, tmp_path)
+    model, _, info = load_model(tmp_path)
     assert info["ema"] is False
     plain, _, _ = load_model(run, ema=False)
     np.testing.assert_array_equal(_flat(model), _flat(plain))
     with pytest.raises(UserError, match=r"checkpoint of step .* holds none"):
-        load_model(copy.path, ema=True)
+        load_model(tmp_path, ema=True)
 
 
 def test_a_run_without_an_average_says_so(run, tmp_path):
-    images = write_images(tmp_path / "blobs.npy")
-    config = make_config(
-        images, train={"epochs": 1, "warmup_epochs": 0, "ema_decay": 0.0}
+    config = Workdir(run).read_config()
+    train = dataclasses.replace(config.train, ema_decay=0.0)
+    _copy_without_average(
+        run, tmp_path, dataclasses.replace(config, train=train)
     )
-    trainer.train(config, tmp_path / "run")
     with pytest.raises(UserError, match=r"train\.ema_decay is 0"):
-        load_model(tmp_path / "run", ema=True)
-    assert load_model(tmp_path / "run")[2]["ema"] is False
+        load_model(tmp_path, ema=True)
+    assert load_model(tmp_path)[2]["ema"] is False

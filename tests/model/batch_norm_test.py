@@ -8,6 +8,8 @@ from nvae_tf.model import batch_norm
 from tests.support import numpy_reference
 from tests.support.arrays import assert_close, normal
 
+pytestmark = pytest.mark.numerics
+
 
 def _float64_batch_norm(x, gamma, beta, activation):
     mean = tf.reduce_mean(x, [0, 1, 2])

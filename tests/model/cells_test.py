@@ -8,6 +8,8 @@ from nvae_tf.model.pure_layer import Mode
 from tests.support import numpy_reference as reference
 from tests.support.model_cases import randomize
 
+pytestmark = pytest.mark.numerics
+
 _OPERATIONS = [
     "res_bnswish",
     "res_bnswish5",

@@ -10,6 +10,8 @@ from nvae_tf.model.masks import autoregressive_mask
 from tests.support import model_cases
 from tests.support import numpy_reference as reference
 
+pytestmark = pytest.mark.numerics
+
 _CHANNELS, _SIZE = 3, 3
 
 

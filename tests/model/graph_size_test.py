@@ -18,7 +18,6 @@ pytestmark = pytest.mark.long
 
 _BOUNDS = {
     "small": 17_300,
-    "mnist": 25_600,
     "cifar": 14_000,
     "deep": 11_500,
 }

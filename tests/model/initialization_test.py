@@ -9,6 +9,8 @@ from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.pure_layer import Mode
 from tests.support import model_cases
 
+pytestmark = pytest.mark.numerics
+
 _CONFIG = model_cases.small(
     architecture="res_elu", num_groups_per_scale=3, adaptive_groups=False
 )

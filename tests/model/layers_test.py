@@ -11,6 +11,8 @@ from nvae_tf.model.pure_layer import Mode
 from tests.support import numpy_reference
 from tests.support.model_cases import randomize
 
+pytestmark = pytest.mark.numerics
+
 
 def _normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

@@ -7,8 +7,11 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.config import Config
+from nvae_tf.distribute import replicas
 from nvae_tf.model.nvae import NVAE
 from tests.support import model_cases
+
+pytestmark = [pytest.mark.early, pytest.mark.numerics]
 
 _CONFIG = model_cases.CONFIGS["two_flows"]
 _SEED = tf.constant([3, 5])
@@ -275,3 +278,43 @@ def test_models_recompute_what_configurations_do_by_default():
     assert (
         NVAE(model_cases.CONFIGS["plain_vae"]).recompute == Config().recompute
     )
+
+
+@pytest.mark.parametrize("device", ["CPU", "GPU"])
+def test_gradients_are_those_of_the_device_a_model_is_made_for(device):
+    """Whatever the devices of the machine that traces it."""
+    model = NVAE(model_cases.CONFIGS["plain_vae"], device=device)
+    model = type(model).from_config(model.get_config())
+    operations = _operations_of_gradients(model)
+    native = {
+        "DepthwiseConv2dNativeBackpropInput",
+        "DepthwiseConv2dNativeBackpropFilter",
+    }
+    assert (native & operations) == (native if device == "GPU" else set())
+
+
+def test_a_model_is_made_for_the_devices_of_its_strategy(monkeypatch):
+    config = model_cases.CONFIGS["plain_vae"]
+    native = "DepthwiseConv2dNativeBackpropInput"
+    assert native not in _operations_of_gradients(NVAE(config))
+    monkeypatch.setattr(replicas, "device_kind", lambda: "GPU")
+    assert native in _operations_of_gradients(NVAE(config))
+
+
+def _operations_of_gradients(model: NVAE) -> set[str]:
+    """Kinds of operations in the graph of a pass and its gradient."""
+    x = model_cases.images(model.config, 2)
+
+    @tf.function(autograph=False)
+    def run(x):
+        with tf.GradientTape() as tape:
+            output = model(x, seed=tf.constant([0, 0]), training=True)
+            loss = tf.reduce_sum(output.logits)
+        return tape.gradient(loss, model.trainable_variables)
+
+    graph = run.get_concrete_function(tf.TensorSpec(x.shape)).graph
+    definition = graph.as_graph_def()
+    nodes = [*definition.node]
+    for function in definition.library.function:
+        nodes.extend(function.node_def)
+    return {node.op for node in nodes}

@@ -24,6 +24,8 @@ from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.pure_layer import Mode, PureLayer
 from tests.support import model_cases
 
+pytestmark = pytest.mark.numerics
+
 _CONFIG = model_cases.small(num_flow_pairs=1)
 _PLAIN = model_cases.CONFIGS["plain_vae"]
 

@@ -14,6 +14,8 @@ from tests.support.arrays import (
     rounding,
 )
 
+pytestmark = [pytest.mark.early, pytest.mark.numerics]
+
 _CONFIG = model_cases.small(
     num_flow_pairs=1,
     num_latent_scales=1,

@@ -14,6 +14,8 @@ from nvae_tf.model.regularizers import SpectralRegularizer, batch_norm_loss
 from tests.support import numpy_reference
 from tests.support.model_cases import randomize
 
+pytestmark = pytest.mark.numerics
+
 
 class _Box(PureLayer):
     """Some layers side by side."""

@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from nvae_tf.model.scan import scan
 
+pytestmark = pytest.mark.numerics
+
 _COUNT = 4
 
 

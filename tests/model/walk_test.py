@@ -12,6 +12,8 @@ from nvae_tf.model.pure_layer import Mode
 from tests.support import model_cases
 from tests.support.numpy_reference import elu
 
+pytestmark = [pytest.mark.numerics, pytest.mark.long]
+
 _CONFIGS = [
     "plain_vae",
     "plain_vae_flows",

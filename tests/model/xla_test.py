@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import tiny
-from nvae_tf.config import config_from_dict
 from nvae_tf.config.schedules import Coefficients
 from nvae_tf.model.regularizers import SpectralRegularizer
 from nvae_tf.training.optimizer import Adamax
@@ -16,8 +14,15 @@ pytestmark = pytest.mark.long
 
 
 def test_compiled_gradients_are_those_of_the_graph():
-    """Of the configuration that has every kind of layer but dilated ones."""
-    config = config_from_dict(tiny.get_config()).model
+    """Of a model with every kind of layer but dilated ones."""
+    config = model_cases.small(
+        image_channels=3,
+        num_bits=8,
+        likelihood="mixture",
+        num_mixtures=2,
+        num_latent_scales=1,
+        num_flow_pairs=1,
+    )
     model = model_cases.random_model(config)
     step = TrainStep(
         model, Adamax(model.trainable_variables), SpectralRegularizer(model)

@@ -8,8 +8,6 @@ import io
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -27,12 +25,11 @@ from nvae_tf.runs.workdir import Workdir, read_tensors
 from nvae_tf.sampling import readjust
 from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.train_step import TrainStep
+from tests.support.browser import needs_chromium, open_page
 from tests.support.in_process import run
 from tests.support.run_helpers import make_config, write_images
 
 _VOID = {"meta", "link", "img", "br", "hr", "input"}
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-_BROWSER = next(filter(None, map(shutil.which, _BROWSERS)), None)
 
 
 class _Strict(html.parser.HTMLParser):
@@ -215,29 +212,18 @@ def test_report_is_one_complete_file(workdir, printed):
         assert words in text, words
 
 
-@pytest.mark.skipif(
-    _BROWSER is None,
-    reason="there is no Chromium; BUILD.md, Testing, says how to get one",
-)
+@needs_chromium
 def test_page_is_drawn_by_a_browser(workdir, printed, tmp_path):
-    path = workdir / "report.html"
     picture = tmp_path / "screen.png"
-    subprocess.run(
-        [
-            _BROWSER,
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--window-size=500,1500",
-            f"--screenshot={picture}",
-            path.as_uri(),
-        ],
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
+    with open_page(tmp_path / "browser") as page:
+        page.resize(500, 1500)
+        page.go((workdir / "report.html").as_uri())
+        page.wait_for("document.readyState === 'complete'")
+        page.screenshot(picture)
+        assert page.problems == []
+        assert page.evaluate(
+            "document.documentElement.scrollWidth <= innerWidth"
+        )
     with Image.open(picture) as image:
         assert image.size == (500, 1500)
         # Curves and text on white, down to the bottom.

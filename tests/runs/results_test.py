@@ -1,9 +1,11 @@
 """Results of commands: the latest whole, the history complete."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+from concurrent import futures
 
 import pytest
 
@@ -72,6 +74,39 @@ def test_line_that_a_crash_cut_off_spoils_no_other(tmp_path):
     assert json.loads(first) == {"nll": 1.0}
     assert torn == '{"nll": 2.'
     assert [json.loads(line) for line in rest] == [{"nll": 3.0}, {"nll": 4.0}]
+
+
+def test_line_that_is_being_written_is_waited_for(tmp_path):
+    """To others it looks torn until it is whole."""
+    history = tmp_path / "r.jsonl"
+    with open(history, "ab", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(b'{"nll": 1')
+        with futures.ThreadPoolExecutor() as pool:
+            done = pool.submit(write_result, tmp_path / "r.json", {"nll": 2.0})
+            assert not futures.wait([done], timeout=0.3).done
+            file.write(b".0}\n")
+            fcntl.flock(file, fcntl.LOCK_UN)
+            done.result()
+    assert _lines(history) == [{"nll": 1.0}, {"nll": 2.0}]
+
+
+def test_writer_that_stands_still_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "_SECONDS", 0.2)
+    history = tmp_path / "r.jsonl"
+    with open(history, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_result(tmp_path / "r.json", {"nll": 2.0})
+    assert _lines(history) == [{"nll": 2.0}]
+
+
+def test_link_in_place_of_the_history_is_not_followed(tmp_path):
+    target = tmp_path / "precious"
+    target.write_bytes(b"precious")
+    (tmp_path / "r.jsonl").symlink_to(target)
+    with pytest.raises(DataError, match=r"r\.jsonl"):
+        write_result(tmp_path / "r.json", {"nll": 2.0})
+    assert target.read_bytes() == b"precious"
 
 
 def test_what_is_there_is_never_written_again(tmp_path):

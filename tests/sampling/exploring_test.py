@@ -19,6 +19,8 @@ from tests.support import model_cases
 from tests.support.model_cases import CONFIGS, random_model, small
 from tests.support.run_helpers import make_config
 
+pytestmark = pytest.mark.long
+
 _MODELS = {
     "padded": CONFIGS["padded"],
     "flows": small(
@@ -229,6 +231,14 @@ def test_folder_is_filled_up_and_never_with_two_kinds(tmp_path):
     settings = {"temperature": 0.8}
     with pytest.raises(UserError, match=r"temperature \(0\.7 there, 0\.8"):
         write(range(9))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"7", b"[" * 100_000])
+def test_settings_that_cannot_be_read_are_told_of(tmp_path, content):
+    (tmp_path / SETTINGS).write_bytes(content)
+    with pytest.raises(UserError, match=r"sampling\.json.*name another folder"):
+        write_samples(None, tmp_path, range(2), 1, {})
+    assert [p.name for p in tmp_path.iterdir()] == [SETTINGS]
 
 
 def test_own_folder_is_read_as_the_model_sees_images(tmp_path):

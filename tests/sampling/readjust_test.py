@@ -10,6 +10,8 @@ from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.pure_layer import Mode
 from nvae_tf.sampling.readjust import readjust_batch_norm
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def model():
@@ -17,7 +19,7 @@ def model():
         ModelConfig(
             image_size=8,
             num_latent_scales=2,
-            num_groups_per_scale=2,
+            num_groups_per_scale=1,
             num_latent_per_group=2,
             num_channels_enc=4,
             num_channels_dec=4,
@@ -26,6 +28,7 @@ def model():
             num_cells_enc=1,
             num_cells_dec=1,
             num_mixtures=2,
+            use_se=False,
         )
     )
 

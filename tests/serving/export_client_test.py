@@ -30,7 +30,7 @@ BUSY = tf.errors.ResourceExhaustedError
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "nvae"
-    return export_saved_model(source("tiny"), path, warmup_batch_sizes=())
+    return export_saved_model(source("served"), path, warmup_batch_sizes=())
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_metadata_describes_every_signature(predictor, runner):
 
 
 def test_every_signature_answers_as_in_this_process(predictor, runner):
-    reference = Reference(source("tiny"))
+    reference = Reference(source("served"))
     for name in runner.names:
         inputs, _ = reference.ask(name)
         given = {key: inputs[key] for key in runner.inputs(name)}
@@ -125,10 +125,13 @@ def test_one_axis_of_temperatures_is_of_groups(predictor, runner):
     )
 
 
-@pytest.mark.parametrize("temperature", [[0.5, 0.7], [0.5], [[0.5]] * 2])
-def test_temperature_of_another_length_is_refused(predictor, temperature):
-    with pytest.raises(ClientError, match="one per latent group"):
-        Client(predictor).sample([1], temperature)
+@pytest.mark.parametrize("further", [-1, 1])
+def test_temperature_of_another_length_is_refused(predictor, further):
+    client = Client(predictor)
+    temperature = [0.5] * (client.num_groups + further)
+    for wrong in (temperature, [[0.5]] * 2):
+        with pytest.raises(ClientError, match="one per latent group"):
+            client.sample([1], wrong)
 
 
 @pytest.mark.parametrize("failure", [AWAY, BUSY])
@@ -332,7 +335,7 @@ def test_photos_are_scored_as_they_are_encoded_elsewhere(
     exif[0x0112] = 6
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path, exif=exif)
-    config = image_input.fit_own(source("tiny").config)
+    config = image_input.fit_own(source("served").config)
     photo = image_input.open_images(config, [str(path)])[0]
     expected = runner.run(
         "score", {"images": photo[None], "seed": np.zeros(1, np.int64)}

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 
 from packaging.requirements import Requirement
@@ -17,13 +17,21 @@ _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _SOURCES = ("LICENSE", "README.md", "configs", "nvae_tf", "pyproject.toml")
 
 
-def build_wheel(folder: pathlib.Path) -> pathlib.Path:
-    """Builds the wheel of this clone, from a copy that it may write to."""
+def build_wheel(
+    folder: pathlib.Path, add: Callable[[pathlib.Path], object] = lambda _: None
+) -> pathlib.Path:
+    """Builds the wheel of this clone, from a copy that it may write to.
+
+    Args:
+      folder: for the copy and the wheel.
+      add: called with the copy, to put more into it.
+    """
     copy = folder / "clone"
     copy.mkdir(parents=True)
     subprocess.run(
         ["cp", "-r", *_SOURCES, "setup.py", copy], cwd=_ROOT, check=True
     )
+    add(copy)
     _pip("wheel", "--no-build-isolation", f"--wheel-dir={folder}", str(copy))
     (wheel,) = folder.glob("*.whl")
     return wheel

@@ -15,7 +15,7 @@ _CALLS = ("fsync", "replace", "rename", "mkdir", "pwrite", "truncate")
 
 
 class PreemptedError(BaseException):
-    """What ends a process whatever it does."""
+    """What ends a process, whatever it is doing."""
 
 
 class Disk:

@@ -201,9 +201,12 @@ def look_before_step(step: TrainStep, x, eps):
     """
 
     @tf.function(autograph=False)
+    def gradients(coefficients):
+        return step.gradients(x, coefficients, eps=eps)[1:3]
+
     def look(coefficients):
         output = step.model(x, eps=eps, training=True)
-        _, terms, gradient, _ = step.gradients(x, coefficients, eps=eps)
+        terms, gradient = gradients(coefficients)
         results = pass_results(step.model, output, x) | loss_results(terms)
         return results, gradient
 

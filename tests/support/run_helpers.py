@@ -7,12 +7,7 @@ import numpy as np
 from nvae_tf.config import Config, config_from_dict
 
 # A model that is built in a moment, for tests of what is around it.
-SMALLEST = {
-    "num_latent_scales": 1,
-    "num_groups_per_scale": 1,
-    "use_se": False,
-    "architecture": "res_bnswish",
-}
+SMALLEST = {"num_latent_scales": 1, "num_groups_per_scale": 1}
 
 
 def write_images(path: pathlib.Path, count: int = 40) -> pathlib.Path:
@@ -28,7 +23,10 @@ def write_images(path: pathlib.Path, count: int = 40) -> pathlib.Path:
 def make_config(
     images: pathlib.Path, precision: str = "float32", **groups: dict
 ) -> Config:
-    """Two scales, three groups, three steps per epoch, two epochs."""
+    """Two scales, three groups, three steps per epoch, two epochs.
+
+    The cells are the plainest, since tracing takes most of a run's time.
+    """
     values = {
         "name": "blobs",
         "precision": precision,
@@ -47,6 +45,8 @@ def make_config(
             "num_postprocess_cells": 1,
             "num_cells_enc": 1,
             "num_cells_dec": 1,
+            "use_se": False,
+            "architecture": "res_bnswish",
         },
         "data": {
             "source": "array",

@@ -67,7 +67,8 @@ class TrainingRun:
 
         Args:
           *flags: more of them, this time.
-          failure: "PROCESS:STEP:HOW", see `failing_train`; empty for none.
+          failure: "PROCESS:STEP:HOW:PLACE", see `failing_train`; empty for
+            none.
         """
         self._metrics_at_start = self.metrics()
         self._step_at_start = self.saved_step()

@@ -11,6 +11,8 @@ from nvae_tf.model import losses
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.training import activation_memory, run_plan
 
+pytestmark = pytest.mark.long
+
 # Operations whose output is their input's memory.
 _ALIASES = {
     "ExpandDims",

@@ -4,8 +4,6 @@ import dataclasses
 import math
 import os
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -16,8 +14,8 @@ from nvae_tf.config import ModelConfig, config_from_dict
 from nvae_tf.datasets.tfds_source import DATASETS
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.training import dry_run, run_plan
+from tests.support.in_process import run
 
-ROOT = pathlib.Path(dry_run.__file__).parents[2]
 GIGABYTE = 10**9
 
 
@@ -297,23 +295,16 @@ def test_bytes_have_three_digits(count, text):
     assert dry_run._bytes(count) == text
 
 
-def test_the_command_prints_it_and_trains_nothing(tmp_path):
-    workdir = tmp_path / "run"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "train.py",
-            "--config=configs/tiny.py",
-            f"--workdir={workdir}",
-            "--config.train.batch_size=5000",
-            "--dry_run",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=300,
+def test_the_command_prints_it_and_trains_nothing(tmp_path, capsys):
+    config, workdir = tmp_path / "config.py", tmp_path / "run"
+    config.write_text(
+        "from configs import tiny\n\n\n"
+        "def get_config():\n"
+        "    config = tiny.get_config()\n"
+        "    config.train.batch_size = 5000\n"
+        "    return config\n"
     )
-    assert done.returncode == 0, done.stderr
-    assert "Problem: There are 4,500 training images" in done.stdout
+    run("train", f"--config={config}", f"--workdir={workdir}", "--dry_run")
+    printed = capsys.readouterr().out
+    assert "Problem: There are 4,500 training images" in printed
     assert not workdir.exists()

@@ -1,6 +1,7 @@
 """Training survives: killed anywhere, it ends as if nothing had happened."""
 
 import collections
+import os
 import signal
 import time
 
@@ -16,6 +17,7 @@ from tests.support.train_processes import TrainingRun
 pytestmark = pytest.mark.long
 
 _STEPS_PER_EPOCH = 9
+_SOAK_KILLS = int(os.environ.get("NVAE_TF_SOAK_KILLS", "50"))
 # Seconds: a kill must be able to come in the middle of writing.
 _SLOW_DISK = 0.02
 
@@ -112,12 +114,12 @@ def test_same_command_twice_gives_the_same_run(finished):
     _assert_same_end(*finished)
 
 
-def test_run_that_is_killed_ten_times_ends_like_one_that_is_not(
+def test_run_that_is_killed_at_every_phase_ends_like_one_that_is_not(
     finished, images, tmp_path
 ):
     run = TrainingRun(tmp_path, _config(images), _SLOW_DISK)
-    phases = _kill_again_and_again(run, _moments(9, epochs=4, seed=1))
-    assert phases.total() == 10
+    phases = _kill_again_and_again(run, _moments(4, epochs=4, seed=1))
+    assert phases.total() == 5
     assert {*phases} == {"starting", "training", "writing", "evaluating"}
     _assert_same_end(run, finished[0])
 
@@ -126,15 +128,57 @@ def test_run_that_is_killed_ten_times_ends_like_one_that_is_not(
 def test_hierarchy_that_is_killed_fifty_times_ends_like_one_that_is_not(
     images, tmp_path
 ):
-    config = _config(images, epochs=12, model={})
+    config = _config(
+        images,
+        epochs=12,
+        model={"architecture": "res_mbconv", "use_se": True},
+    )
     whole = TrainingRun(tmp_path / "whole", config)
     whole.start()
     assert whole.wait() == 0, whole.log.read_text()
     run = TrainingRun(tmp_path / "killed", config, _SLOW_DISK)
-    phases = _kill_again_and_again(run, _moments(49, epochs=12, seed=2))
-    assert phases.total() == 50
-    assert min(phases[phase] for phase in ("starting", "training")) >= 5
-    assert min(phases[phase] for phase in ("writing", "evaluating")) >= 5
+    moments = _moments(_SOAK_KILLS - 1, epochs=12, seed=2)
+    phases = _kill_again_and_again(run, moments)
+    assert phases.total() == _SOAK_KILLS
+    for phase in ("starting", "training", "writing", "evaluating"):
+        assert phases[phase] >= _SOAK_KILLS // 10
+    _assert_same_end(run, whole)
+
+
+@pytest.mark.soak
+def test_two_processes_killed_fifty_times_end_like_two_that_are_not(
+    images, tmp_path
+):
+    """One of them or both: in a step, an evaluation, writing and rotation."""
+    epochs = 24
+    config = make_config(
+        images,
+        model=SMALLEST,
+        train={"epochs": epochs, "batch_size": 2, "ema_decay": 0.9},
+        checkpoint={"every_steps": 3, "keep": 2},
+        evaluation={"image_temperatures": ()},
+    )
+    flags = ("--num_processes=2",)
+    whole = TrainingRun(tmp_path / "whole", config, flags=flags)
+    whole.start()
+    assert whole.wait() == 0, whole.log.read_text()
+    places = [
+        (process, place)
+        for place in ("step", "evaluation", "writing", "rotation")
+        for process in ("0", "1", "all")
+        # Only the first one writes.
+        if place in ("step", "evaluation") or process != "1"
+    ]
+    run = TrainingRun(tmp_path / "killed", config, flags=flags)
+    last = whole.step() - 2 * _STEPS_PER_EPOCH
+    for number in range(_SOAK_KILLS):
+        process, place = places[number % len(places)]
+        step = number * last // _SOAK_KILLS
+        run.start(failure=f"{process}:{step}:kill:{place}")
+        assert run.wait() == RESUME_STATUS, run.log.read_text()
+        assert run.saved_step() < whole.step()
+    run.start()
+    assert run.wait() == 0, run.log.read_text()
     _assert_same_end(run, whole)
 
 

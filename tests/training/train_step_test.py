@@ -16,6 +16,8 @@ from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.train_step import TrainStep
 from tests.support import model_cases
 
+pytestmark = pytest.mark.early
+
 _SEED = tf.constant([1, 2])
 
 
@@ -322,7 +324,7 @@ def test_loss_scale_halves_on_overflow_and_grows_when_all_is_well():
 def test_accumulated_passes_are_one_step_with_the_large_batch():
     """Without batch normalisation, which sees each pass apart."""
     config = dataclasses.replace(
-        model_cases.CONFIGS["mixture"], architecture="res_elu"
+        model_cases.CONFIGS["plain_vae_flows"], architecture="res_elu"
     )
     x, eps = model_cases.images(config, 4), model_cases.noise(config, 4)
     large, small = _step(config), _step(config)

@@ -1,5 +1,6 @@
 """The training loop: resume, stopping, and what a workdir holds."""
 
+import dataclasses
 import json
 import signal
 
@@ -15,17 +16,28 @@ from nvae_tf.training import trainer
 from nvae_tf.training.watchdog import Watchdog
 from tests.support.run_helpers import SMALLEST, make_config, write_images
 
+pytestmark = pytest.mark.early
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("data") / "blobs.npy")
 
 
+def _config(images):
+    """Three groups, in a loop, and an average of the weights."""
+    return make_config(
+        images,
+        model={**SMALLEST, "num_groups_per_scale": 3},
+        train={"ema_decay": 0.9},
+    )
+
+
 @pytest.fixture(scope="module")
 def finished(images, tmp_path_factory):
     """A run from its first step to its last, without a break."""
     path = tmp_path_factory.mktemp("finished")
-    evaluation = trainer.train(make_config(images), path)
+    evaluation = trainer.train(_config(images), path)
     return path, evaluation
 
 
@@ -45,7 +57,7 @@ def test_interrupted_run_ends_as_if_never_interrupted(
     finished, images, tmp_path, monkeypatch
 ):
     path, _ = finished
-    config = make_config(images)
+    config = _config(images)
     with monkeypatch.context() as patch:
         _stop_after(patch, 4)
         with pytest.raises(SystemExit) as stopped:
@@ -76,8 +88,13 @@ def test_metrics_hold_every_step_and_every_evaluation(finished, images):
     assert [r["step"] for r in records if r["kind"] == "train"] == [
         *range(1, 7)
     ]
-    assert [r["step"] for r in records if r["kind"] == "evaluation"] == [3, 6]
-    last = records[-1]
+    plain, averaged = (
+        [r for r in records if r["kind"] == kind]
+        for kind in ("evaluation", "evaluation_ema")
+    )
+    assert [r["step"] for r in averaged] == [r["step"] for r in plain] == [3, 6]
+    assert averaged[-1]["nelbo"] != plain[-1]["nelbo"]
+    last = plain[-1]
     assert last["nelbo"] == pytest.approx(evaluation.nelbo)
     held_out = pipeline.open_source(make_config(images), "validation")
     assert last["num_images"] == len(held_out) > 0
@@ -119,6 +136,7 @@ def test_tensorboard_gets_scalars_and_pictures(finished):
         b"train_kl_per_group/02",
         b"evaluation/nelbo",
         b"samples/temperature_0.7",
+        b"ema_samples/temperature_0.7",
         b"reconstructions",
     ):
         assert tag in content, tag
@@ -126,7 +144,7 @@ def test_tensorboard_gets_scalars_and_pictures(finished):
 
 def test_loaded_model_is_the_trained_one(finished):
     path, evaluation = finished
-    model, config, info = load_model(path)
+    model, config, info = load_model(path, ema=False)
     assert info["step"] == 6
     assert info["nelbo"] == pytest.approx(evaluation.nelbo)
     assert config.name == "blobs"
@@ -137,14 +155,15 @@ def test_loaded_model_is_the_trained_one(finished):
 
 def test_finished_run_is_left_alone(finished, images):
     path, _ = finished
-    assert trainer.train(make_config(images), path) is None
+    assert trainer.train(_config(images), path) is None
 
 
 def test_another_configuration_is_refused_by_the_keys_that_differ(
     finished, images
 ):
     path, _ = finished
-    config = make_config(images, train={"batch_size": 10, "epochs": 9})
+    train = dataclasses.replace(_config(images).train, batch_size=10, epochs=9)
+    config = dataclasses.replace(_config(images), train=train)
     with pytest.raises(UserError, match=r"train\.batch_size \(12 there, 10"):
         trainer.train(config, path)
 
@@ -268,21 +287,31 @@ def _records(path, kind):
     return [r for r in map(json.loads, lines) if r["kind"] == kind]
 
 
-def test_steps_skipped_in_a_row_send_the_run_back(
-    images, tmp_path, monkeypatch
-):
+def _break_until_it_went_back(monkeypatch):
     _break_step(
         monkeypatch,
         lambda run: run.step >= 4 and not run.state.recovery.history,
     )
-    trainer.train(
-        make_config(images, model=SMALLEST, train=_BREAKABLE), tmp_path
-    )
-    (event,) = _records(tmp_path, "rollback")
+
+
+@pytest.fixture(scope="module")
+def gone_back(images, tmp_path_factory):
+    """A run that went back once."""
+    path = tmp_path_factory.mktemp("gone_back")
+    with pytest.MonkeyPatch.context() as patch:
+        _break_until_it_went_back(patch)
+        trainer.train(
+            make_config(images, model=SMALLEST, train=_BREAKABLE), path
+        )
+    return path
+
+
+def test_steps_skipped_in_a_row_send_the_run_back(images, gone_back):
+    (event,) = _records(gone_back, "rollback")
     # Read a step late: steps 5 and 6 were skipped, 6 ends an epoch.
     assert event["step"] == 3
     assert event["failed_at"] == 6
-    steps = _records(tmp_path, "train")
+    steps = _records(gone_back, "train")
     assert [r["step"] for r in steps] == [*range(1, 13)]
     assert not any(r["skipped"] for r in steps)
     # Warm-up is over after the first epoch; the schedule then falls.
@@ -296,18 +325,16 @@ def test_steps_skipped_in_a_row_send_the_run_back(
     np.testing.assert_allclose(
         rates[3:], 0.5 * np.array(expected[3:]), rtol=1e-6
     )
-    checkpoint = Workdir(tmp_path).checkpoints().restore_latest()
+    checkpoint = Workdir(gone_back).checkpoints().restore_latest()
     assert checkpoint.step == 12
     assert len(checkpoint.state["rollbacks"]) == 1
 
 
-def test_run_that_went_back_is_resumed_as_it_was(images, tmp_path, monkeypatch):
-    _break_step(
-        monkeypatch,
-        lambda run: run.step >= 4 and not run.state.recovery.history,
-    )
+def test_run_that_went_back_is_resumed_as_it_was(
+    images, gone_back, tmp_path, monkeypatch
+):
+    _break_until_it_went_back(monkeypatch)
     config = make_config(images, model=SMALLEST, train=_BREAKABLE)
-    trainer.train(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         original = trainer.Trainer._recover
 
@@ -317,13 +344,11 @@ def test_run_that_went_back_is_resumed_as_it_was(images, tmp_path, monkeypatch):
 
         patch.setattr(trainer.Trainer, "_recover", recover)
         with pytest.raises(SystemExit):
-            trainer.train(config, tmp_path / "stopped")
-    trainer.train(config, tmp_path / "stopped")
-    whole, stopped = (
-        (tmp_path / name / "metrics.jsonl").read_text()
-        for name in ("whole", "stopped")
-    )
-    assert whole == stopped
+            trainer.train(config, tmp_path)
+    trainer.train(config, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == (
+        gone_back / "metrics.jsonl"
+    ).read_text()
 
 
 def test_run_that_fails_again_and_again_stops_with_a_diagnosis(
@@ -379,20 +404,6 @@ def test_watchdog_hears_of_every_step(images, tmp_path):
     assert [what for what in heard if what] == ["step 1", "step 2", "step 3"]
     # Evaluation, too: as many passes as draws of every batch.
     assert len(heard) > 5
-
-
-def test_average_of_the_weights_is_evaluated_drawn_and_kept(images, tmp_path):
-    config = make_config(images, model=SMALLEST, train={"ema_decay": 0.9})
-    trainer.train(config, tmp_path)
-    plain, averaged = (
-        _records(tmp_path, kind) for kind in ("evaluation", "evaluation_ema")
-    )
-    assert [r["step"] for r in averaged] == [r["step"] for r in plain] == [3, 6]
-    assert averaged[-1]["nelbo"] != plain[-1]["nelbo"]
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    assert b"ema_samples/temperature_0.7" in events.read_bytes()
-    _, _, info = load_model(tmp_path, ema=True)
-    assert info["nelbo"] == pytest.approx(averaged[-1]["nelbo"])
 
 
 def test_best_checkpoint_is_the_one_with_the_lowest_nelbo(images, tmp_path):

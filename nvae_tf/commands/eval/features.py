@@ -13,7 +13,9 @@ and y_train, integers [N], as those of keras.datasets do.
 from absl import flags
 
 from nvae_tf.core.errors import ConfigError, DataError
+from nvae_tf.core.reading import shown
 
+_MOST_CLASSES = 100_000
 _DATA = flags.DEFINE_string(
     "data",
     "mnist_5k",
@@ -108,31 +110,23 @@ def build(shape, num_classes: int, num_features: int):
 
 def _read():
     """`(uint8 [N, H, W, C], integers [N])`."""
-    import zipfile
-
     import numpy as np
+
+    from nvae_tf.core.npz_files import NpzFile
 
     if _DATA.value == "mnist_5k":
         from nvae_tf.datasets.arrays import labelled_mnist_5k
 
         return labelled_mnist_5k()
-    try:
-        with open(_DATA.value, "rb") as file, np.load(file) as stored:
-            x, y = stored["x_train"], np.asarray(stored["y_train"])
-    except (
-        OSError,
-        KeyError,
-        ValueError,
-        EOFError,
-        TypeError,
-        zipfile.BadZipFile,
-    ) as error:
-        # NumPy takes whatever it does not know for a pickle.
-        reason = "it is none" if isinstance(error, ValueError) else error
-        raise DataError(
-            f"--data={_DATA.value} is not an .npz file with x_train and "
-            f"y_train ({reason})."
-        ) from error
+    advice = "give an .npz file with x_train and y_train"
+    with NpzFile(_DATA.value, DataError, advice) as stored:
+        if not {"x_train", "y_train"} <= stored.headers.keys():
+            raise DataError(
+                f"--data={_DATA.value} holds "
+                f"{shown(', '.join(stored.headers), 200)}; {advice}."
+            )
+        # All images are in memory to train on: these are few.
+        x, y = (stored.read(name, 2**34) for name in ("x_train", "y_train"))
     x, y = x[..., None] if x.ndim == 3 else x, y.reshape(-1)
     fits = x.ndim == 4 and len(x) == len(y) and len(x) > 1
     if x.dtype != np.uint8 or y.dtype.kind not in "iu" or not fits:
@@ -141,6 +135,9 @@ def _read():
             f"y_train {y.dtype} {list(y.shape)}; uint8 [N, H, W, C] and "
             "integers [N] are needed."
         )
-    if y.min() < 0:
-        raise DataError(f"--data={_DATA.value} has labels below 0.")
+    if y.min() < 0 or y.max() >= _MOST_CLASSES:
+        raise DataError(
+            f"--data={_DATA.value} has labels that are not 0 to "
+            f"{_MOST_CLASSES - 1}."
+        )
     return x, y.astype(np.int64)

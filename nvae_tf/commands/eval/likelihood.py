@@ -6,7 +6,10 @@ Measures the negative evidence lower bound (NELBO), the importance-weighted
 estimate of -log p(x) with K draws per image (the paper reports K=1000), bits
 per dimension, and how the KL is shared among scales and groups.  Prints the
 numbers, writes them to evaluation.json in the workdir, adds them to
-evaluation.jsonl there, and draws evaluation.png.
+evaluation.jsonl there, and draws evaluation.png.  For a pretrained model that
+takes an --output; without, they are printed only:
+
+    nvae eval likelihood --model=NAME --data_path=FILES
 
 Uses all GPUs of the machine.  Stopped by SIGTERM or Ctrl-C, it keeps what it
 has; the same command goes on from there.  A quick look at a large data set:
@@ -16,13 +19,15 @@ has; the same command goes on from there.  A quick look at a large data set:
 Memory grows with --batch_size times --draws_per_pass, not with K.
 """
 
+import pathlib
 import sys
 
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands.model_flags import ModelFlags
 
-_MODEL = common_flags.ModelFlags()
+_MODEL = ModelFlags()
 _SPLIT = common_flags.define_split("test")
 _NUM = flags.DEFINE_integer(
     "num", 0, "The first so many images; 0: all.", lower_bound=0
@@ -44,6 +49,9 @@ _DRAWS = flags.DEFINE_integer(
     lower_bound=1,
 )
 _SEED = common_flags.define_seed("Of binarisation and noise.")
+_OUTPUT = common_flags.define_output(
+    "", "Folder for these files; by default the workdir."
+)
 _PLOT = flags.DEFINE_bool(
     "plot",
     None,
@@ -58,10 +66,9 @@ def main(argv) -> None:
     from nvae_tf.core.progress import stop_requests
     from nvae_tf.datasets import image_input, pipeline
     from nvae_tf.evaluation import evaluation_plot
-    from nvae_tf.runs import workdir
     from nvae_tf.runs.results import write_result
 
-    folder = workdir.Workdir(_MODEL.workdir)
+    folder = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else _MODEL.folder
     if _PLOT.value:
         evaluation_plot.require_matplotlib()
     strategy = _all_devices()
@@ -72,29 +79,33 @@ def main(argv) -> None:
         source = image_input.select(source, num=_NUM.value)
     with stop_requests() as stop:
         result, partial = _evaluate(
-            strategy, model, config, source, info, folder.path, stop
+            strategy, model, config, source, info, folder, stop
         )
     if result is None:
-        print(
-            f"Stopped; what is known so far is in {partial.path}. Start the "
-            "same command to go on.",
-            file=sys.stderr,
+        where = (
+            "nothing is kept without --output"
+            if partial is None
+            else f"what is known so far is in {partial.path}. Start the same "
+            "command to go on"
         )
+        print(f"Stopped; {where}.", file=sys.stderr)
         sys.exit(stop.status)
-    record = write_result(
-        folder.path / "evaluation.json",
-        {
-            "step": info["step"],
-            "ema": info["ema"],
-            "split": _SPLIT.value,
-            "seed": _SEED.value,
-            **result._asdict(),
-        },
-    )
+    record = {
+        "step": info["step"],
+        "ema": info["ema"],
+        "split": _SPLIT.value,
+        "seed": _SEED.value,
+        **result._asdict(),
+    }
+    if folder is None:
+        print(describe(record))
+        print("Not written; --output=FOLDER keeps it.")
+        return
+    record = write_result(folder / "evaluation.json", record)
     partial.remove()
     print(describe(record))
-    print(f"Written to {folder.path / 'evaluation.json'}")
-    _plot(folder.path / "evaluation.png", record, config.model)
+    print(f"Written to {folder / 'evaluation.json'}")
+    _plot(folder / "evaluation.png", record, config.model)
 
 
 def describe(record: dict) -> str:
@@ -103,10 +114,11 @@ def describe(record: dict) -> str:
     groups = "  ".join(f"{kl:.2f}" for kl in record["kl_per_group"])
     active = "  ".join(str(n) for n in record["active_latents"])
     weights = ", averaged weights" if record["ema"] else ""
+    step = "unknown" if record["step"] is None else record["step"]
     return "\n".join(
         [
             f"{record['num_images']} images ({record['split']}), "
-            f"step {record['step']}{weights}",
+            f"step {step}{weights}",
             _line("NELBO", record, "nelbo", "bits_per_dim"),
             _line(
                 f"-log p(x), K={record['num_importance_samples']}",
@@ -145,13 +157,14 @@ def _all_devices():
 
 
 def _evaluate(strategy, model, config, source, info, path, stop):
-    """`(evaluation or None, where its progress is kept)`."""
+    """`(evaluation or None, where its progress is kept or None)`."""
     import contextlib
     import dataclasses
 
     from nvae_tf.core.progress import progress
     from nvae_tf.datasets import pipeline
     from nvae_tf.evaluation.evaluator import Evaluator
+    from nvae_tf.evaluation.importance import Progress
     from nvae_tf.evaluation.partial_results import PartialResult, weights_digest
 
     batch_size = strategy.num_replicas_in_sync * (
@@ -170,8 +183,8 @@ def _evaluate(strategy, model, config, source, info, path, stop):
         "batch_size": batch_size,
         "seed": _SEED.value,
     }
-    partial = PartialResult(path, settings)
-    state = partial.load()
+    partial = None if path is None else PartialResult(path, settings)
+    state = Progress() if partial is None else partial.load()
     done = state.batch * _SAMPLES.value + state.draw
     total = _SAMPLES.value * pipeline.num_batches(
         source, training=False, batch_size=batch_size
@@ -194,7 +207,8 @@ def _evaluate(strategy, model, config, source, info, path, stop):
     )
 
     def on_pass(state):
-        partial.save_now_and_then(state)
+        if partial is not None:
+            partial.save_now_and_then(state)
         bar.update(state.batch * _SAMPLES.value + state.draw - bar.n)
 
     with bar, contextlib.closing(batches):
@@ -207,7 +221,7 @@ def _evaluate(strategy, model, config, source, info, path, stop):
             progress=state,
             on_pass=on_pass,
         )
-    if result is None:
+    if result is None and partial is not None:
         partial.save(state)
     return result, partial
 

@@ -3,7 +3,7 @@ r"""Compares images that a model draws with real ones: FID, KID and more.
     nvae eval samples --workdir=runs/cifar10 --num=50000 \
         --features=classify_image_graph_def.pb
 
-Prints, and writes to sample_quality.json in the workdir,
+Prints, and writes to sample_quality.json in the workdir or --output,
 
 - the Frechet distance of the sets' features: 0 if they are alike; lower for
   larger sets, so compare numbers of the same --num only. It is called FID with
@@ -13,21 +13,19 @@ Prints, and writes to sample_quality.json in the workdir,
   images that the model could draw.
 
 The features come from the network that --features names; numbers of different
-networks cannot be compared.  docs/evaluation.md says which to choose, and how
-to make one for small gray images.  The real images, at 8 bits, are those of
---split: published FIDs compare with the training set.
-
-Samples can be kept (--samples_output), or come from elsewhere:
-
-    nvae eval samples --workdir=runs/cifar10 --samples=samples.npz
+networks cannot be compared: see docs/evaluation.md.  The real images, at 8
+bits, are those of --split: published FIDs compare with the training set.
 """
+
+import pathlib
 
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands.model_flags import ModelFlags
 from nvae_tf.core.errors import ConfigError, DataError
 
-_MODEL = common_flags.ModelFlags()
+_MODEL = ModelFlags()
 _DRAW = common_flags.DrawFlags(
     _MODEL, default="1", note="Published FIDs are of draws at 1, the default."
 )
@@ -52,11 +50,15 @@ _OUTPUT = flags.DEFINE_string(
     "Keep the samples: a folder for PNG files, or a file that ends in .npz or "
     ".tfrecord.",
 )
+_FOLDER = common_flags.define_output(
+    "", "Folder for the result; by default the workdir."
+)
 _FEATURES = flags.DEFINE_string(
     "features",
     "inception",
     "The network: 'inception' (Keras', downloaded), a SavedModel's folder, a "
-    ".keras file, or that of published FIDs, classify_image_graph_def.pb.",
+    ".keras file, or that of published FIDs, classify_image_graph_def.pb. It "
+    "is a program: take it from those alone whom you trust.",
 )
 _FEATURES_OUTPUT = flags.DEFINE_string(
     "features_output",
@@ -76,7 +78,7 @@ _NEIGHBOURS = flags.DEFINE_integer(
 _CACHE = flags.DEFINE_string(
     "reference_cache",
     "",
-    "Folder for features of real images; by default in the workdir.",
+    "Folder for features of real images; by default in that of the result.",
 )
 
 
@@ -85,11 +87,10 @@ def main(argv) -> None:
     del argv
     from nvae_tf.datasets import pipeline
     from nvae_tf.evaluation import features, sample_files
-    from nvae_tf.runs import workdir
     from nvae_tf.runs.results import write_result
 
-    folder = workdir.Workdir(_MODEL.workdir)
-    config = folder.read_config()
+    folder = pathlib.Path(_FOLDER.value) if _FOLDER.value else _MODEL.folder
+    config = _MODEL.read_config()
     if _OUTPUT.value:
         if _SAMPLES.value:
             raise ConfigError(
@@ -105,18 +106,19 @@ def main(argv) -> None:
         batches, origin = _drawn_samples()
     of_samples = network.extract(batches)
     of_real = _real_features(network, real, config, folder)
-    path = folder.path / "sample_quality.json"
-    record = write_result(
-        path,
-        {
-            **origin,
-            "features": _FEATURES.value,
-            "features_fingerprint": network.fingerprint,
-            "split": _SPLIT.value,
-            **_compare(of_real, of_samples, network.gives_fid),
-        },
-    )
-    print(describe(record))
+    record = {
+        **origin,
+        "features": _FEATURES.value,
+        "features_fingerprint": network.fingerprint,
+        "split": _SPLIT.value,
+        **_compare(of_real, of_samples, network.gives_fid),
+    }
+    if folder is None:
+        print(describe(record))
+        print("Not written; --output=FOLDER keeps it.")
+        return
+    path = folder / "sample_quality.json"
+    print(describe(write_result(path, record)))
     print(f"Written to {path}")
 
 
@@ -193,6 +195,10 @@ def _drawn_samples():
 def _real_features(network, source, config, folder):
     from nvae_tf.evaluation.reference_features import FOLDER, reference_features
 
+    if _CACHE.value:
+        kept = _CACHE.value
+    else:
+        kept = None if folder is None else folder / FOLDER
     num = min(_NUM_REAL.value or len(source), len(source))
     return reference_features(
         network,
@@ -201,7 +207,7 @@ def _real_features(network, source, config, folder):
         split=_SPLIT.value,
         num=num,
         batch_size=_BATCH_SIZE.value,
-        folder=_CACHE.value or folder.path / FOLDER,
+        folder=kept,
         progress=lambda batches: _bar(batches, num, "features of real images"),
     )
 

@@ -16,9 +16,10 @@ from absl import flags
 
 from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands import values
+from nvae_tf.commands.model_flags import ModelFlags
 from nvae_tf.core.errors import UserError
 
-_MODEL = common_flags.ModelFlags()
+_MODEL = ModelFlags()
 _IMAGES = common_flags.ImageFlags(num=0)
 _SEED = common_flags.define_seed("Of binarisation and noise.")
 _SAMPLES = common_flags.define_importance_samples(1)
@@ -43,7 +44,8 @@ def main(argv) -> None:
     ranking = _rank(model, config, source)
     records = ranking.records(source, model.config)
     text = _csv(records) if suffix == ".csv" else _json(records)
-    write_bytes(_OUTPUT.value, text.encode())
+    # A file's name may be no text: in CSV it is kept as it is.
+    write_bytes(_OUTPUT.value, text.encode(errors="surrogateescape"))
     path = pathlib.Path(_OUTPUT.value).with_suffix(".png")
     shown, bounds = ranking.shown()
     texts = [captions.describe_bound(bound, model.config) for bound in bounds]

@@ -18,9 +18,10 @@ from absl import flags
 
 from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands import values
+from nvae_tf.commands.model_flags import ModelFlags
 from nvae_tf.core.errors import UserError
 
-_MODEL = common_flags.ModelFlags()
+_MODEL = ModelFlags()
 _IMAGES = common_flags.ImageFlags(num=32)
 _SEED = common_flags.define_seed("Of binarisation and noise.")
 _LATENTS = common_flags.define_latents()

@@ -21,9 +21,10 @@ from absl import flags
 
 from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands import values
+from nvae_tf.commands.model_flags import ModelFlags
 from nvae_tf.core.errors import UserError
 
-_MODEL = common_flags.ModelFlags()
+_MODEL = ModelFlags()
 _DRAW = common_flags.DrawFlags(_MODEL)
 _NUM = flags.DEFINE_integer(
     "num",
@@ -203,6 +204,8 @@ def _write_folder(illustrator, fix_groups, temperature, info) -> None:
         {
             "step": info["step"],
             "ema": info["ema"],
+            # Of a pretrained model: its step, if any, does not tell which.
+            **({"weights": info["sha256"]} if "sha256" in info else {}),
             "readjust_bn": _DRAW.readjusts,
             "temperature": np.asarray(temperature).tolist(),
             **options,

@@ -14,8 +14,9 @@ from absl import flags
 
 from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands import values
+from nvae_tf.commands.model_flags import ModelFlags
 
-_MODEL = common_flags.ModelFlags()
+_MODEL = ModelFlags()
 _OUTPUT = common_flags.define_output("checkpoint.pt", "The file to write.")
 _DATASET = flags.DEFINE_string(
     "dataset",
@@ -41,11 +42,15 @@ def main(argv) -> None:
             f"authors' program, those of this model {config.model.image_size}.",
             file=sys.stderr,
         )
-    # The one that was loaded: a run that goes on writes others.
-    checkpoints = workdir.Workdir(_MODEL.workdir).checkpoints()
-    progress = reference_export.progress_of(
-        checkpoints.restore(info["step"]), with_moments=not info["ema"]
-    )
+    if _MODEL.folder is None:
+        # Nobody knows of the epochs, and nobody goes on with its moments.
+        progress = reference_export.Progress(0, info["step"] or 0)
+    else:
+        # The one that was loaded: a run that goes on writes others.
+        checkpoints = workdir.Workdir(_MODEL.folder).checkpoints()
+        progress = reference_export.progress_of(
+            checkpoints.restore(info["step"]), with_moments=not info["ema"]
+        )
     content = reference_export.checkpoint_values(
         model, config, dataset, progress
     )
@@ -57,7 +62,7 @@ def main(argv) -> None:
         f"step {content['global_step']}, {moments} the optimiser's moments"
         + (
             ", which are of other weights (--noema writes those, with them)"
-            if info["ema"]
+            if info["ema"] and _MODEL.folder
             else ""
         )
     )

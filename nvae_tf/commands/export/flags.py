@@ -6,7 +6,8 @@ import functools
 
 from absl import flags
 
-from nvae_tf.commands.flags import ModelFlags, define_readjust_bn
+from nvae_tf.commands.flags import define_readjust_bn
+from nvae_tf.commands.model_flags import ModelFlags
 
 __all__ = ["SourceFlags"]
 
@@ -33,6 +34,32 @@ class SourceFlags:
         """What the model is meant to be sampled at."""
         return self._temperature.value
 
+    @property
+    def chosen(self) -> dict[str, object]:
+        """All that the flags say, but for the run's folder."""
+        return {
+            "checkpoint": self._model.checkpoint,
+            "ema": self._model.ema,
+            "model": self.model,
+            "temperature": self.temperature,
+            "readjust_bn": self._readjust.value,
+            "readjust_seed": self._readjust_seed.value,
+        }
+
+    @property
+    def model(self) -> str:
+        """The pretrained model; empty where a run is meant."""
+        return self._model.model
+
+    @property
+    def folder(self):
+        """The run's folder; None for a pretrained model.
+
+        Raises:
+          UserError: if not exactly one of them is named.
+        """
+        return self._model.folder
+
     def load(self):
         """The `nvae_tf.export.source.Source` that the flags describe.
 
@@ -42,8 +69,10 @@ class SourceFlags:
         from nvae_tf.core.progress import progress
         from nvae_tf.export.source import load_source
 
+        self._model.require_one()
         source = load_source(
             self._model.workdir,
+            pretrained=self.model,
             checkpoint=self._model.checkpoint,
             ema=self._model.ema,
             readjust_temperature=(

@@ -1,0 +1,1 @@
+"""Programs beside the project that show how its models were made."""

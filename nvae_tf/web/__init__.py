@@ -1,0 +1,1 @@
+"""A trained model in a web page: static files that run it in the browser."""

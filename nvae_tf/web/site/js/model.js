@@ -1,0 +1,247 @@
+/**
+ * An exported model: rows of noise in, pictures out.
+ *
+ * A *row* says how one picture comes about:
+ *
+ *     source       {seed}, or {image, pixels}: whose noise
+ *     other, t     optional: so far on the way to this other source
+ *     keep         optional: {source, groups, side}; its upper groups (side
+ *                  "coarse"), or all but so many upper ones ("fine"), replace
+ *                  those of `source`
+ *     shift        optional: {group, channel, amount}, in sigmas of the prior
+ *     groups       optional: so many upper groups; further ones are the
+ *                  prior's mean
+ *     temperature  one factor per group, for the noise of seeds; that of
+ *                  images is taken as it is
+ *
+ * `image` is a key; `infer`, which comes first, keeps the image's noise.
+ */
+
+import { between, joined, scaled, shifted, upperOnly } from "./latents.js";
+import { noise } from "./noise.js";
+
+/** How many noises of seeds and of images are kept. */
+const KEPT_SEEDS = 256;
+const KEPT_IMAGES = 16;
+
+/** Noise of the score's posterior draw: that of this seed, as elsewhere. */
+const SCORE_SEED = 0;
+
+export class Model {
+  /**
+   * @param {object} ort ONNX Runtime Web.
+   * @param {object} manifest of the site.
+   * @param {(graph: string) => Promise<object>} open gives a graph's session.
+   */
+  constructor(ort, manifest, open) {
+    this.ort = ort;
+    this.shapes = manifest.model.latent_shapes;
+    this.imageShape = manifest.model.image_shape;
+    this.graphs = manifest.graphs;
+    this.open = open;
+    this.seeds = new Map();
+    this.images = new Map();
+  }
+
+  /**
+   * Draws pictures.
+   *
+   * @param {object[]} rows see above.
+   * @param {"images" | "mean"} output drawn pixels, or the mean image.
+   * @param {boolean} asFloats give numbers in [0, 1] instead of bytes.
+   * @returns {Promise<Uint8Array | Float32Array>} all pictures, one after the
+   *     other, `[height, width, channels]` each.
+   */
+  async draw(rows, output = "images", asFloats = false) {
+    const hasImages = rows.some((row) => sourcesOf(row).some(isImage));
+    const name = hasImages && this.graphs.from_noise ? "from_noise" : "sample";
+    const drawn = rows.map((row) => this.#noiseOf(row));
+    const feeds = this.#stacked(drawn.map((one) => one.noise));
+    feeds.temperature = this.#tensor(
+      drawn.map((one) => one.temperature),
+      [this.shapes.length],
+    );
+    for (const spec of this.#pixelNoise(name)) {
+      const seeds = rows.map((row) => row.source.seed ?? SCORE_SEED);
+      feeds[spec.name] = this.#tensor(
+        seeds.map((seed) => noise(seed, spec)),
+        spec.shape,
+      );
+    }
+    const wanted = chosenOutput(name, output, asFloats);
+    const session = await this.open(name);
+    const results = await session.run(feeds, [wanted]);
+    const pixels = await results[wanted].getData();
+    return wanted === "mean" && !asFloats ? toBytes(pixels) : pixels;
+  }
+
+  /**
+   * Encodes an image and keeps its noise.
+   *
+   * @param {string} key to know it by.
+   * @param {Uint8Array} image `[height, width, channels]`.
+   * @returns {Promise<object>} `nelbo` in nats, `bitsPerDim` and `klPerGroup`,
+   *     of one posterior draw.
+   */
+  async infer(key, image) {
+    // The first row walks along the posterior's mean, the second is a draw.
+    const still = this.shapes.map((shape) => new Float32Array(size(shape)));
+    const feeds = this.#stacked([still, this.#ofSeed(SCORE_SEED)]);
+    const pixels = new Uint8Array(2 * image.length);
+    pixels.set(image);
+    pixels.set(image, image.length);
+    feeds.images = new this.ort.Tensor("uint8", pixels, [2, ...this.imageShape]);
+    const session = await this.open("infer");
+    const results = await session.run(feeds);
+    const groups = [];
+    for (const [i, shape] of this.shapes.entries()) {
+      const values = await results[`noise_${i}`].getData();
+      groups.push(values.slice(0, size(shape)));
+    }
+    keep(this.images, key, groups, KEPT_IMAGES);
+    const kl = await results.kl_per_group.getData();
+    return {
+      nelbo: (await results.nelbo.getData())[1],
+      bitsPerDim: (await results.bits_per_dim.getData())[1],
+      klPerGroup: kl.slice(this.shapes.length),
+    };
+  }
+
+  /** Whether an image's noise is still known. */
+  knows(key) {
+    return this.images.has(key);
+  }
+
+  /** The noise of a row, and the temperature of each group. */
+  #noiseOf(row) {
+    const ones = row.temperature.map(() => 1);
+    let noise = this.#ofSource(row.source);
+    let temperature = isImage(row.source) ? ones : row.temperature;
+    if (row.other) {
+      let end = this.#ofSource(row.other);
+      if (isImage(row.source) !== isImage(row.other)) {
+        // One of them is at the temperature already.
+        if (isImage(row.source)) {
+          end = scaled(end, row.temperature);
+        } else {
+          noise = scaled(noise, row.temperature);
+        }
+        temperature = ones;
+      }
+      noise = between(noise, end, row.t);
+    }
+    if (row.keep) {
+      const { source, groups, side } = row.keep;
+      const kept = this.#ofSource(source);
+      const keptTemperature = isImage(source) ? ones : row.temperature;
+      [noise, temperature] =
+        side === "coarse"
+          ? [
+              joined(kept, noise, groups),
+              joined(keptTemperature, temperature, groups),
+            ]
+          : [
+              joined(noise, kept, groups),
+              joined(temperature, keptTemperature, groups),
+            ];
+    }
+    if (row.shift) {
+      const { group, channel, amount } = row.shift;
+      const channels = this.shapes[group].at(-1);
+      noise = shifted(noise, group, channel, channels, amount);
+    }
+    if (row.groups !== undefined) {
+      noise = upperOnly(noise, row.groups);
+    }
+    return { noise, temperature: Float32Array.from(temperature) };
+  }
+
+  #ofSource(source) {
+    if (!isImage(source)) {
+      return this.#ofSeed(source.seed);
+    }
+    const found = this.images.get(source.image);
+    if (!found) {
+      throw new Error("The image is no longer known.");
+    }
+    return found;
+  }
+
+  #ofSeed(seed) {
+    return (
+      this.seeds.get(seed) ??
+      keep(
+        this.seeds,
+        seed,
+        this.shapes.map((shape, stream) =>
+          noise(seed, { kind: "normal", stream, shape }),
+        ),
+        KEPT_SEEDS,
+      )
+    );
+  }
+
+  #pixelNoise(name) {
+    // Streams count the latent groups first.
+    const groups = this.shapes.length;
+    return this.graphs[name].noise.filter((spec) => spec.stream >= groups);
+  }
+
+  /** Rows of groups -> tensors by name. */
+  #stacked(rows) {
+    const feeds = {};
+    for (const [i, shape] of this.shapes.entries()) {
+      feeds[`eps_${i}`] = this.#tensor(
+        rows.map((row) => row[i]),
+        shape,
+      );
+    }
+    return feeds;
+  }
+
+  #tensor(rows, shape) {
+    const each = size(shape);
+    const values = new Float32Array(rows.length * each);
+    rows.forEach((row, i) => values.set(row, i * each));
+    return new this.ort.Tensor("float32", values, [rows.length, ...shape]);
+  }
+}
+
+/** Numbers in [0, 1] -> 0 to 255, halves to even as the exports round. */
+export function toBytes(values) {
+  return Uint8Array.from(values, (value) => {
+    const level = Math.fround(255 * value);
+    const rounded = Math.round(level);
+    return rounded - level === 0.5 && rounded % 2 ? rounded - 1 : rounded;
+  });
+}
+
+function chosenOutput(graph, output, asFloats) {
+  if (output === "mean" || (asFloats && graph !== "sample")) {
+    return "mean";
+  }
+  return asFloats ? "images_float" : "images";
+}
+
+/** All sources that a row names. */
+export function sourcesOf(row) {
+  return [row.source, row.other, row.keep?.source].filter(Boolean);
+}
+
+function isImage(source) {
+  return source.image !== undefined;
+}
+
+function size(shape) {
+  return shape.reduce((a, b) => a * b, 1);
+}
+
+/** Puts a value into a map that forgets the oldest ones. */
+function keep(map, key, value, most) {
+  map.delete(key);
+  map.set(key, value);
+  if (map.size > most) {
+    map.delete(map.keys().next().value);
+  }
+  return value;
+}

@@ -1,0 +1,94 @@
+/**
+ * A view: a tab's content, drawn when it is seen and when it changed.
+ *
+ * Subclasses have `wanted()`, which describes what is to be seen, and
+ * `draw(wanted)`, which asks the engine for it.
+ */
+
+import { addShare } from "./controls.js";
+import { Superseded } from "./engine.js";
+import { save } from "./pictures.js";
+
+export class View {
+  /**
+   * @param {string} name of the view and of its section.
+   * @param {object} page with `store`, `engine`, `model`, `fail`, `link`.
+   */
+  constructor(name, page) {
+    this.name = name;
+    this.page = page;
+    this.store = page.store;
+    this.model = page.store.model;
+    this.section = document.getElementById(name);
+    this.drawn = "";
+    /** What "Download PNG" saves. */
+    this.pictures = [];
+    this.columns = 1;
+    if (this.section.querySelector("[data-share]")) {
+      addShare(this.section, { save: () => this.#save(), link: page.link });
+    }
+  }
+
+  /** Controls follow the state; pictures do where they differ. */
+  update() {
+    if (this.store.state.view !== this.name) {
+      return;
+    }
+    this.show();
+    const wanted = this.wanted();
+    const key = JSON.stringify(wanted, (name, value) =>
+      name === "pixels" ? undefined : value,
+    );
+    if (!this.page.isReady || key === this.drawn) {
+      return;
+    }
+    this.drawn = key;
+    this.section.setAttribute("aria-busy", "true");
+    /** Settles when what was last wanted is seen, or something newer is. */
+    this.done = this.#drawn(wanted, key);
+  }
+
+  async #drawn(wanted, key) {
+    try {
+      await this.draw(wanted);
+    } catch (error) {
+      if (!(error instanceof Superseded)) {
+        this.drawn = "";
+        this.page.fail(error);
+      }
+    }
+    if (this.drawn === key || this.drawn === "") {
+      this.section.setAttribute("aria-busy", "false");
+    }
+  }
+
+  /** Brings the controls in line with the state. */
+  show() {}
+
+  /** @returns {object} what is to be seen. */
+  wanted() {
+    return {};
+  }
+
+  /** @returns {Promise} when it is seen. */
+  async draw() {}
+
+  /** A row; see `model.js`. */
+  row(source, more = {}) {
+    return {
+      source: this.store.source(source),
+      temperature: this.store.temperatures(),
+      ...more,
+    };
+  }
+
+  async #save() {
+    const { state, model } = this.store;
+    const name = `${model.name}-${this.name}-${state.seed}.png`;
+    try {
+      await save(this.pictures, this.columns, model.image_shape, name);
+    } catch (error) {
+      this.page.fail(error);
+    }
+  }
+}

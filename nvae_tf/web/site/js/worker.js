@@ -1,0 +1,213 @@
+/**
+ * Runs the model beside the page, which so stays responsive.
+ *
+ * The page sends tasks `{id, channel, kind, ...}`; of those of one channel only
+ * the newest is finished. Answers are `{id, ...}`; a task ends with one that
+ * has `done`, `superseded` or `problem`. Without an id, `{progress}` tells what
+ * is being loaded, and for which engine.
+ */
+
+import { Model, sourcesOf } from "./model.js";
+
+/** Rows at once; few sizes, because GPUs compile for each of them. */
+const BATCHES = [1, 4, 16];
+/** How long the page may wait for a part of an answer. */
+const PART_MILLISECONDS = 150;
+const MOST_THREADS = 8;
+/** What sessions log; that WebGPU leaves shapes to the CPU is no error. */
+const LOG_ERRORS = 3;
+
+const manifestLoaded = fetch("../manifest.json").then((r) => r.json());
+const sessions = new Map();
+const newest = new Map();
+const waiting = [];
+let engine;
+let engineName;
+let isBusy = false;
+let millisecondsPerRow = Infinity;
+
+self.onmessage = ({ data }) => {
+  if (data.channel) {
+    newest.set(data.channel, data.id);
+  }
+  waiting.push(data);
+  work();
+};
+
+async function work() {
+  if (isBusy) {
+    return;
+  }
+  isBusy = true;
+  while (waiting.length) {
+    const task = waiting.shift();
+    if (isSuperseded(task)) {
+      self.postMessage({ id: task.id, superseded: true });
+      continue;
+    }
+    try {
+      await TASKS[task.kind](task);
+    } catch (error) {
+      self.postMessage({ id: task.id, problem: sentence(error) });
+    }
+  }
+  isBusy = false;
+}
+
+const TASKS = {
+  /** Loads the engine and opens the graph that draws. */
+  async start({ id, engine: name }) {
+    const manifest = await manifestLoaded;
+    engineName = name;
+    engine = await loadEngine(name, manifest);
+    await openGraph("sample");
+    self.postMessage({ id, done: true, threads: engine.threads });
+  },
+
+  /** Draws rows, part by part. */
+  async draw(task) {
+    const { id, rows, output, asFloats } = task;
+    const model = modelOf(engine);
+    await encodeImages(model, rows);
+    let start = 0;
+    while (start < rows.length) {
+      const part = rows.slice(start, start + batchSize(rows.length - start));
+      const began = performance.now();
+      const pixels = await model.draw(part, output, asFloats);
+      millisecondsPerRow = (performance.now() - began) / part.length;
+      self.postMessage({ id, start, count: part.length, pixels }, [
+        pixels.buffer,
+      ]);
+      start += part.length;
+      await otherMessages();
+      if (isSuperseded(task)) {
+        self.postMessage({ id, superseded: true });
+        return;
+      }
+    }
+    self.postMessage({ id, done: true, millisecondsPerRow });
+  },
+
+  async infer({ id, source }) {
+    const scores = await modelOf(engine).infer(source.image, source.pixels);
+    self.postMessage({ id, done: true, ...scores });
+  },
+
+  /** How long a batch takes, after the first. */
+  async time({ id, rows }) {
+    const model = modelOf(engine);
+    await model.draw(rows, "mean");
+    const began = performance.now();
+    await model.draw(rows, "mean");
+    const milliseconds = (performance.now() - began) / rows.length;
+    self.postMessage({ id, done: true, milliseconds });
+  },
+};
+
+async function loadEngine(name, manifest) {
+  const files = manifest.runtime.engines[name];
+  const { script, module, binary } = files;
+  const ort = await import(`../${script}`);
+  const isIsolated = self.crossOriginIsolated;
+  const threads = isIsolated
+    ? Math.min(navigator.hardwareConcurrency || 1, MOST_THREADS)
+    : 1;
+  ort.env.wasm.numThreads = threads;
+  ort.env.wasm.wasmPaths = { mjs: new URL(`../${module}`, self.location).href };
+  ort.env.wasm.wasmBinary = await load(binary, "engine", manifest);
+  ort.env.logLevel = "error";
+  return { name, ort, threads, manifest };
+}
+
+function modelOf(loaded) {
+  loaded.model ??= new Model(loaded.ort, loaded.manifest, openGraph);
+  return loaded.model;
+}
+
+/** Encodes images that rows name, unless their noise is known. */
+async function encodeImages(model, rows) {
+  for (const source of rows.flatMap(sourcesOf)) {
+    if (source.image !== undefined && !model.knows(source.image)) {
+      await model.infer(source.image, source.pixels);
+    }
+  }
+}
+
+/** A graph's session; a second call waits for the first. */
+function openGraph(name) {
+  if (!sessions.has(name)) {
+    sessions.set(name, createSession(name));
+  }
+  return sessions.get(name);
+}
+
+async function createSession(name) {
+  const { ort, manifest } = engine;
+  const bytes = await load(manifest.graphs[name].path, "model", manifest);
+  tell({ what: "preparing" });
+  const session = await ort.InferenceSession.create(new Uint8Array(bytes), {
+    executionProviders: [engine.name],
+    graphOptimizationLevel: "all",
+    logSeverityLevel: LOG_ERRORS,
+  });
+  tell({ what: "ready" });
+  return session;
+}
+
+/** A file's content; tells the page how far it is. */
+async function load(path, what, manifest) {
+  const total = manifest.files[path].bytes;
+  const response = await fetch(`../${path}`);
+  if (!response.ok) {
+    throw new Error(`${path} cannot be loaded: ${response.status}.`);
+  }
+  const content = new Uint8Array(total);
+  let loaded = 0;
+  for await (const piece of pieces(response)) {
+    if (loaded + piece.length > total) {
+      throw new Error(`${path} is longer than the manifest says.`);
+    }
+    content.set(piece, loaded);
+    loaded += piece.length;
+    tell({ what, loaded, total });
+  }
+  if (loaded !== total) {
+    throw new Error(`${path} is shorter than the manifest says.`);
+  }
+  return content.buffer;
+}
+
+/** Of a response's body; Safari cannot iterate over it. */
+async function* pieces(response) {
+  const reader = response.body.getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) {
+      return;
+    }
+    yield value;
+  }
+}
+
+function tell(progress) {
+  self.postMessage({ progress: { ...progress, engine: engineName } });
+}
+
+function batchSize(rows) {
+  const affordable = PART_MILLISECONDS / millisecondsPerRow;
+  const sizes = BATCHES.filter((n) => n <= rows && n <= affordable);
+  return sizes.at(-1) ?? 1;
+}
+
+function isSuperseded(task) {
+  return Boolean(task.channel) && newest.get(task.channel) !== task.id;
+}
+
+/** Lets messages that have arrived be heard. */
+function otherMessages() {
+  return new Promise((resolve) => setTimeout(resolve));
+}
+
+function sentence(error) {
+  return String(error?.message ?? error).split("\n")[0].slice(0, 300);
+}

@@ -1,0 +1,32 @@
+"""The demo: runs commands, then says where everything is."""
+
+import json
+import shlex
+import subprocess
+
+from tests.support.in_process import MODULES, run
+
+
+def test_demo_ends_with_the_command_that_opens_the_model(
+    tmp_path, monkeypatch, capsys
+):
+    ran = []
+
+    def note(command, **_):
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", note)
+    record = {"nelbo": 1.0, "bits_per_dim": 0.1, "num_images": 5}
+    (tmp_path / "evaluation.json").write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path.parent)
+    run("demo", f"--workdir={tmp_path}")
+    lines = capsys.readouterr().out.splitlines()
+    # Each command is shown as it is run.
+    shown = [line.removeprefix("$ ") for line in lines if line[:2] == "$ "]
+    assert len(shown) == len(ran) > 5
+    for line, command in zip(shown, ran, strict=True):
+        assert shlex.split(line)[1:] == command[-len(shlex.split(line)) + 1 :]
+    _, _, last = lines[-1].partition(": ")
+    assert last == f"nvae play --workdir={tmp_path.name}"
+    assert "play" in MODULES

@@ -1,0 +1,72 @@
+"""All that an import reads of a checkpoint of the authors' program."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from unittest import mock
+
+import numpy as np
+
+from nvae_tf.authors import reference_import, reference_table, torch_file
+from nvae_tf.authors.reference_config import config_from_reference
+from nvae_tf.authors.reference_optimizer import (
+    Moments,
+    moments_from_reference,
+    parameter_keys,
+)
+from nvae_tf.model.nvae import NVAE
+
+__all__ = ["FILES", "sample", "take_over"]
+
+_FOLDER = pathlib.Path(__file__).parents[1] / "data" / "reference"
+FILES = ("bernoulli_two_scales.pt", "dmol_flow_one_scale.pt")
+
+
+def sample(name: str) -> dict:
+    """What a checkpoint of the authors' program holds, after some updates."""
+    value = torch_file.read(_FOLDER / name)
+    state = value["state_dict"]
+    names = parameter_keys(state)
+    value["optimizer"] = {
+        "state": {
+            number: {
+                "step": 5,
+                "exp_avg": np.zeros_like(state[name]),
+                "exp_inf": np.ones_like(state[name]),
+            }
+            for number, name in enumerate(names)
+        },
+        "param_groups": [{"params": list(range(len(names)))}],
+    }
+    return value
+
+
+def take_over(value: object, path="checkpoint.pt") -> Moments | None:
+    """Imports what a file holds, but for writing the workdir.
+
+    Raises:
+      UserError: if it cannot be imported.
+    """
+    with mock.patch.object(torch_file, "read", return_value=value):
+        found = reference_import.read(path)
+    config = config_from_reference(found.args, found.state, path)
+    table = reference_table.comparison(found.args, config, config)
+    text = reference_table.format_table(table)
+    unused = reference_table.unused(found.args)
+    assert len(text) + sum(map(len, unused)) < 20_000
+    assert text.replace("\n", "").isprintable()
+    model = _model(config.model)
+    reference_import.assign_state(model, found.state, path)
+    return moments_from_reference(
+        found.optimizer,
+        found.state,
+        reference_import.reference_slots(model),
+        model.trainable_variables,
+        path,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _model(config) -> NVAE:
+    return NVAE(config, seed=None)
