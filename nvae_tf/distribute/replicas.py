@@ -45,6 +45,7 @@ __all__ = [
     "overlap",
     "own_processes",
     "own_seed",
+    "parallel_rounds",
     "reduction",
     "total",
 ]
@@ -52,6 +53,8 @@ __all__ = [
 # Of the strategies, which count from 1, no group comes near.  Groups differ
 # in their key if they differ in size.
 _GROUP_KEY = 2**30
+# TensorFlow's own default.
+_PARALLEL_ROUNDS = 10
 
 
 class Round(typing.NamedTuple):
@@ -123,6 +126,16 @@ def in_round(which: Round | None) -> Iterator[None]:
         yield
     finally:
         _ROUND.reset(token)
+
+
+def parallel_rounds() -> int:
+    """How many rounds of a loop may be under way at once.
+
+    One after the other where all reductions keep one order: a round's last one
+    need not be what the next round waits for.
+    """
+    ordered = count() > 1 and device_kind() == "GPU"
+    return 1 if ordered else _PARALLEL_ROUNDS
 
 
 def device_kind() -> str:

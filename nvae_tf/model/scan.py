@@ -98,6 +98,7 @@ def _run_loop(step, carry, inputs, count: int):
         body,
         (tf.constant(0), carry, sources, results),
         maximum_iterations=count,
+        parallel_iterations=replicas.parallel_rounds(),
     )
     stacked = [
         tf.raw_ops.TensorListStack(

@@ -300,10 +300,12 @@ class RunState:
         batch_size, rest = divmod(was, count * train.accumulate)
         raise UserError(
             f"{self.workdir.path} was trained with {was} images per step; "
-            f"{count} replicas x train.batch_size {train.batch_size} x "
-            f"train.accumulate {train.accumulate} are {self.images_per_step}. "
+            f"{count} replica{'s' * (count != 1)} x train.batch_size "
+            f"{train.batch_size} x train.accumulate {train.accumulate} are "
+            f"{self.images_per_step}. "
             + (
-                "Choose a number of processes that divides it."
+                "Choose a number of processes and a train.accumulate whose "
+                "product divides it."
                 if rest
                 else f"Set --config.train.batch_size={batch_size}."
             )
@@ -323,6 +325,9 @@ class RunState:
                 wrong.append("position")
             if state["metrics_offset"] < 0:
                 wrong.append("metrics_offset")
+        images = state.get("images_per_step", 1)
+        if type(images) is not int or images < 1:
+            wrong.append("images_per_step")
         try:
             rollbacks_from(state.get("rollbacks") or [])
         except ValueError:

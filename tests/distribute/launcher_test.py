@@ -1,5 +1,6 @@
 """Several processes of one run: lost, stopped, and started again."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -34,15 +35,6 @@ def _run(folder, config, **kwargs):
     return TrainingRun(folder, config, flags=("--num_processes=2",), **kwargs)
 
 
-@pytest.fixture(scope="module")
-def whole(config, tmp_path_factory):
-    """A run of two processes that nothing disturbs."""
-    run = _run(tmp_path_factory.mktemp("whole"), config)
-    run.start()
-    assert run.wait() == 0, run.log.read_text()
-    return run
-
-
 def _assert_same_end(run, whole):
     ends = [
         r.workdir.checkpoints().restore_latest().tensors for r in (whole, run)
@@ -54,10 +46,13 @@ def _assert_same_end(run, whole):
 
 
 def test_run_of_two_processes_survives_the_loss_of_each_and_a_stop(
-    config, whole, tmp_path
+    config, tmp_path
 ):
+    whole = _run(tmp_path / "whole", config)
+    whole.start()
+    assert whole.wait() == 0, whole.log.read_text()
     # On a slow disk, so that there is time to do something to the processes.
-    run = _run(tmp_path, config, slow_disk=0.02)
+    run = _run(tmp_path / "lost", config, slow_disk=0.02)
 
     run.start(failure="1:10:kill")
     assert run.wait() == RESUME_STATUS, run.log.read_text()
@@ -110,11 +105,18 @@ def test_peer_that_does_not_come_is_told_within_a_minute(
     assert "Traceback" not in done.stderr
 
 
-def test_run_goes_on_with_fewer_processes_and_with_more(
-    config, whole, tmp_path
-):
-    """A step takes the same images on one process as on two."""
-    run = _run(tmp_path, config)
+def test_run_goes_on_with_fewer_processes_and_with_more(config, tmp_path):
+    """A step is the same, but for the noise, which each draws for itself."""
+    # What the encoder's normalisations have seen depends on the images, their
+    # order and the weights, which stay what they are.
+    train = dataclasses.replace(
+        config.train, epochs=3, learning_rate=1e-12, min_learning_rate=0.0
+    )
+    config = dataclasses.replace(config, train=train)
+    whole = _run(tmp_path / "whole", config)
+    whole.start()
+    assert whole.wait() == 0, whole.log.read_text()
+    run = _run(tmp_path / "changed", config)
     run.start(failure="0:10:kill")
     assert run.wait() == RESUME_STATUS, run.log.read_text()
 
@@ -124,32 +126,33 @@ def test_run_goes_on_with_fewer_processes_and_with_more(
     text = run.log.read_text()
     assert "trained with 4 images per step" in text
     assert "Set --config.train.batch_size=4" in text
+    assert "Traceback" not in text
 
     alone = (*alone, "--config.train.batch_size=4")
-    run.start(*alone, failure="0:22:kill")
+    run.start(*alone, failure="0:18:kill")
     assert run.wait() == -signal.SIGKILL, run.log.read_text()
-    assert run.saved_step() == 20
+    assert run.saved_step() == 16
 
     run.start()
     assert run.wait() == 0, run.log.read_text()
-    assert [step for step, _ in _losses(run)] == list(range(1, 46))
-    # Noise aside, which each process draws for itself, each step is the same:
-    # the images, the weights and the statistics that it begins with.
-    for (step, loss), (_, expected) in zip(
-        _losses(run), _losses(whole), strict=True
-    ):
-        assert loss == pytest.approx(expected, rel=0.05), step
-        if step <= 8:
-            assert loss == expected, step
-
-
-def _losses(run) -> list[tuple[int, float]]:
     records = map(json.loads, run.metrics().splitlines())
-    return [
-        (r["step"], r["reconstruction_nll"])
-        for r in records
-        if r["kind"] == "train"
-    ]
+    steps = [r["step"] for r in records if r["kind"] == "train"]
+    assert steps == list(range(1, 28))
+    first, second = (
+        {
+            name: tensor
+            for name, tensor in each.workdir.checkpoints()
+            .restore_latest()
+            .tensors.items()
+            if name.startswith("model/encoder/")
+        }
+        for each in (whole, run)
+    )
+    assert any(name.endswith("/variance") for name in first)
+    for name, tensor in first.items():
+        np.testing.assert_allclose(
+            second[name], tensor, rtol=1e-4, atol=1e-6, err_msg=name
+        )
 
 
 def _status(tmp_path, program, num_processes=2):
