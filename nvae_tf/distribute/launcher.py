@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from nvae_tf.core.errors import RESUME_STATUS, UserError
 from nvae_tf.core.files import open_own
-from nvae_tf.distribute import machine
+from nvae_tf.distribute import cluster, machine
 from nvae_tf.distribute.cores import available_cores
 
 __all__ = ["launch", "launched", "processes_to_launch"]
@@ -39,10 +39,14 @@ def launched() -> bool:
 def processes_to_launch() -> int:
     """How many a run wants that does not say: one for each GPU of this machine.
 
-    One where something else has started the processes, or may have.
+    One where something else has started the processes.
+
+    Raises:
+      UserError: if the environment describes a cluster that cannot be.
     """
-    started = ("TF_CONFIG", "SLURM_PROCID", "TPU_NAME")
-    if any(os.environ.get(name) for name in started):
+    found = cluster.find()
+    started = found is not None and len(found.addresses) > 1
+    if started or os.environ.get("TPU_NAME"):
         return 1
     return max(1, len(_gpus()))
 

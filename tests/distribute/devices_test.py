@@ -13,8 +13,6 @@ _SURROUNDINGS = (
     "TF_CONFIG",
     "TPU_NAME",
     "SLURM_PROCID",
-    "SLURM_NTASKS",
-    "SLURM_STEP_NUM_TASKS",
     "CUDA_VISIBLE_DEVICES",
     "NVAE_TF_LAUNCHED",
 )
@@ -151,40 +149,6 @@ def test_chief_of_tf_config_comes_before_its_workers(
     assert described
     assert (found.worker, found.num_workers) == (worker, 3)
     assert found.is_chief == (worker == 0)
-
-
-def test_tasks_of_slurm_find_each_other(monkeypatch, described):
-    for name, value in {
-        "SLURM_PROCID": "3",
-        "SLURM_STEP_NUM_TASKS": "4",
-        "SLURM_STEP_NODELIST": "node[7-8]",
-        "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
-        "SLURM_NTASKS_PER_NODE": "2",
-    }.items():
-        monkeypatch.setenv(name, value)
-    found = devices.open_devices("auto")
-    (resolver,) = described
-    assert (found.worker, found.num_workers) == (3, 4)
-    assert resolver.cluster_spec().as_dict() == {
-        "worker": ["node7:12321", "node7:12322", "node8:12321", "node8:12322"]
-    }
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        "[]",
-        "[" * 50_000,
-        '{"cluster": []}',
-        '{"cluster": {"worker": 3}}',
-    ],
-    ids=lambda text: text[:20],
-)
-def test_tf_config_that_describes_nothing_is_refused(monkeypatch, text):
-    monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(UserError, match="TF_CONFIG in the environment"):
-        devices.open_devices("auto")
 
 
 def test_several_workers_need_a_cluster():

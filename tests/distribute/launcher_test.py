@@ -193,6 +193,14 @@ path.write_text(json.dumps(place))
     assert {int(place["threads"]) for place in places} == {max(1, cores // 3)}
 
 
+_TWO_WORKERS = json.dumps(
+    {
+        "cluster": {"worker": ["a:1", "a:2"]},
+        "task": {"type": "worker", "index": 1},
+    }
+)
+
+
 @pytest.fixture
 def gpus(monkeypatch):
     """Sets how many GPUs there are, and which of them to use."""
@@ -235,11 +243,21 @@ def test_machine_without_a_driver_gets_one_process(gpus, monkeypatch):
     assert launcher.processes_to_launch() == 1
 
 
-@pytest.mark.parametrize("name", ["TF_CONFIG", "SLURM_PROCID", "TPU_NAME"])
-def test_process_of_a_cluster_launches_no_others(gpus, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("surroundings", "expected"),
+    [
+        ({"TF_CONFIG": _TWO_WORKERS}, 1),
+        ({"TPU_NAME": "v4"}, 1),
+        ({"TF_CONFIG": "{}", "SLURM_PROCID": "0"}, 8),
+    ],
+)
+def test_process_of_several_launches_no_others(
+    gpus, monkeypatch, surroundings, expected
+):
     gpus(8)
-    monkeypatch.setenv(name, "0")
-    assert launcher.processes_to_launch() == 1
+    for name, value in surroundings.items():
+        monkeypatch.setenv(name, value)
+    assert launcher.processes_to_launch() == expected
 
 
 def test_more_processes_than_gpus_are_refused(gpus, tmp_path):
