@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from nvae_tf.distribute import replicas
 from nvae_tf.model.scan import scan
+from tests.support import graph_reductions
 
 _EVERYWHERE = {
     "batch normalisation, image",
@@ -91,30 +92,6 @@ def test_processes_that_traced_more_or_less_agree():
     assert again[0] == _keys(11)[0] == _keys(12, 11)[1]
 
 
-def _collectives(graph):
-    """Those of a graph that begin one, by name; loops and calls among them."""
-    functions = {
-        function.signature.name: function
-        for function in graph.as_graph_def().library.function
-    }
-
-    def has_one(node) -> bool:
-        if node.op == "CollectiveReduceV2":
-            return True
-        called = [
-            value.func.name
-            for value in node.attr.values()
-            if value.WhichOneof("value") == "func"
-        ]
-        return any(
-            has_one(inner)
-            for name in called
-            for inner in functions[name].node_def
-        )
-
-    return [op for op in graph.get_operations() if has_one(op.node_def)]
-
-
 def _all_before(op):
     """Every operation that has run before this one starts."""
     found, todo = set(), [op]
@@ -147,7 +124,7 @@ def test_reductions_keep_one_order_but_for_means_on_cpus(kind):
         graph = work.get_concrete_function(
             tf.zeros([6]), tf.zeros([3, 6])
         ).graph
-    operations = _collectives(graph)
+    operations = graph_reductions.reductions(graph)
     assert len(operations) == 5
     pairs = [
         (a, b)
