@@ -126,6 +126,9 @@ def test_reductions_keep_one_order_but_for_means_on_cpus(kind):
         ).graph
     operations = graph_reductions.reductions(graph)
     assert len(operations) == 5
+    (loop,) = (op for op in operations if op.type == "While")
+    # One round after the other, where the next one need not wait for all.
+    assert (loop.get_attr("parallel_iterations") == 1) == (kind == "GPU")
     pairs = [
         (a, b)
         for a in operations
