@@ -204,9 +204,8 @@ def build_step(
     from nvae_tf.training.optimizer import Adamax
     from nvae_tf.training.train_step import TrainStep
 
-    model = NVAE(
-        case.model, seed=seed, dtype=precision, recompute=recompute, **options
-    )
+    model = NVAE(case.model, seed=seed, recompute=recompute, **options)
+    model.compute_in(precision)
     return TrainStep(
         model, Adamax(model.trainable_variables), SpectralRegularizer(model)
     )

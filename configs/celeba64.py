@@ -28,5 +28,6 @@ def get_config(variant=None):
         source="tfds", name="celeb_a", resize="celeba", flip=True
     )
     config.train.update(epochs=90, batch_size=16, regularization=1e-1)
+    presets.set_cadence(config)
     config.precision = "mixed_float16"
     return config

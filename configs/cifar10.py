@@ -36,5 +36,6 @@ def get_config(variant=None):
         )
     config.data.update(source="tfds", name="cifar10", flip=True)
     config.train.update(epochs=400, batch_size=32, regularization=1e-2)
+    presets.set_cadence(config)
     config.precision = "mixed_float16"
     return config

@@ -34,5 +34,6 @@ def get_config(variant=None):
         regularization_init=1.0,
         regularization=1e-2,
     )
+    presets.set_cadence(config)
     config.precision = "mixed_float16"
     return config

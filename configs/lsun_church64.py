@@ -20,4 +20,5 @@ def get_config(variant=None):
     config.name = f"lsun_church64_{variant}"
     config.data.update(name="lsun/church", resize="random_crop")
     config.train.update(epochs=116)
+    presets.set_cadence(config)
     return config

@@ -36,6 +36,7 @@ def get_config(variant=None):
     )
     config.data.update(source="tfds", name="mnist", binarize=True)
     config.train.update(epochs=400, batch_size=200, regularization=1e-2)
+    presets.set_cadence(config)
     if variant == "small":
         config.model.update(
             num_groups_per_scale=4,
@@ -47,5 +48,6 @@ def get_config(variant=None):
             num_cells_dec=1,
         )
         config.train.update(epochs=8, batch_size=50, warmup_epochs=1)
+        presets.set_cadence(config)
         config.evaluation.update(every_epochs=2, final_importance_samples=10)
     return config

@@ -20,4 +20,5 @@ def get_config(variant=None):
     config.name = f"omniglot_{variant}"
     config.data.update(name="omniglot", resize="resize", convert_colors=True)
     config.train.update(epochs=625)
+    presets.set_cadence(config)
     return config

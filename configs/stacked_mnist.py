@@ -20,4 +20,5 @@ def get_config(variant=None):
     config.model.update(image_channels=3, num_bits=8, likelihood="mixture")
     config.data.update(name="stacked_mnist", binarize=False)
     config.train.update(epochs=100, batch_size=100)
+    presets.set_cadence(config)
     return config

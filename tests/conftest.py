@@ -10,9 +10,15 @@ import pytest
 
 from nvae_tf.distribute.cores import available_cores
 
-# The same numbers everywhere: Keras on TensorFlow, on the CPU.
+# The same numbers everywhere: Keras on TensorFlow, on the CPU unless asked.
 os.environ["KERAS_BACKEND"] = "tensorflow"
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+if os.environ.setdefault("NVAE_TEST_DEVICE", "CPU") == "CPU":
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+elif os.environ["NVAE_TEST_DEVICE"] == "GPU":
+    # Several processes share it.
+    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+else:
+    raise pytest.UsageError("NVAE_TEST_DEVICE is neither CPU nor GPU.")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["MPLBACKEND"] = "Agg"
 
@@ -62,6 +68,8 @@ def _as_many_passes_over_graphs_as_needed(request):
     """
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None:
+        # Its rounding would be taken for a mistake.
+        tensorflow.config.experimental.enable_tensor_float_32_execution(False)
         optimizer = tensorflow.config.optimizer
         optimizer.set_experimental_options(
             {

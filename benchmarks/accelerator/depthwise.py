@@ -4,9 +4,26 @@ An accelerator's library may take long for depthwise kernels and their
 gradients; XLA makes one kernel of each of these sums.
 """
 
+import contextlib
+from collections.abc import Iterator
+from unittest import mock
+
 import tensorflow as tf
 
-__all__ = ["depthwise_convolve"]
+from nvae_tf.model import ops
+
+__all__ = ["by_shifts", "depthwise_convolve"]
+
+
+@contextlib.contextmanager
+def by_shifts(active: bool = True) -> Iterator[None]:
+    """What is traced in the block has these instead of the model's own."""
+    with contextlib.ExitStack() as stack:
+        if active:
+            stack.enter_context(
+                mock.patch.object(ops, "depthwise_convolve", depthwise_convolve)
+            )
+        yield
 
 
 def depthwise_convolve(x, kernel, *, strides=1, for_cpu=False):

@@ -15,7 +15,8 @@ left() { echo $((total - SECONDS)); }
 
 export PYTHONUNBUFFERED=1 PYTHONPATH=$folder
 # What is compiled again, for the profile or in a second run, is read from here.
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-/tmp/nvae_compiled}
+cache=${TMPDIR:-/tmp}/nvae_compiled
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$cache}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 cd "$folder"
 

@@ -25,6 +25,7 @@ __all__ = [
     "lower_function",
     "lower_sampler",
     "lower_step",
+    "step_function",
     "variables_by_name",
 ]
 
@@ -105,6 +106,22 @@ def lower_step(
       with_noise: take the noise of the latents, "eps_0", "eps_1", ..., instead
         of a seed.
     """
+    function, arguments = step_function(step, batch_size, with_noise=with_noise)
+    return lower_function(
+        function, arguments, variables_by_name(step.named_variables())
+    )
+
+
+def step_function(
+    step: TrainStep, batch_size: int, *, with_noise: bool = False
+) -> tuple[Callable[..., dict[str, Any]], dict[str, tf.TensorSpec]]:
+    """A training step as `lower_function` takes it: the function, arguments.
+
+    Args:
+      step: see `lower_step`.
+      batch_size: likewise.
+      with_noise: likewise.
+    """
     config = step.model.config
     size = config.padded_size
     scalar = tf.TensorSpec([], tf.float32)
@@ -127,9 +144,7 @@ def lower_step(
         eps = list(noise.values()) or None
         return step(x, coefficients, seed=seed, eps=eps)._asdict()
 
-    return lower_function(
-        take, arguments, variables_by_name(step.named_variables())
-    )
+    return take, arguments
 
 
 def lower_sampler(model: NVAE, batch_size: int) -> Lowered:

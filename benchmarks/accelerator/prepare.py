@@ -10,7 +10,7 @@ convolutions as sums of shifted products.  Kinds: `step`; `check`, a step that
 is given its noise and compared with TensorFlow's on this machine; `sample`.
 What the folder holds already is not lowered again.
 
-Needs the extra `accelerator` (JAX) beside the project.
+Needs JAX, which the extra `dev` has.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import pathlib
 import shutil
 import time
 from typing import Any
-from unittest import mock
 
 from absl import flags
 
@@ -177,7 +176,6 @@ def _lower(spec: Spec) -> tuple[bytes, list | None]:
     # After the flags: `--help` and mistakes need no TensorFlow.
     from benchmarks import flops
     from benchmarks.accelerator import depthwise, lower
-    from nvae_tf.model import ops
     from nvae_tf.model.nvae import NVAE
 
     case = cases.case(spec.case, spec.batch_size)
@@ -189,10 +187,7 @@ def _lower(spec: Spec) -> tuple[bytes, list | None]:
     else:
         step = train_step.build_step(case, precision, spec.recompute, **options)
         model = step.model
-    replaced = ops.depthwise_convolve
-    if spec.shifts:
-        replaced = depthwise.depthwise_convolve
-    with mock.patch.object(ops, "depthwise_convolve", replaced):
+    with depthwise.by_shifts(spec.shifts):
         if step is None:
             lowered = lower.lower_sampler(model, spec.batch_size)
         else:

@@ -8,8 +8,8 @@ from unittest import mock
 
 import tensorflow as tf
 
+from benchmarks.accelerator import lower
 from nvae_tf.config import Config
-from nvae_tf.config.schedules import Coefficients
 from nvae_tf.core.errors import UserError
 from nvae_tf.model import losses
 from nvae_tf.model.nvae import NVAE
@@ -52,7 +52,7 @@ def make_step(config: Config, unroll: bool) -> TrainStep:
         seed=config.train.seed,
         unroll=unroll,
         recompute=config.recompute,
-        dtype=config.precision,
+        dtype=config.dtype_policy,
         device="GPU",
     )
     if any(
@@ -102,10 +102,6 @@ def functions(
             step.average.restart()
         return {"zero": zero}
 
-    def train(x, beta, regularization, learning_rate, seed):
-        coefficients = Coefficients(beta, regularization, learning_rate)
-        return step(x, coefficients, seed=seed)._asdict()
-
     def sample(eps, temperature):
         logits = model.sample_logits(
             eps=_by_group(model, eps), temperature=temperature
@@ -122,30 +118,19 @@ def functions(
             exact=True,
         )
 
-    scalar = tf.TensorSpec([], tf.float32)
     shape = (size, size, channels)
-    batch = tf.TensorSpec([config.train.batch_size, *shape], tf.float32)
     return {
         "initialize": Function(
             initialize, {"zero": tf.TensorSpec([], tf.int32)}
         ),
-        "step": Function(
-            train,
-            {
-                "x": batch,
-                "beta": scalar,
-                "regularization": scalar,
-                "learning_rate": scalar,
-                "seed": tf.TensorSpec([2], tf.int32),
-            },
-        ),
+        "step": Function(*lower.step_function(step, config.train.batch_size)),
         "evaluate": pass_of(images, 1),
         "weigh": pass_of(*draws),
         "sample": Function(
             sample,
             {
                 "eps": tf.TensorSpec([samples, noise], tf.float32),
-                "temperature": scalar,
+                "temperature": tf.TensorSpec([], tf.float32),
             },
         ),
     }

@@ -21,15 +21,13 @@ class Measuring:
 
     Args:
       run: whose programs to use.
-      suffix: of the names of the programs.
       seed: of all noise.
     """
 
-    def __init__(self, run: StoredRun, suffix: str = "", seed: int = 0):
+    def __init__(self, run: StoredRun, seed: int = 0):
         self.run = run
         self._programs = {
-            name: run.programs[name + suffix]
-            for name in ("evaluate", "weigh", "sample")
+            name: run.programs[name] for name in ("evaluate", "weigh", "sample")
         }
         self._key = jax.random.key(seed)
         self.evaluate = jax.jit(self._pass_of("evaluate"))
@@ -37,7 +35,7 @@ class Measuring:
         self.sample = jax.jit(self._sample)
 
     def arguments(self, model: dict) -> dict:
-        """What to compile the functions for."""
+        """The functions, each with what to compile it for."""
         indices = {
             name: np.zeros(self._size(name), np.int32)
             for name in ("evaluate", "weigh")
@@ -45,13 +43,19 @@ class Measuring:
         return {
             "evaluate": (
                 self.evaluate,
-                (model, self.run.test, indices["evaluate"], np.int32(0)),
+                model,
+                self.run.test,
+                indices["evaluate"],
+                np.int32(0),
             ),
             "weigh": (
                 self.weigh,
-                (model, self.run.test, indices["weigh"], np.int32(0)),
+                model,
+                self.run.test,
+                indices["weigh"],
+                np.int32(0),
             ),
-            "sample": (self.sample, (model, np.int32(0), np.float32(1))),
+            "sample": (self.sample, model, np.int32(0), np.float32(1)),
         }
 
     def nelbo(self, evaluate, model: dict, images, number: int) -> dict:

@@ -9,11 +9,9 @@ value of the configuration can be changed.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import lzma
-from unittest import mock
 
 import numpy as np
 from absl import flags
@@ -23,11 +21,13 @@ from examples.accelerator_training import functions, images
 from nvae_tf.commands import command_line
 from nvae_tf.config import Config
 from nvae_tf.core.files import new_folder, write_bytes
-from nvae_tf.model import ops
 
 _OUTPUT = flags.DEFINE_string("output", "", "Folder to write; a new one.")
 _UNROLL = flags.DEFINE_bool(
     "unroll", False, "Groups as copies instead of loops."
+)
+_SHIFTS = flags.DEFINE_bool(
+    "shifts", False, "Depthwise convolutions as sums of shifted products."
 )
 _IMAGES = flags.DEFINE_integer(
     "images", 500, "Of a pass of the evaluation, with a draw for each."
@@ -47,15 +47,10 @@ def main(argv) -> None:
     with new_folder(_OUTPUT.value) as folder:
         data = images.pack(config)
         write_bytes(folder / "images.npz.xz", _compressed(data.arrays))
-        for suffix, way in (
-            ("", contextlib.nullcontext()),
-            ("_shifts", _depthwise_by_shifts()),
-        ):
-            # A step of its own: it is traced once.
-            step = functions.make_step(config, _UNROLL.value)
-            variables = lower.variables_by_name(step.named_variables())
-            with way:
-                _write_all(folder, suffix, step, variables, config)
+        step = functions.make_step(config, _UNROLL.value)
+        variables = lower.variables_by_name(step.named_variables())
+        with depthwise.by_shifts(_SHIFTS.value):
+            _write_all(folder, step, variables, config)
         values = {
             name: _short(np.asarray(variable))
             for name, variable in variables.items()
@@ -69,7 +64,7 @@ def main(argv) -> None:
     print(f"{_OUTPUT.value} is prepared.")
 
 
-def _write_all(folder, suffix: str, step, variables, config) -> None:
+def _write_all(folder, step, variables, config) -> None:
     """Lowers all functions of a step."""
     parts = functions.functions(
         step,
@@ -79,8 +74,7 @@ def _write_all(folder, suffix: str, step, variables, config) -> None:
         samples=_SAMPLES.value,
     )
     for name, part in parts.items():
-        if not (suffix and name == "initialize"):
-            _write(folder, name + suffix, part, variables)
+        _write(folder, name, part, variables)
 
 
 def _write(folder, name: str, part, variables: dict) -> None:
@@ -117,13 +111,6 @@ def _compressed(arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return lzma.compress(buffer.getvalue())
-
-
-def _depthwise_by_shifts():
-    """Replaces the model's depthwise convolution in what is traced in it."""
-    return mock.patch.object(
-        ops, "depthwise_convolve", depthwise.depthwise_convolve
-    )
 
 
 if __name__ == "__main__":

@@ -220,10 +220,10 @@ def _config_of(model: NVAE, config: Config | None) -> Config:
             "The configuration describes another model: "
             f"{', '.join(f'model.{name}' for name in different)} differ."
         )
-    if config.precision != model.dtype_policy.name:
+    if config.dtype_policy != model.dtype_policy.name:
         raise ConfigError(
             f"precision is {config.precision!r}, but the model computes in "
             f"{model.dtype_policy.name!r}: make it with "
-            "NVAE(config.model, dtype=config.precision)."
+            "NVAE(config.model, dtype=config.dtype_policy)."
         )
     return config

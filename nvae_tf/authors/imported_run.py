@@ -47,7 +47,7 @@ def write_run(
     if not weights_only:
         moments = moments_from_reference(
             checkpoint.optimizer,
-            checkpoint.state,
+            checkpoint.state_dict,
             reference_slots(train_step.model),
             train_step.optimizer.parameters,
             checkpoint.path,
@@ -72,8 +72,8 @@ def write_run(
 
 def _train_step(checkpoint: ReferenceCheckpoint, config: Config) -> TrainStep:
     """All state of training, the weights being the checkpoint's."""
-    model = NVAE(config.model, seed=None, dtype=config.precision)
-    assign_state(model, checkpoint.state, checkpoint.path)
+    model = NVAE(config.model, seed=None, dtype=config.dtype_policy)
+    assign_state(model, checkpoint.state_dict, checkpoint.path)
     return new_run.fresh_train_step(model, config)
 
 
@@ -86,9 +86,9 @@ def _prepare(
     if moments is not None:
         train_step.optimizer.m.assign(moments.m)
         train_step.optimizer.u.assign(moments.u)
-        train_step.state["updates"].assign(moments.updates)
+        train_step.scalars["updates"].assign(moments.updates)
         if train_step.scales_loss and checkpoint.loss_scale:
-            train_step.state["loss_scale"].assign(checkpoint.loss_scale)
+            train_step.scalars["loss_scale"].assign(checkpoint.loss_scale)
     # Their program does not save these; it estimates them anew as well.
     new_run.warm_up(train_step)
 
@@ -100,7 +100,7 @@ def _summary(checkpoint, config, moments, epoch) -> str:
         else f"moments of {moments.updates:,} updates taken over"
     )
     lines = [
-        f"Weights      {len(checkpoint.state):,} tensors taken over",
+        f"Weights      {len(checkpoint.state_dict):,} tensors taken over",
         f"Optimiser    {optimizer}",
         f"Position     epoch {epoch} of {config.train.epochs}, counted from 0 "
         f"(their step {checkpoint.global_step:,})",

@@ -115,9 +115,9 @@ def progress_of(checkpoint: Checkpoint, *, with_moments: bool) -> Progress:
       checkpoint: of a workdir.
       with_moments: whether to take the optimiser's state.
     """
-    tensors, state = checkpoint.tensors, checkpoint.state
-    epoch, step = state["position"][0], checkpoint.step
-    origin = state.get("imported")
+    tensors, metadata = checkpoint.tensors, checkpoint.metadata
+    epoch, step = metadata["position"][0], checkpoint.step
+    origin = metadata.get("imported")
     if origin and not origin["weights_only"]:
         # Not trained on since, so it has no steps of its own.
         step = origin["global_step"]

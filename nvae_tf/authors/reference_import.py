@@ -91,7 +91,7 @@ class ReferenceCheckpoint(typing.NamedTuple):
     Attributes:
       path: of the file, for messages.
       args: the `argparse.Namespace` that the program was started with.
-      state: its `state_dict`, names to arrays in the authors' layout.
+      state_dict: names to arrays in the authors' layout.
       optimizer: its optimiser's `state_dict`; empty if there is none.
       epoch: epochs completed.
       global_step: optimiser steps taken, as the program counts them.
@@ -100,7 +100,7 @@ class ReferenceCheckpoint(typing.NamedTuple):
 
     path: Any
     args: Any
-    state: Mapping[str, Any]
+    state_dict: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     epoch: int
     global_step: int
@@ -139,7 +139,7 @@ def read(path) -> ReferenceCheckpoint:
     return ReferenceCheckpoint(
         path=path,
         args=values["args"],
-        state=state,
+        state_dict=state,
         optimizer=optimizer if isinstance(optimizer, Mapping) else {},
         epoch=_count(values, "epoch", path),
         global_step=_count(values, "global_step", path),
@@ -191,9 +191,9 @@ def load(path) -> tuple[NVAE, Config]:
         values and tensors, or its tensors are not those of its configuration.
     """
     checkpoint = read(path)
-    config = config_from_reference(checkpoint.args, checkpoint.state, path)
+    config = config_from_reference(checkpoint.args, checkpoint.state_dict, path)
     model = NVAE(config.model, seed=config.train.seed)
-    assign_state(model, checkpoint.state, path)
+    assign_state(model, checkpoint.state_dict, path)
     return model, config
 
 

@@ -13,13 +13,13 @@ import json
 import os
 import pathlib
 import shlex
-import subprocess
 import sys
 
 from absl import flags
 
 from nvae_tf.core import extras
 from nvae_tf.core.errors import UserError
+from nvae_tf.core.progress import run_command
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder of the run.")
 _CONFIG = flags.DEFINE_string("demo_config", "mnist_demo", "What to train.")
@@ -92,7 +92,7 @@ def _run(program: str, *arguments: str) -> None:
     print(f"\n$ {program} {shlex.join(arguments)}", flush=True)
     module = ["-m", "nvae_tf"] if program == "nvae" else []
     command = [sys.executable, *module, *arguments]
-    status = subprocess.run(command, check=False).returncode
+    status = run_command(command)
     if status:
         raise UserError(
             f"The command above failed with status {status}. Once the cause "

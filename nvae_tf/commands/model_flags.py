@@ -11,6 +11,7 @@ import pathlib
 
 from absl import flags
 
+from nvae_tf.config import PRECISIONS
 from nvae_tf.core.errors import UserError
 
 __all__ = ["ModelFlags", "RunFlags"]
@@ -28,8 +29,7 @@ class RunFlags:
         self._checkpoint = flags.DEFINE_string(
             "checkpoint",
             "latest",
-            "Which of its checkpoints: latest, best (by held-out NELBO) or a "
-            "step.",
+            "Latest, best (by held-out NELBO) or a step.",
         )
         self._ema = flags.DEFINE_bool(
             "ema",
@@ -81,11 +81,25 @@ class RunFlags:
 
 
 class ModelFlags(RunFlags):
-    """Those of a run, or `--model`: which weights."""
+    """Those of a run, or `--model`, and `--precision`.
 
-    def __init__(self):
+    Args:
+      with_precision: whether the command computes with the model.
+    """
+
+    def __init__(self, *, with_precision: bool = True):
         """Defines the flags."""
         super().__init__()
+        self._precision = (
+            flags.DEFINE_enum(
+                "precision",
+                "float32",
+                PRECISIONS,
+                "To compute in, whatever the run trained in.",
+            )
+            if with_precision
+            else None
+        )
         self._model = flags.DEFINE_string(
             "model",
             "",
@@ -102,6 +116,11 @@ class ModelFlags(RunFlags):
     def model(self) -> str:
         """The pretrained model; empty where a run is meant."""
         return self._model.value
+
+    @property
+    def precision(self) -> str:
+        """What the command computes in."""
+        return "float32" if self._precision is None else self._precision.value
 
     @property
     def folder(self) -> pathlib.Path | None:
@@ -157,11 +176,13 @@ class ModelFlags(RunFlags):
         self.require_one()
         if not self.model:
             model, config, info = super().load()
-            return model, self._at_home(config), info
-        from nvae_tf.runs import pretrained
+        else:
+            from nvae_tf.runs import pretrained
 
-        model, config, info = pretrained.load(self.model)
-        self.tell(info)
+            model, config, info = pretrained.load(self.model)
+            self.tell(info)
+        if self._precision is not None:
+            model.compute_in(self.precision)
         return model, self._at_home(config), info
 
     def tell(self, info) -> None:

@@ -83,7 +83,7 @@ def _weights() -> list | None:
         return saved_state(_SOURCE.folder, str(_SOURCE.chosen["checkpoint"]))
     from nvae_tf.runs import model_places, pretrained_folder
 
-    return pretrained_folder.state(model_places.locate(_SOURCE.model))
+    return pretrained_folder.weights_state(model_places.locate(_SOURCE.model))
 
 
 def _make(folder, origin) -> None:

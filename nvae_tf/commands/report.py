@@ -90,7 +90,7 @@ def _latest_state(folder) -> dict:
         checkpoint = folder.checkpoints().restore_latest()
     except UserError:
         return {}
-    return checkpoint.state if checkpoint else {}
+    return checkpoint.metadata if checkpoint else {}
 
 
 def _pictures(notes: list[str]) -> list:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import pathlib
 import runpy
@@ -25,7 +26,15 @@ from nvae_tf.config.run import Config
 from nvae_tf.core.errors import ConfigError
 from nvae_tf.core.reading import shown
 
-__all__ = ["choose", "create", "find", "load", "names", "read"]
+__all__ = [
+    "choose",
+    "create",
+    "find",
+    "load",
+    "names",
+    "read",
+    "set_cadence",
+]
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
@@ -127,6 +136,17 @@ def create(name: str) -> ConfigDict:
     config = _from_dataclass(Config())
     config.name = name
     return config.lock()
+
+
+def set_cadence(config: ConfigDict) -> None:
+    """Evaluates and saves as often as the authors do in so many epochs.
+
+    Args:
+      config: whose `train.epochs` is set; changed in place.
+    """
+    epochs = config.train.epochs
+    config.evaluation.every_epochs = 20 if epochs > 50 else 1
+    config.checkpoint.every_epochs = math.ceil(epochs / 100)
 
 
 def choose(variant: str | None, *known: str) -> str:

@@ -25,7 +25,7 @@ __all__ = [
     "TrainConfig",
 ]
 
-PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+PRECISIONS = ("float32", "tf32", "mixed_float16", "mixed_bfloat16")
 SOURCES = ("mnist_5k", "tfds", "image_folder", "array", "idx", "tfrecord")
 RECOMPUTE = ("none", "bn_swish", "cell")
 # Of an image file, 8192 x 8192; and what Pillow decodes without being asked.
@@ -258,7 +258,9 @@ class CheckpointConfig:
     """When state is saved, and what is kept.
 
     Attributes:
-      every_steps: steps between checkpoints; 0 saves once per epoch.
+      every_steps: steps between checkpoints; 0 counts in epochs.
+      every_epochs: epochs between checkpoints, where `every_steps` is 0; every
+        evaluation is followed by one, too.
       keep: how many of the latest stay on disk.
       keep_every_hours: hours of training between checkpoints that stay for
         good; 0 for none.
@@ -266,6 +268,7 @@ class CheckpointConfig:
     """
 
     every_steps: int = 0
+    every_epochs: int = 1
     keep: int = 3
     keep_every_hours: float = 0.0
     keep_best: bool = True
@@ -273,6 +276,7 @@ class CheckpointConfig:
     def __post_init__(self):
         """Raises ConfigError for values out of range."""
         require_between(self, "checkpoint", "every_steps", 0, _MANY)
+        require_between(self, "checkpoint", "every_epochs", 1, _MANY)
         require_between(self, "checkpoint", "keep", 1, _MANY)
         require_between(self, "checkpoint", "keep_every_hours", 0, _MANY)
 
@@ -288,11 +292,13 @@ class Config:
       train: the optimisation.
       evaluation: what is measured on the way.
       checkpoint: what is saved.
-      precision: "float32", "mixed_float16" or "mixed_bfloat16".
+      precision: "float32", "tf32" (as float32, but GPUs may round the factors
+        of products to ten bits), "mixed_float16" or "mixed_bfloat16".
       recompute: what the backward pass computes again instead of keeping:
         "none", "bn_swish" (normalised and activated values, as in the paper)
         or "cell" (all that is inside a residual cell or flow cell).
-      jit_compile: compile the training step with XLA; for GPUs and TPUs.
+      jit_compile: compile the training step with XLA; for GPUs and TPUs.  The
+        noise of a seed is then another.
     """
 
     name: str = "nvae"
@@ -323,6 +329,11 @@ class Config:
                 "data.binarize=True gives one bit per pixel, but "
                 f"model.num_bits is {self.model.num_bits}; set it to 1."
             )
+
+    @property
+    def dtype_policy(self) -> str:
+        """The name of Keras's policy for `precision`."""
+        return "float32" if self.precision == "tf32" else self.precision
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict; `config_from_dict` reads it back."""

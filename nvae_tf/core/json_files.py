@@ -7,18 +7,21 @@ read here is plain, or refused in one sentence.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from nvae_tf.core.errors import UserError
-from nvae_tf.core.reading import read_bytes, shown
+from nvae_tf.core.reading import open_regular, read_bytes, shown
 
-__all__ = ["parse_json", "read_json"]
+__all__ = ["parse_json", "read_json", "read_json_lines"]
 
 MOST_BYTES = 2**26
 MOST_DEPTH = 64
+_LONGEST_LINE = 2**22
 _RESTORE = "restore it from a backup or make it anew"
 
 
@@ -97,6 +100,27 @@ def parse_json(
             "needed"
         )
     return value
+
+
+def read_json_lines(
+    path: str | os.PathLike, *, finite: bool = True
+) -> Iterator[dict[str, Any]]:
+    """The records of a `.jsonl` file, oldest first.
+
+    What is not a whole record is left out: another process may be writing the
+    last one.
+
+    Args:
+      path: of the file; there are no records where it cannot be read.
+      finite: see `read_json`.
+    """
+    try:
+        with open_regular(path, None) as file:
+            while line := file.readline(_LONGEST_LINE):
+                with contextlib.suppress(ValueError):
+                    yield parse_json(line, finite=finite)
+    except OSError:
+        return
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,16 +9,19 @@ import logging
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 
 from nvae_tf.core.files import open_own, process_runs
 
-__all__ = ["HeldElsewhereError", "exclusive"]
+__all__ = ["HeldElsewhereError", "exclusive", "wait_for_others"]
 
 _LOG = logging.getLogger(__name__)
 # What `flock` raises where another process has the lock; NFS says EACCES.
 _IN_USE = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 _HOLDER = re.compile(r"(\S{1,255}) (\d{1,10})")
+# `wait_for_others` waits no longer: writing takes no such time.
+_PATIENCE_SECONDS = 5.0
 
 
 class HeldElsewhereError(Exception):
@@ -64,6 +67,26 @@ def exclusive(path: str | os.PathLike) -> Iterator[None]:
             _note(descriptor, "\n")
     finally:
         os.close(descriptor)
+
+
+def wait_for_others(descriptor: int) -> None:
+    """Keeps other writers out of an open file until it is closed.
+
+    For what is written at once: one who holds the lock for longer than that
+    takes is not waited for, and file systems without locks do without.
+
+    Args:
+      descriptor: of the file.
+    """
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in _IN_USE:
+                return
+        time.sleep(0.005)
 
 
 def _note(descriptor: int, line: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import tqdm
 
 from nvae_tf.core.errors import INTERRUPTED_STATUS, RESUME_STATUS
 
-__all__ = ["StopRequest", "progress", "stop_requests"]
+__all__ = ["StopRequest", "progress", "run_command", "stop_requests"]
 
 _LOG_SECONDS = 20.0
 _STATUS = {signal.SIGTERM: RESUME_STATUS, signal.SIGINT: INTERRUPTED_STATUS}
@@ -69,3 +70,28 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
+
+
+def run_command(command: list[str]) -> int:
+    """Runs a command, which is asked to end when this one is.
+
+    Args:
+      command: the program and its arguments.
+
+    Returns:
+      Its exit status.
+
+    Raises:
+      SystemExit: if this one was.
+    """
+    with stop_requests() as stop, subprocess.Popen(command) as process:
+        while process.poll() is None and not stop():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.2)
+        # Ctrl-C in a terminal reaches both; a second request would not wait.
+        if stop.status == RESUME_STATUS:
+            process.terminate()
+        process.wait()
+    if stop():
+        raise SystemExit(stop.status)
+    return process.returncode

@@ -262,13 +262,13 @@ class _Reader:
             config, source.bits, training=training
         )
 
-    def __call__(self, place: Position) -> TrainingBatch | EvaluationBatch:
-        indices = self._indices(place)
-        images, good = self._read(indices, place.epoch)
+    def __call__(self, position: Position) -> TrainingBatch | EvaluationBatch:
+        indices = self._indices(position)
+        images, good = self._read(indices, position.epoch)
         keys = np.zeros((self._batch_size, 2), np.int64)
         # Training draws differ from those of an evaluation of the same epoch.
         word = random_words(
-            self._seed, PIXELS, int(self._training), place.epoch
+            self._seed, PIXELS, int(self._training), position.epoch
         )
         keys[:, 0] = word.view(np.int64)[0]
         keys[: len(indices), 1] = indices
@@ -276,19 +276,19 @@ class _Reader:
             values = self._preprocess(tf.constant(images), tf.constant(keys))
             if not self._training:
                 return EvaluationBatch(values, tf.constant(good, tf.float32))
-        epoch, step = place
+        epoch, step = position
         if step + 1 == self._count:
             return TrainingBatch(values, Position(epoch + 1, 0))
         return TrainingBatch(values, Position(epoch, step + 1))
 
-    def _indices(self, place: Position) -> np.ndarray:
+    def _indices(self, position: Position) -> np.ndarray:
         epoch, order = self._order
-        if self._training and epoch != place.epoch:
+        if self._training and epoch != position.epoch:
             # Several threads may do this at once: replacing one reference is
             # atomic, and computing the same order twice does no harm.
-            order = epoch_order(len(self._source), self._seed, place.epoch)
-            self._order = (place.epoch, order)
-        start = place.step * self._global_size + self._first
+            order = epoch_order(len(self._source), self._seed, position.epoch)
+            self._order = (position.epoch, order)
+        start = position.step * self._global_size + self._first
         return order[start : start + self._batch_size]
 
     def _read(

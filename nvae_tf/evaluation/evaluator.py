@@ -56,12 +56,19 @@ class Evaluator:
       model: to evaluate.
       strategy: whose replicas share every batch; by default the one in whose
         scope this is called.
+      precision: to compute in, see `NVAE.computing_in`, whatever the model
+        trains in: rounding to half precision would be part of the result.
     """
 
     def __init__(
-        self, model: NVAE, strategy: tf.distribute.Strategy | None = None
+        self,
+        model: NVAE,
+        strategy: tf.distribute.Strategy | None = None,
+        *,
+        precision: str = "float32",
     ):
         self.model = model
+        self._precision = precision
         self._sizes = [
             shape.height * shape.width * shape.channels
             for shape in model.config.latent_shapes
@@ -92,9 +99,11 @@ class Evaluator:
         Raises:
           DataError: if no image has weight 1.
         """
-        estimate = self._estimator(
-            batches, num_importance_samples, seed, **options
-        )
+        # Around the whole: replicas are traced in threads of their own.
+        with self.model.computing_in(self._precision):
+            estimate = self._estimator(
+                batches, num_importance_samples, seed, **options
+            )
         if estimate is None:
             return None
         return self._evaluation(estimate, num_importance_samples)

@@ -1,7 +1,8 @@
 """NVAE: a deep hierarchical variational autoencoder (arXiv 2007.03898)."""
 
+import contextlib
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -130,6 +131,36 @@ class NVAE(PureLayer, keras.Model):
         import nvae_tf
 
         nvae_tf.save_pretrained(self, folder, **options)
+
+    def compute_in(self, precision: str) -> None:
+        """Has what is traced from here on compute in another precision.
+
+        The variables are float32 whatever the precision.  Whether GPUs round
+        to TF32 is decided for all of the process: by the last call.
+
+        Args:
+          precision: see `nvae_tf.Config.precision`.
+        """
+        tf32 = precision == "tf32"
+        self.dtype_policy = "float32" if tf32 else precision
+        tf.config.experimental.enable_tensor_float_32_execution(tf32)
+
+    @contextlib.contextmanager
+    def computing_in(self, precision: str) -> Iterator[None]:
+        """`compute_in` for what is traced, and run, in the block.
+
+        Args:
+          precision: see there.
+        """
+        experimental = tf.config.experimental
+        policy = self.dtype_policy
+        tf32 = experimental.tensor_float_32_execution_enabled()
+        self.compute_in(precision)
+        try:
+            yield
+        finally:
+            self.dtype_policy = policy
+            experimental.enable_tensor_float_32_execution(tf32)
 
     def likelihood(self, logits) -> tfd.Distribution:
         """The distribution over images that the parameters stand for.
@@ -323,7 +354,8 @@ class NVAE(PureLayer, keras.Model):
             tf.random.stateless_normal(
                 [groups, batch_size, size, size, c.num_latent_per_group],
                 tf.random.experimental.stateless_fold_in(seed, s, alg="philox"),
-                # Named, so that all devices and compilers draw the same.
+                # Named, so that all devices draw the same. XLA draws others
+                # from the same seed, of Normals as of uniform numbers.
                 alg="philox",
             )
             for s, (groups, size) in enumerate(

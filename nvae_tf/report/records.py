@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nvae_tf.core.json_files import parse_json, read_json
-from nvae_tf.core.reading import open_regular
+from nvae_tf.core.json_files import read_json, read_json_lines
 
 __all__ = [
     "History",
@@ -115,17 +114,8 @@ def read_history(path) -> History:
       path: of the file, which may be missing.
     """
     train, evaluations, averaged, events = [], [], [], []
-    try:
-        with open_regular(path, None) as file:
-            lines = file.read().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        try:
-            record = parse_json(line, finite=False)
-        except ValueError:
-            continue  # The last one, as it is being written.
-        if not isinstance(record, dict) or not _is_step(record.get("step")):
+    for record in read_json_lines(path, finite=False):
+        if not _is_step(record.get("step")):
             continue
         kind = record.get("kind")
         if kind == "train":

@@ -3,7 +3,7 @@
 ::
 
     tensors.safetensors   all arrays
-    state.json            plain state, and checksums
+    state.json            metadata: plain values, and checksums
 
 The arrays can be read without TensorFlow, by any program that reads
 safetensors.
@@ -36,7 +36,7 @@ __all__ = [
     "DamagedCheckpointError",
     "read",
     "read_note",
-    "replace_state",
+    "replace_metadata",
     "write",
 ]
 
@@ -54,12 +54,12 @@ class Checkpoint(NamedTuple):
     Attributes:
       step: optimiser steps taken.
       tensors: arrays by name.
-      state: plain values, as JSON holds them.
+      metadata: plain values, as JSON holds them.
     """
 
     step: int
     tensors: Mapping[str, np.ndarray]
-    state: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 def write(folder: pathlib.Path, checkpoint: Checkpoint, note: Note) -> None:
@@ -74,35 +74,35 @@ def write(folder: pathlib.Path, checkpoint: Checkpoint, note: Note) -> None:
       OSError: if it cannot be written.
       SafetensorError: likewise.
     """
-    step, tensors, state = checkpoint
+    step, tensors, metadata = checkpoint
     path = folder / _TENSORS
     safetensors.numpy.save_file(
         {k: np.asarray(v, order="C") for k, v in tensors.items()}, path
     )
     sync(path)
-    _write_state(folder, step, _checksum(path), state, note)
+    _write_state(folder, step, _checksum(path), metadata, note)
     # safetensors makes files for their owner's eyes only.
     shutil.copymode(folder / _STATE, path)
     sync(folder)
 
 
-def replace_state(
-    folder: pathlib.Path, step: int, state: Mapping[str, Any], note: Note
+def replace_metadata(
+    folder: pathlib.Path, step: int, metadata: Mapping[str, Any], note: Note
 ) -> None:
     """Replaces all of a checkpoint but its arrays, whole or not at all.
 
     Args:
       folder: of the checkpoint.
       step: of the checkpoint.
-      state: what takes the place of the old state.
+      metadata: what takes the place of the old.
       note: what decides how long it stays.
 
     Raises:
-      OSError: if it cannot be written; the old state stays.
-      ValueError: if the old state is damaged.
+      OSError: if it cannot be written; the old stays.
+      ValueError: if the old is damaged.
     """
     checksum = _read_state(folder)["sha256"]
-    _write_state(folder, step, checksum, state, note)
+    _write_state(folder, step, checksum, metadata, note)
 
 
 def read(folder: pathlib.Path, step: int) -> Checkpoint:
@@ -120,7 +120,7 @@ def read(folder: pathlib.Path, step: int) -> Checkpoint:
         content = _read_state(folder)
         if (
             content["step"] != step
-            or content["state_sha256"] != _state_checksum(content["state"])
+            or content["state_sha256"] != _metadata_checksum(content["state"])
             or content["sha256"] != _checksum(folder / _TENSORS)
         ):
             raise DamagedCheckpointError(
@@ -158,14 +158,16 @@ def _read_state(folder: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def _write_state(folder, step: int, checksum: str, state, note: Note) -> None:
+def _write_state(
+    folder, step: int, checksum: str, metadata, note: Note
+) -> None:
     """Writes state.json whole or not at all."""
     content = {
         "step": step,
         "sha256": checksum,
-        "state_sha256": _state_checksum(state),
+        "state_sha256": _metadata_checksum(metadata),
         "retention": dataclasses.asdict(note),
-        "state": dict(state),
+        "state": dict(metadata),
     }
     text = json.dumps(content, indent=1)
     write_bytes(folder / _STATE, text.encode(), error=None)
@@ -187,8 +189,8 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{_TENSORS}: {error}") from error
 
 
-def _state_checksum(state) -> str:
-    text = json.dumps(state, sort_keys=True)
+def _metadata_checksum(metadata) -> str:
+    text = json.dumps(metadata, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

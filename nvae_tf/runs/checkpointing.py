@@ -71,7 +71,7 @@ class CheckpointStore:
         self,
         step: int,
         tensors: Mapping[str, np.ndarray],
-        state: Mapping[str, Any],
+        metadata: Mapping[str, Any],
         *,
         good: bool = True,
     ) -> pathlib.Path:
@@ -80,7 +80,7 @@ class CheckpointStore:
         Args:
           step: optimiser steps taken.
           tensors: arrays by name.
-          state: plain values, as JSON holds them.
+          metadata: plain values, as JSON holds them.
           good: whether training went well up to here: a run that fails goes
             back to a good one (see `restore_latest`), and only these count as
             the latest that stay.
@@ -98,7 +98,7 @@ class CheckpointStore:
             note = self.retention.new_note(entries, self._hours(entries), good)
             aside.mkdir(parents=True)
             checkpoint_folder.write(
-                aside, Checkpoint(step, tensors, state), note
+                aside, Checkpoint(step, tensors, metadata), note
             )
             if target.exists():
                 # Aside, not away: if what follows does not happen, the
@@ -120,23 +120,23 @@ class CheckpointStore:
         self._prune()
         return target
 
-    def update_state(
+    def update_metadata(
         self,
         step: int,
-        state: Mapping[str, Any],
+        metadata: Mapping[str, Any],
         *,
         score: float | None = None,
     ) -> None:
-        """Replaces the plain state of a checkpoint; its arrays stay.
+        """Replaces the metadata of a checkpoint; its arrays stay.
 
         Args:
           step: of the checkpoint.
-          state: what takes the place of the old state.
+          metadata: what takes the place of the old.
           score: of the checkpoint, such as its held-out NELBO: the best has
             the lowest.  None leaves it; one that is not finite is never best.
 
         Raises:
-          CheckpointError: if it cannot be written; the old state stays.
+          CheckpointError: if it cannot be written; the old stays.
         """
         folder = self.directory / f"{step:08d}"
         note = checkpoint_folder.read_note(folder)
@@ -144,10 +144,10 @@ class CheckpointStore:
             known = float(score) if math.isfinite(score) else None
             note = dataclasses.replace(note, score=known)
         try:
-            checkpoint_folder.replace_state(folder, step, state, note)
+            checkpoint_folder.replace_metadata(folder, step, metadata, note)
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"Cannot write the state of the checkpoint {folder}: {error}. "
+                f"Cannot write the metadata of {folder}: {error}. "
                 "Make room or fix the permissions and start the same command "
                 "again."
             ) from error

@@ -9,8 +9,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nvae_tf.core.json_files import MOST_BYTES, parse_json
-from nvae_tf.core.reading import read_bytes
+from nvae_tf.core.json_files import read_json_lines
 
 __all__ = ["metrics_of"]
 
@@ -107,18 +106,10 @@ def _metric(kind: str, name: str, record: Mapping[str, Any]) -> dict | None:
 
 
 def _records(path: pathlib.Path, step: int, ema: bool) -> list[dict[str, Any]]:
-    """The records of one state; what is not a whole record is left out."""
-    try:
-        lines = read_bytes(path, MOST_BYTES, None).splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            record = parse_json(line)
-        except ValueError:
-            continue  # The last one, as it is being written.
-        is_same = (record.get("step"), record.get("ema")) == (step, ema)
-        if is_same and isinstance(record.get("split"), str):
-            found.append(record)
-    return found
+    """The records of one state."""
+    return [
+        record
+        for record in read_json_lines(path)
+        if (record.get("step"), record.get("ema")) == (step, ema)
+        and isinstance(record.get("split"), str)
+    ]

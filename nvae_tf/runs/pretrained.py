@@ -67,7 +67,9 @@ def load(place: str | os.PathLike) -> tuple[NVAE, Config, dict[str, Any]]:
     config, stored, facts = pretrained_folder.read(folder)
     origin = str(folder / pretrained_folder.WEIGHTS)
     require_weights(config, stored, origin)
-    model = NVAE(config.model, seed=None, dtype=config.precision)
+    model = NVAE(config.model, seed=None)
+    # Rounding to TF32 is for training, where it is asked for.
+    model.compute_in(config.dtype_policy)
     assign_tensors(
         model.named_variables(_PREFIX),
         stored,

@@ -46,7 +46,7 @@ __all__ = [
     "describe",
     "is_folder",
     "read",
-    "state",
+    "weights_state",
     "write",
 ]
 
@@ -210,7 +210,7 @@ def read(
     return config, stored, facts
 
 
-def state(folder: pathlib.Path) -> list:
+def weights_state(folder: pathlib.Path) -> list:
     """What tells the weights in a folder from others, ready for JSON."""
     status = (folder / WEIGHTS).stat()
     return [WEIGHTS, status.st_size, status.st_mtime_ns]

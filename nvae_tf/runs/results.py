@@ -1,19 +1,16 @@
 """Results of commands in a workdir: the latest, and the history of all."""
 
-import fcntl
 import json
 import math
 import os
 import pathlib
-import time
 from typing import Any
 
 from nvae_tf.core.errors import DataError
 from nvae_tf.core.files import open_own, write_bytes
+from nvae_tf.core.locks import wait_for_others
 
 __all__ = ["write_result"]
-
-_SECONDS = 5.0
 
 
 def write_result(path, record: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +45,8 @@ def _append_line(path: pathlib.Path, line: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = open_own(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
-            _wait_for_others(descriptor)
+            # Else the line that another is just writing could look torn.
+            wait_for_others(descriptor)
             content = _end_of_torn_line(descriptor) + line + b"\n"
             if os.write(descriptor, content) != len(content):
                 raise OSError("the disk has no room for the whole line")
@@ -57,23 +55,6 @@ def _append_line(path: pathlib.Path, line: bytes) -> None:
             os.close(descriptor)
     except OSError as error:
         raise DataError(f"Cannot write {path}: {error}.") from error
-
-
-def _wait_for_others(descriptor: int) -> None:
-    """Keeps others out until the file is closed, where there are locks.
-
-    Else the line that another process is just writing could look torn.
-    """
-    end = time.monotonic() + _SECONDS
-    # Nobody holds it longer than a line takes: one who does is not waited for.
-    while time.monotonic() < end:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            time.sleep(0.005)
-        except OSError:
-            return
 
 
 def _end_of_torn_line(descriptor: int) -> bytes:

@@ -27,6 +27,7 @@ from nvae_tf.core.locks import HeldElsewhereError, exclusive
 from nvae_tf.core.reading import shown
 from nvae_tf.model.averaging import WeightAverage
 from nvae_tf.model.nvae import NVAE
+from nvae_tf.runs import pretrained_folder
 from nvae_tf.runs.checkpointing import Checkpoint, CheckpointStore
 
 __all__ = [
@@ -131,7 +132,7 @@ class Workdir:
           UserError: if another process trains here.
         """
         with contextlib.ExitStack() as stack:
-            if (self.path / "model.safetensors").exists():
+            if pretrained_folder.is_folder(self.path):
                 raise UserError(
                     f"{self.path} is the folder of a pretrained model, which "
                     "training would spoil. Choose another --workdir."
@@ -284,7 +285,7 @@ def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
     store = workdir.checkpoints()
     if which == "latest":
         checkpoint = store.restore_latest()
-        if checkpoint is None and (workdir.path / "model.safetensors").exists():
+        if checkpoint is None and pretrained_folder.is_folder(workdir.path):
             raise CheckpointError(
                 f"{workdir.path} is the folder of a pretrained model, not a "
                 f"workdir: use --model={workdir.path}, or "
@@ -338,7 +339,7 @@ def load_model(
     workdir = Workdir(path)
     config = workdir.read_config()
     found = _read_checkpoint(workdir, checkpoint)
-    saved = found.state.get("model")
+    saved = found.metadata.get("model")
     if saved is not None and saved != dataclasses.asdict(config.model):
         raise CheckpointError(
             f"The checkpoint of step {found.step} in {path} is of another "
@@ -349,14 +350,16 @@ def load_model(
         "the run had diverged. Choose an earlier one with --checkpoint=STEP"
     )
     require_weights(config, found.tensors, origin)
-    model = NVAE(config.model, seed=config.train.seed, dtype=config.precision)
+    model = NVAE(config.model, seed=config.train.seed)
+    # Rounding to TF32 is for training, where it is asked for.
+    model.compute_in(config.dtype_policy)
     assign_tensors(
         model.named_variables("model/"),
         found.tensors,
         origin,
         unless_finite=diverged,
     )
-    evaluation = _group(found.state.get("evaluation"))
+    evaluation = _group(found.metadata.get("evaluation"))
     averaged = _group(evaluation.pop("average", None))
     if evaluation.pop("step", found.step) != found.step:
         # Of an earlier state of the model.

@@ -122,37 +122,25 @@ def readjust_cached(
       UserError: if a statistic is not finite, or cannot be stored.
       CheckpointError: if what is stored is damaged or not finite.
     """
-    if workdir is None:
-        readjust_batch_norm(
-            model,
-            temperature,
-            steps=steps,
-            batch_size=batch_size,
-            seed=seed,
-            progress=progress,
-        )
-        return
     statistics = _statistics(model)
-    # Not of the statistics: they forget what they were before they settle, and
-    # the model may have been re-adjusted at another temperature already.
-    digest = _digest(
-        variable.numpy()
-        for name, variable in model.named_variables().items()
-        if name not in statistics
-    )
-    path = (
-        pathlib.Path(workdir)
-        / FOLDER
-        / (
+    path = None
+    if workdir is not None:
+        # Not of the statistics: they forget what they were before they settle,
+        # and the model may have been re-adjusted at another temperature.
+        digest = _digest(
+            variable.numpy()
+            for name, variable in model.named_variables().items()
+            if name not in statistics
+        )
+        path = pathlib.Path(workdir, FOLDER) / (
             f"{tag}_{digest}_temperature{_describe(temperature)}_seed{seed}"
             f"_passes{steps}x{batch_size}.npz"
         )
-    )
-    if path.exists():
-        values = _read(path, statistics)
-        for key, variable in statistics.items():
-            variable.assign(values[key])
-        return
+        if path.exists():
+            values = _read(path, statistics)
+            for key, variable in statistics.items():
+                variable.assign(values[key])
+            return
     readjust_batch_norm(
         model,
         temperature,
@@ -161,9 +149,10 @@ def readjust_cached(
         seed=seed,
         progress=progress,
     )
-    content = io.BytesIO()
-    np.savez(content, **{k: v.numpy() for k, v in statistics.items()})
-    write_bytes(path, content.getvalue())
+    if path is not None:
+        content = io.BytesIO()
+        np.savez(content, **{k: v.numpy() for k, v in statistics.items()})
+        write_bytes(path, content.getvalue())
 
 
 def _statistics(model: NVAE) -> dict:

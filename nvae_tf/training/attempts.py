@@ -6,6 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from nvae_tf.config.schedules import Coefficients
+from nvae_tf.core.reading import shown
 from nvae_tf.distribute import replicas
 from nvae_tf.distribute.devices import Devices
 from nvae_tf.training import diagnosis
@@ -65,6 +66,9 @@ def diagnose(
 ) -> Diagnosis:
     """What is wrong with a step, as far as this process's share tells.
 
+    The run that it is to help does not depend on it: where the step cannot be
+    repeated, for want of memory for example, the diagnosis says so.
+
     Args:
       train_step: that was taken.
       devices: that shared it.
@@ -76,9 +80,12 @@ def diagnose(
             own = seed
             if devices.num_replicas > 1:
                 own = replicas.own_seed(seed, index)
-            found = diagnosis.diagnose(
-                train_step, part, attempt.coefficients, own
-            )
+            try:
+                found = diagnosis.diagnose(
+                    train_step, part, attempt.coefficients, own
+                )
+            except (tf.errors.OpError, MemoryError) as error:
+                return Diagnosis(failure=shown(str(error), 200))
             if found.found:
                 return found
     return found

@@ -1,7 +1,9 @@
 """Where a training step first stopped being finite.
 
 The pass of the step is repeated outside of a graph, with an observer around
-every layer, and nothing is changed.
+every layer, and nothing is changed.  It keeps nothing for a gradient, which is
+computed only where all else is finite, by a graph that recomputes as the step
+does: none of it takes more memory than the step.
 """
 
 import contextlib
@@ -72,6 +74,7 @@ class Diagnosis:
         the order of computation: the backward pass met the last one first.
       gradient_norm: NaN if the loss is not finite.
       largest: the largest size of a value in any layer's output, and where.
+      failure: why it could not be found out; empty if it could.
     """
 
     variables: tuple[str, ...] = ()
@@ -82,11 +85,12 @@ class Diagnosis:
     gradients: tuple[str, ...] = ()
     gradient_norm: float = math.nan
     largest: tuple[float, str] | None = None
+    failure: str = ""
 
     @property
     def found(self) -> bool:
         """Whether anything was not finite."""
-        return bool(
+        return not self.failure and bool(
             self.variables
             or self.images
             or self.layer
@@ -96,6 +100,8 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """One line for the user."""
+        if self.failure:
+            return f"what went wrong could not be found out: {self.failure}."
         found = []
         if self.variables:
             found.append(f"not finite before the step: {_some(self.variables)}")
@@ -152,9 +158,7 @@ def diagnose(
     coefficients = Coefficients(*[tf.cast(c, tf.float32) for c in coefficients])
     watch = _Watch(train_step.model.config)
     with observed(train_step.model, watch):
-        output, terms, gradient, _ = train_step.gradients(
-            images, coefficients, seed
-        )
+        output, terms = train_step.objective.terms(images, coefficients, seed)
     result = Diagnosis(
         variables=variables,
         layer=watch.first,
@@ -164,6 +168,8 @@ def diagnose(
     )
     if result.layer or result.loss_terms:
         return result
+    gradients = tf.function(train_step.gradients, autograph=False)
+    gradient = gradients(images, coefficients, seed)[2]
     return dataclasses.replace(
         result,
         gradients=tuple(_names_in_flat(train_step, gradient.numpy())),

@@ -44,7 +44,7 @@ def _is_half_written(folder: Workdir) -> bool:
     # one that knows how many steps its epochs have.
     return not steps or (
         steps == [0]
-        and store.restore(0).state.get("steps_per_epoch", 0) is None
+        and store.restore(0).metadata.get("steps_per_epoch", 0) is None
     )
 
 

@@ -162,6 +162,25 @@ class Objective:
         terms = LossTerms(loss + penalty, nll, kl, gamma, spectral, norm)
         return output, terms, gradients, vectors
 
+    def terms(self, x, coefficients: Coefficients, seed):
+        """A training pass and its loss, without what a gradient needs.
+
+        Args:
+          x: float32 `[B, H, W, C]`.
+          coefficients: float32 scalars.
+          seed: int32 `[2]`.
+
+        Returns:
+          `(output, terms)`.
+        """
+        params = self.model.read_params(Mode.TRAINING)
+        spectral, norm, _ = self.penalties(params)
+        output = self._forward(x, seed, None, params)
+        nll, kl, gamma = self.nelbo(x, output, coefficients)
+        penalty = coefficients.regularization * (spectral + norm)
+        total = tf.reduce_mean(nll + kl) + penalty
+        return output, LossTerms(total, nll, kl, gamma, spectral, norm)
+
     def kl_sizes(self, x, seed):
         """What a batch's KL is balanced by, float32 `[L]`."""
         params = self.model.read_params(Mode.TRAINING)

@@ -69,7 +69,7 @@ class Rollback:
 
 
 def rollbacks_from(records: Any) -> tuple[Rollback, ...]:
-    """What `Recovery.state` gave.
+    """What `Recovery.rollbacks` gave.
 
     Raises:
       ValueError: if it is something else.
@@ -163,7 +163,7 @@ class Recovery:
             return Verdict.ROLL_BACK
         return Verdict.STOP
 
-    def state(self) -> list[dict[str, Any]]:
+    def rollbacks(self) -> list[dict[str, Any]]:
         """The history as JSON holds it; checkpoints keep it, too."""
         return [dataclasses.asdict(rollback) for rollback in self.history]
 
@@ -182,7 +182,7 @@ class Recovery:
         were moved to another workdir.
 
         Args:
-          saved: what `state` gave when the checkpoint was saved.
+          saved: what `rollbacks` gave when the checkpoint was saved.
 
         Raises:
           ValueError: if it is something else.
@@ -290,7 +290,7 @@ class Recovery:
     def _write(self) -> None:
         if self.writes:
             content = {
-                "rollbacks": self.state(),
+                "rollbacks": self.rollbacks(),
                 "unfinished": self._unfinished,
                 "stopped": self._stopped,
             }

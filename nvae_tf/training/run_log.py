@@ -12,7 +12,7 @@ from nvae_tf.evaluation.evaluator import ACTIVE_NATS
 from nvae_tf.runs.workdir import Workdir
 from nvae_tf.training.attempts import Attempt
 from nvae_tf.training.metrics import MetricsWriter
-from nvae_tf.training.run_state import Place
+from nvae_tf.training.run_state import SavePoint
 from nvae_tf.training.validation import Validation
 
 __all__ = ["RunLog"]
@@ -30,7 +30,7 @@ class RunLog:
       config: of the run.
       workdir: its folder.
       devices: of the run.
-      place: where it goes on from.
+      save_point: where it goes on from.
       total_steps: where it ends.
 
     Attributes:
@@ -42,16 +42,16 @@ class RunLog:
         config: Config,
         workdir: Workdir,
         devices: Devices,
-        place: Place,
+        save_point: SavePoint,
         total_steps: int,
     ):
         self._name = config.name
         self.metrics: MetricsWriter | None = None
         if devices.is_chief:
-            self.metrics = MetricsWriter(workdir, place.metrics_offset)
+            self.metrics = MetricsWriter(workdir, save_point.metrics_offset)
         self._bar = progress(
             total=total_steps,
-            initial=place.step,
+            initial=save_point.step,
             unit="step",
             desc=self._name,
             disable=not devices.is_chief,
@@ -135,25 +135,25 @@ class RunLog:
         self._bar.set_description(f"{self._name} ({remark})", refresh=refresh)
 
     def roll_back(
-        self, place: Place, failed_at: int, diagnosis: object
+        self, save_point: SavePoint, failed_at: int, diagnosis: object
     ) -> None:
-        """Drops what came after a place, and records that the run went back.
+        """Drops what came after it, and records that the run went back.
 
         Args:
-          place: where it goes on from.
+          save_point: where it goes on from.
           failed_at: step that it had reached.
           diagnosis: what was wrong.
         """
         if self.metrics:
-            self.metrics.rewind(place.metrics_offset)
+            self.metrics.rewind(save_point.metrics_offset)
             self.metrics.event(
-                place.step,
+                save_point.step,
                 "rollback",
                 failed_at=failed_at,
                 diagnosis=str(diagnosis),
             )
         self._rate.restart()
-        self._bar.n = place.step
+        self._bar.n = save_point.step
         self._bar.refresh()
 
 

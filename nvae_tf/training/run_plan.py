@@ -171,7 +171,7 @@ def make_plan(config: Config, num_replicas: int = 1) -> Plan:
         scales=_scales(config.model),
         num_parameters=num_parameters,
         activations=activation_memory.estimate(
-            model, bytes_per_value=4 if config.precision == "float32" else 2
+            model, bytes_per_value=4 if config.dtype_policy == "float32" else 2
         ),
         state_bytes=num_parameters
         * (_STATE_BYTES + (_AVERAGE_BYTES if config.train.ema_decay else 0)),
@@ -301,7 +301,7 @@ def _foresee_memory(config: Config, plan: Plan) -> list[str]:
         return []
     device = "machine" if plan.device == "CPU" else plan.device
     remedies = ["lower train.batch_size"]
-    if config.precision == "float32":
+    if config.dtype_policy == "float32":
         remedies.append("set precision=mixed_bfloat16")
     if config.recompute != "cell":
         remedies.append("set recompute=cell")

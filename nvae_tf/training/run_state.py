@@ -24,7 +24,7 @@ from nvae_tf.training.recovery import Recovery, Verdict, rollbacks_from
 from nvae_tf.training.step_metrics import StepMetrics
 from nvae_tf.training.train_step import TrainStep
 
-__all__ = ["Place", "RunState"]
+__all__ = ["RunState", "SavePoint"]
 
 _LOG = logging.getLogger(__name__)
 # What the plain part of a checkpoint holds at least.
@@ -37,7 +37,7 @@ _KINDS = {
 }
 
 
-class Place(NamedTuple):
+class SavePoint(NamedTuple):
     """Where a run is.
 
     Attributes:
@@ -91,11 +91,12 @@ class RunState:
                 seed=train.seed,
                 unroll=devices.shares_graph,
                 recompute=config.recompute,
-                dtype=config.precision,
+                dtype=config.dtype_policy,
                 # The same in all processes, however many models each has
                 # made: loops of another name would not meet.
                 name="nvae",
             )
+            self.model.compute_in(config.precision)
             self.average = (
                 WeightAverage(self.model, train.ema_decay)
                 if train.ema_decay
@@ -120,7 +121,7 @@ class RunState:
         self.last_evaluation: dict | None = None
         self.evaluation_due = False
 
-    def restore(self) -> Place | None:
+    def restore(self) -> SavePoint | None:
         """Sets all state to the latest checkpoint that is intact.
 
         Returns:
@@ -139,43 +140,45 @@ class RunState:
         )
         if checkpoint is None:
             return None
-        place = self._take_over(checkpoint)
+        save_point = self._take_over(checkpoint)
         if self.devices.is_chief:
-            _LOG.info("Resuming from step %d.", place.step)
-        return place
+            _LOG.info("Resuming from step %d.", save_point.step)
+        return save_point
 
-    def save(self, place: Place) -> None:
+    def save(self, save_point: SavePoint) -> None:
         """Writes a checkpoint, in the process that writes.
 
         It is one to go back to if the last step was not skipped.
 
         Args:
-          place: where the run is.
+          save_point: where the run is.
 
         Raises:
           CheckpointError: if it cannot be written.
         """
         if self.devices.is_chief:
             self.checkpoints.save(
-                place.step,
+                save_point.step,
                 read_tensors(self.train_step.named_variables()),
-                self._plain(place),
-                good=not np.any(self.train_step.state["skipped_in_a_row"]),
+                self._plain(save_point),
+                good=not np.any(self.train_step.scalars["skipped_in_a_row"]),
             )
 
-    def note(self, place: Place, *, nelbo: float | None = None) -> None:
+    def note(
+        self, save_point: SavePoint, *, nelbo: float | None = None
+    ) -> None:
         """Replaces the plain part of the checkpoint of a step.
 
         Args:
-          place: where the run is.
+          save_point: where the run is.
           nelbo: held-out, by which the best checkpoint is known.
 
         Raises:
           CheckpointError: if it cannot be written.
         """
         if self.devices.is_chief:
-            self.checkpoints.update_state(
-                place.step, self._plain(place), score=nelbo
+            self.checkpoints.update_metadata(
+                save_point.step, self._plain(save_point), score=nelbo
             )
 
     def verdict(self, result: StepMetrics) -> Verdict:
@@ -184,7 +187,7 @@ class RunState:
             int(result.skipped_in_a_row), float(result.loss_scale)
         )
 
-    def roll_back(self, step: int, diagnosis: object) -> Place:
+    def roll_back(self, step: int, diagnosis: object) -> SavePoint:
         """Goes back to the last good checkpoint.
 
         Args:
@@ -251,49 +254,49 @@ class RunState:
         # Every replica of the first process has added it.
         return int(shared) // self.devices.local_replicas
 
-    def _take_over(self, checkpoint: Checkpoint) -> Place:
+    def _take_over(self, checkpoint: Checkpoint) -> SavePoint:
         """Sets all state to a checkpoint's."""
-        state = checkpoint.state
+        metadata = checkpoint.metadata
         step = checkpoint.step
-        self._require_plain(state)
+        self._require_plain(metadata)
         checked = ["seed", "model"]
-        if state["steps_per_epoch"] is None:
+        if metadata["steps_per_epoch"] is None:
             # Imported: its program counted its own steps, but epochs are
             # epochs.
-            step = state["position"][0] * self.steps_per_epoch
+            step = metadata["position"][0] * self.steps_per_epoch
         else:
             checked += ["steps_per_epoch", "position"]
-            self._require_same_step(state)
-        place = Place(step, state["metrics_offset"])
-        expected = self._plain(place)
+            self._require_same_step(metadata)
+        save_point = SavePoint(step, metadata["metrics_offset"])
+        expected = self._plain(save_point)
         for name in checked:
             # Through JSON: tuples come back as lists.
             now = json.loads(json.dumps(expected[name]))
-            if state.get(name) != now:
+            if metadata.get(name) != now:
                 raise UserError(
                     f"{self.workdir.path} was trained with {name} "
-                    f"{state.get(name)}, but it is {now} now: the images or "
-                    "the configuration were changed. Restore them, or choose "
-                    "another --workdir."
+                    f"{metadata.get(name)}, but it is {now} now: the images "
+                    "or the configuration were changed. Restore them, or "
+                    "choose another --workdir."
                 )
         assign_tensors(
             self.train_step.named_variables(),
             checkpoint.tensors,
             f"The checkpoint of step {checkpoint.step} in {self.workdir.path}",
         )
-        self.recovery.adopt(state.get("rollbacks"))
-        self.last_evaluation = state["evaluation"]
-        self.evaluation_due = state["evaluation_due"]
-        return place
+        self.recovery.adopt(metadata.get("rollbacks"))
+        self.last_evaluation = metadata["evaluation"]
+        self.evaluation_due = metadata["evaluation_due"]
+        return save_point
 
-    def _require_same_step(self, state: Mapping[str, Any]) -> None:
+    def _require_same_step(self, metadata: Mapping[str, Any]) -> None:
         """Raises UserError if a step takes another number of images now.
 
         With the same number, a step takes the same images on any number of
         replicas.
         """
         # Earlier versions did not say, and had the batch size stay.
-        was = state.get("images_per_step", self.images_per_step)
+        was = metadata.get("images_per_step", self.images_per_step)
         if was == self.images_per_step:
             return
         train, count = self.config.train, self.devices.num_replicas
@@ -339,16 +342,16 @@ class RunState:
                 "one from elsewhere, or choose another --workdir."
             )
 
-    def _plain(self, place: Place) -> dict:
+    def _plain(self, save_point: SavePoint) -> dict:
         """The part of a checkpoint that is not arrays."""
         return {
             "steps_per_epoch": self.steps_per_epoch,
-            "position": divmod(place.step, self.steps_per_epoch),
+            "position": divmod(save_point.step, self.steps_per_epoch),
             "images_per_step": self.images_per_step,
             "seed": self.config.train.seed,
             "model": dataclasses.asdict(self.config.model),
-            "metrics_offset": place.metrics_offset,
+            "metrics_offset": save_point.metrics_offset,
             "evaluation": self.last_evaluation,
             "evaluation_due": self.evaluation_due,
-            "rollbacks": self.recovery.state(),
+            "rollbacks": self.recovery.rollbacks(),
         }

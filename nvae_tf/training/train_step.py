@@ -76,7 +76,7 @@ class TrainStep:
         self.strategy = tf.distribute.get_strategy()
         scaled = model.compute_dtype == "float16"
         self.scales_loss = scaled
-        self.state = {
+        self.scalars = {
             "updates": tf.Variable(0, trainable=False, dtype=tf.int64),
             "loss_scale": tf.Variable(
                 FIRST_LOSS_SCALE if scaled else 1.0, trainable=False
@@ -103,7 +103,7 @@ class TrainStep:
                 f"spectral/u_{c_out}x{fan_in}": group.u
                 for (c_out, fan_in), group in self.spectral.groups.items()
             },
-            **{f"training/{k}": v for k, v in self.state.items()},
+            **{f"training/{k}": v for k, v in self.scalars.items()},
             **(self.average.named_variables() if self.average else {}),
         }
 
@@ -130,7 +130,7 @@ class TrainStep:
     def _gradients(self, x, coefficients, seed, eps, kl_sizes):
         """See `gradients`; the gradient in the optimiser's parts."""
         scales = self.scales_loss
-        scale = tf.identity(self.state["loss_scale"]) if scales else 1.0
+        scale = tf.identity(self.scalars["loss_scale"]) if scales else 1.0
         output, terms, gradients, vectors = self.objective.gradients(
             x,
             coefficients,
@@ -313,7 +313,7 @@ class TrainStep:
         good = tf.math.is_finite(norm)
         if self.max_gradient_norm:
             good &= norm <= self.max_gradient_norm
-        scale = tf.identity(self.state["loss_scale"])
+        scale = tf.identity(self.scalars["loss_scale"])
         tf.cond(
             good,
             lambda: self._update(gradient, coefficients, result),
@@ -327,37 +327,37 @@ class TrainStep:
             kl=kl,
             gradient_norm=norm,
             loss_scale=scale,
-            skipped=tf.identity(self.state["skipped"]),
-            skipped_in_a_row=tf.identity(self.state["skipped_in_a_row"]),
+            skipped=tf.identity(self.scalars["skipped"]),
+            skipped_in_a_row=tf.identity(self.scalars["skipped_in_a_row"]),
             stop_requests=stop,
         )
 
     def _skip(self, finite) -> None:
         """Notes that the gradient was of no use."""
-        state = self.state
-        state["skipped"].assign_add(1)
-        state["skipped_in_a_row"].assign_add(1)
-        state["good_steps"].assign(0)
+        scalars = self.scalars
+        scalars["skipped"].assign_add(1)
+        scalars["skipped_in_a_row"].assign_add(1)
+        scalars["good_steps"].assign(0)
         if self.scales_loss:
             # Too long a gradient is not the scale's fault.
-            scale = state["loss_scale"]
+            scale = scalars["loss_scale"]
             lower = tf.maximum(scale / 2, 1.0)
             scale.assign(tf.where(finite, scale, lower))
 
     def _update(self, gradient, coefficients, result: _Result) -> None:
         """Stores what a step with a good gradient gives."""
-        state = self.state
-        count = tf.cast(state["updates"].assign_add(1), tf.float32)
+        scalars = self.scalars
+        count = tf.cast(scalars["updates"].assign_add(1), tf.float32)
         self.optimizer.apply(gradient, coefficients.learning_rate, count)
         self.spectral.store(result.vectors)
         self.model.apply_updates(result.updates)
         if self.average:
             self.average.update(count)
-        state["skipped_in_a_row"].assign(0)
-        good = state["good_steps"].assign_add(1)
+        scalars["skipped_in_a_row"].assign(0)
+        good = scalars["good_steps"].assign_add(1)
         if self.scales_loss:
             grows = good % _GROWTH_INTERVAL == 0
-            scale = state["loss_scale"]
+            scale = scalars["loss_scale"]
             scale.assign(
                 tf.where(
                     grows, tf.minimum(2 * scale, _LARGEST_LOSS_SCALE), scale

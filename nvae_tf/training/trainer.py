@@ -22,7 +22,7 @@ from nvae_tf.training.attempts import Attempt
 from nvae_tf.training.profiling import StepProfiler
 from nvae_tf.training.recovery import Verdict
 from nvae_tf.training.run_log import RunLog
-from nvae_tf.training.run_state import Place, RunState
+from nvae_tf.training.run_state import RunState, SavePoint
 from nvae_tf.training.train_batches import TrainBatches
 from nvae_tf.training.validation import Validator
 from nvae_tf.training.watchdog import Watchdog
@@ -144,8 +144,8 @@ class Trainer:
           changed: what is new in the configuration since the last start.
           profile_steps: how many steps to profile.
         """
-        place = self._start()
-        self.step = place.step
+        save_point = self._start()
+        self.step = save_point.step
         if self._is_complete():
             _LOG.info("%s is complete: %d steps.", self.workdir.path, self.step)
             return None
@@ -162,7 +162,7 @@ class Trainer:
                 self.config,
                 self.workdir,
                 self.devices,
-                place,
+                save_point,
                 self.total_steps,
             )
             stack.callback(self._run_log.close)
@@ -172,20 +172,20 @@ class Trainer:
             stack.callback(lambda: self._batches.close())
             return self._loop()
 
-    def _start(self) -> Place:
+    def _start(self) -> SavePoint:
         """Sets all state, from a checkpoint or for the first step."""
         with self.watchdog.allowing(_START_FACTOR):
-            place = self.state.restore()
+            save_point = self.state.restore()
             if self.devices.is_chief:
                 # Not before what was restored has been found to fit it.
                 self.workdir.write_config(self.config)
-            if place is None:
+            if save_point is None:
                 self._prepare_first_step()
-                place = Place(0, 0)
+                save_point = SavePoint(0, 0)
                 # What a run goes back to that fails before its first epoch
                 # ends.
-                self.state.save(place)
-            return place
+                self.state.save(save_point)
+            return save_point
 
     def _prepare_first_step(self) -> None:
         """Data-dependent initialisation and the first power iterations."""
@@ -298,7 +298,10 @@ class Trainer:
         return not rest and (epoch % every == 0 or step == self.total_steps)
 
     def _is_saved(self, step: int) -> bool:
-        every = self.config.checkpoint.every_steps or self.steps_per_epoch
+        checkpoint = self.config.checkpoint
+        every = checkpoint.every_steps or (
+            checkpoint.every_epochs * self.steps_per_epoch
+        )
         return (
             step % every == 0
             or step == self.total_steps
@@ -314,11 +317,11 @@ class Trainer:
         if verdict == Verdict.STOP:
             raise self.state.give_up(self.step, attempt.result, diagnosis)
         failed_at = self.step
-        place = self.state.roll_back(failed_at, diagnosis)
-        self.step = place.step
-        self._run_log.roll_back(place, failed_at, diagnosis)
+        save_point = self.state.roll_back(failed_at, diagnosis)
+        self.step = save_point.step
+        self._run_log.roll_back(save_point, failed_at, diagnosis)
         # A process that goes on from here keeps the record.
-        self.state.note(self._place())
+        self.state.note(self._save_point())
         self._attempts.clear()
         self._batches.close()
         self._batches = self._batches_from(self.step)
@@ -348,15 +351,15 @@ class Trainer:
         self._run_log.evaluation(self.step, validation)
         if self.devices.is_chief:
             self.validator.draw(self.step, self._run_log.metrics, validation)
-        self.state.note(self._place(), nelbo=nelbo)
+        self.state.note(self._save_point(), nelbo=nelbo)
         epoch = self.step // self.steps_per_epoch
         self._run_log.go_on(
             f"epoch {epoch}: held-out NELBO {nelbo:.2f}", refresh=is_last
         )
         return validation.evaluation
 
-    def _place(self) -> Place:
-        return Place(self.step, self._run_log.offset())
+    def _save_point(self) -> SavePoint:
+        return SavePoint(self.step, self._run_log.offset())
 
     def _save(self) -> None:
-        self.state.save(self._place())
+        self.state.save(self._save_point())

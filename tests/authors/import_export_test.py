@@ -46,7 +46,7 @@ def _checkpoint_of(config: Config, path, epoch=3):
     random = np.random.default_rng(2)
     for moment in step.optimizer.variables:
         moment.assign(random.uniform(0.1, 1.0, moment.shape))
-    step.state["updates"].assign(29)
+    step.scalars["updates"].assign(29)
     folder = Workdir(path)
     folder.write_config(config)
     tensors = read_tensors(step.named_variables())
@@ -69,7 +69,7 @@ def _export(workdir, path, dataset, *, with_moments=True):
 
 def _import(path, workdir, config=None, **options):
     checkpoint = reference_import.read(path)
-    own = config_from_reference(checkpoint.args, checkpoint.state, path)
+    own = config_from_reference(checkpoint.args, checkpoint.state_dict, path)
     write_run(Workdir(workdir), checkpoint, config or own, **options)
     return Workdir(workdir).checkpoints().restore_latest()
 
@@ -105,8 +105,8 @@ def test_what_is_exported_comes_back_bit_for_bit(name, tmp_path):
     restored = _import(path, tmp_path / "b")
     _assert_same(tensors, restored.tensors)
     assert restored.tensors["training/updates"] == 29
-    assert restored.state["position"] == [3, 0]
-    assert restored.state["imported"]["global_step"] == 30
+    assert restored.metadata["position"] == [3, 0]
+    assert restored.metadata["imported"]["global_step"] == 30
     _, again, _ = load_model(tmp_path / "b")
     assert again.model == config.model
     assert again.train == config.train
@@ -198,7 +198,7 @@ def test_weights_alone_begin_a_run_of_their_own(source, halfway, tmp_path):
     fresh = _import(halfway, tmp_path, config, weights_only=True)
     whole = reference_import.read(halfway)
     assert whole.optimizer["state"]
-    assert fresh.state["position"] == [0, 0]
+    assert fresh.metadata["position"] == [0, 0]
     assert fresh.tensors["training/updates"] == 0
     assert not fresh.tensors["optimizer/u"].any()
     assert fresh.tensors["model/encoder/stem/v"].any()
@@ -315,10 +315,12 @@ def test_run_that_lost_its_configuration_is_not_taken_for_an_import(
 )
 def test_moments_that_do_not_fit_are_refused(halfway, spoil, words):
     checkpoint = reference_import.read(halfway)
-    config = config_from_reference(checkpoint.args, checkpoint.state, "c.pt")
+    config = config_from_reference(
+        checkpoint.args, checkpoint.state_dict, "c.pt"
+    )
     model = NVAE(config.model, seed=None)
     arguments = (
-        checkpoint.state,
+        checkpoint.state_dict,
         reference_import.reference_slots(model),
         model.trainable_variables,
         "c.pt",
@@ -403,7 +405,7 @@ def test_table_tells_what_was_missing_changed_and_unused():
     arguments = argparse.Namespace(**vars(checkpoint.args))
     del arguments.ada_groups
     del arguments.epochs
-    own = config_from_reference(arguments, checkpoint.state, "c.pt")
+    own = config_from_reference(arguments, checkpoint.state_dict, "c.pt")
     run = dataclasses.replace(
         own, data=dataclasses.replace(own.data, path="x", flip=False)
     )

@@ -298,7 +298,7 @@ def test_page_of_a_model_is_kept_where_it_is_sent(here, tmp_path, monkeypatch):
     (scratch, weights, model), (page, same, _) = places
     assert not scratch.parent.exists()
     assert page == tmp_path / "page"
-    assert weights == same == pretrained_folder.state(here / "m")
+    assert weights == same == pretrained_folder.weights_state(here / "m")
     assert model == str(here / "m")
     with pytest.raises(BegunError):
         run("play", f"--workdir={here / 'w'}")

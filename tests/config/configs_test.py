@@ -262,3 +262,26 @@ def test_tiny_takes_every_path():
     assert config.model.image_channels == 3
     assert config.train.regularization_init is not None
     assert 0 < config.train.warmup_epochs < config.train.epochs
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluates", "saves"),
+    [
+        ("cifar10", 20, 4),
+        ("celeba64", 20, 1),
+        ("celeba_hq256", 20, 3),
+        ("ffhq256", 20, 2),
+        ("imagenet32", 1, 1),
+        ("mnist", 20, 4),
+        ("mnist:small", 2, 1),
+        ("omniglot", 20, 7),
+        ("lsun_church64", 20, 2),
+        ("stacked_mnist", 20, 1),
+    ],
+)
+def test_long_runs_evaluate_and_save_as_often_as_the_authors(
+    name, evaluates, saves
+):
+    config = _config(*name.split(":"))
+    assert config.evaluation.every_epochs == evaluates
+    assert config.checkpoint.every_epochs == saves

@@ -7,17 +7,12 @@ import pytest
 
 from nvae_tf.core.errors import CheckpointError, DataError
 from nvae_tf.core.json_files import MOST_BYTES, MOST_DEPTH, read_json
+from tests.support.refusals import refused
 
 
 def _refused(path, *parts, error=DataError):
-    with pytest.raises(error) as caught:
+    with refused(error, *parts, path=path):
         read_json(path, error)
-    message = str(caught.value)
-    assert str(path) in message
-    assert len(message) - len(str(path)) < 400
-    assert message.isprintable()
-    for part in parts:
-        assert part in message
 
 
 def test_what_json_writes_is_read(tmp_path):

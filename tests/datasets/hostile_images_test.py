@@ -18,16 +18,12 @@ from nvae_tf.datasets.folder import decode_image
 from nvae_tf.datasets.geometry import match_size
 from nvae_tf.datasets.sources import CorruptImageError
 from tests.support.data_helpers import make_config, write_picture
+from tests.support.refusals import refused
 
 
 def _refused(path, *parts):
-    with pytest.raises(CorruptImageError) as caught:
+    with refused(CorruptImageError, *parts, path=path):
         decode_image(path)
-    message = str(caught.value)
-    assert str(path) in message
-    assert len(message) < 500 + len(str(path))
-    for part in parts:
-        assert part in message
 
 
 def _chunk(kind, content):

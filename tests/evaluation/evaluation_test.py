@@ -42,6 +42,20 @@ def evaluation(evaluator, batches):
     return evaluator(batches, 16, seed=1)
 
 
+def test_numbers_are_float32s_whatever_the_model_computes_in(
+    model, evaluation, batches
+):
+    model.dtype_policy = "mixed_bfloat16"
+    try:
+        evaluator = Evaluator(model)
+        assert evaluator(batches, 16, seed=1) == evaluation
+        assert model.compute_dtype == "bfloat16"
+        rounded = Evaluator(model, precision="mixed_bfloat16")
+        assert rounded(batches, 16, seed=1).nelbo != evaluation.nelbo
+    finally:
+        model.dtype_policy = "float32"
+
+
 def test_parts_of_an_evaluation_add_up(evaluation):
     e = evaluation
     assert e.nelbo == pytest.approx(e.reconstruction_nll + e.kl)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from nvae_tf.export.onnx_runner import OnnxRunner
 from nvae_tf.export.onnx_sampler import Sampler
 from nvae_tf.export.verify import open_export
 from tests.fuzz.samples import onnx_model, protobuf
+from tests.support.refusals import refused
 
 _ELSEWHERE = (14, 1)
 
@@ -29,15 +29,8 @@ def _entries(**values):
 def _refused(path, *parts):
     """No reader opens it; all say why."""
     for read in (read_metadata, Sampler, OnnxRunner, open_export):
-        start = time.process_time()
-        with pytest.raises((ValueError, ExportError)) as caught:
+        with refused((ValueError, ExportError), *parts, path=path):
             read(path)
-        assert time.process_time() - start < 20
-        message = str(caught.value)
-        assert str(path) in message
-        assert len(message) < 500 + 2 * len(str(path))
-        for part in parts:
-            assert part in message
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ _ARRAYS, _RECORD = _checkpoint()
 def _read_checkpoint(folder):
     checkpoint_folder.read_note(folder)
     found = checkpoint_folder.read(folder, 3)
-    assert isinstance(found.state, dict)
+    assert isinstance(found.metadata, dict)
     return found
 
 

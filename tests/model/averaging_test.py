@@ -125,7 +125,7 @@ def _copy_without_average(run, path, config=None):
         for name, value in found.tensors.items()
         if not name.startswith("average/")
     }
-    copy.checkpoints().save(found.step, tensors, found.state)
+    copy.checkpoints().save(found.step, tensors, found.metadata)
 
 
 def test_checkpoint_without_the_average_gives_its_weights(run, tmp_path):

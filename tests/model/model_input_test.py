@@ -160,3 +160,20 @@ def test_mixed_precision_keeps_weights_and_results_in_float32(name, precision):
     assert logits.dtype == tf.float32
     error = tf.norm(logits - exact.sample_logits(eps))
     assert 0 < error < 0.1 * tf.norm(logits)
+
+
+def test_precision_is_that_of_the_block_and_then_the_former():
+    model = model_cases.random_model(model_cases.CONFIGS["padded"])
+    rounds = tf.config.experimental.tensor_float_32_execution_enabled
+    x = model_cases.images(model.config)
+    eps = model_cases.noise(model.config)
+    before, exact = rounds(), model(x, eps=eps).logits
+    with model.computing_in("mixed_bfloat16"):
+        assert not rounds()
+        rounded = model(x, eps=eps).logits
+    with model.computing_in("tf32"):
+        assert rounds()
+        assert model.compute_dtype == "float32"
+    assert rounds() == before
+    assert np.any(rounded != exact)
+    np.testing.assert_array_equal(model(x, eps=eps).logits, exact)

@@ -38,7 +38,7 @@ def test_what_is_saved_comes_back(store):
     store.save(12, _TENSORS, {"position": [1, 2]})
     checkpoint = store.restore_latest()
     assert checkpoint.step == 12
-    assert checkpoint.state == {"position": [1, 2]}
+    assert checkpoint.metadata == {"position": [1, 2]}
     assert checkpoint.tensors.keys() == _TENSORS.keys()
     for name, value in _TENSORS.items():
         np.testing.assert_array_equal(checkpoint.tensors[name], value)
@@ -48,9 +48,9 @@ def test_what_is_saved_comes_back(store):
 
 def test_state_can_be_replaced_alone(store):
     store.save(3, _TENSORS, {"n": 1})
-    store.update_state(3, {"n": 2})
+    store.update_metadata(3, {"n": 2})
     checkpoint = store.restore(3)
-    assert checkpoint.state == {"n": 2}
+    assert checkpoint.metadata == {"n": 2}
     np.testing.assert_array_equal(checkpoint.tensors["c"], _TENSORS["c"])
 
 
@@ -95,7 +95,7 @@ def test_only_the_last_ones_are_kept(store):
 def test_saving_a_step_again_replaces_it(store):
     store.save(1, _TENSORS, {"n": 1})
     store.save(1, _TENSORS, {"n": 2})
-    assert store.restore_latest().state == {"n": 2}
+    assert store.restore_latest().metadata == {"n": 2}
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
@@ -159,10 +159,10 @@ def test_checkpoint_is_whole_or_absent_wherever_the_disk_fails(
             except CheckpointError as error:
                 problem = str(error)
         found = store.restore_latest()
-        assert (found.step, found.state["n"]) in ((1, "old"), (step, "new"))
+        assert (found.step, found.metadata["n"]) in ((1, "old"), (step, "new"))
         if problem is None:
             # What cannot be removed is told of, and does no harm.
-            assert found.state["n"] == "new"
+            assert found.metadata["n"] == "new"
         else:
             assert os.strerror(error_number) in problem
         store.save(3, _TENSORS, {})
@@ -181,15 +181,15 @@ def test_state_is_the_old_or_the_new_wherever_its_writing_ends(
     store.save(3, _TENSORS, {"n": "old"})
 
     def update():
-        store.update_state(3, {"n": "new"}, score=1.0)
+        store.update_metadata(3, {"n": "new"}, score=1.0)
 
     raised = faults.PreemptedError if error_number is None else CheckpointError
     for number in faults.numbers_of_calls(update):
-        store.update_state(3, {"n": "old"})
+        store.update_metadata(3, {"n": "old"})
         with faults.disk(number, error_number), pytest.raises(raised):
             update()
         found = CheckpointStore(tmp_path).restore_latest(discard=True)
-        assert found.state["n"] in ("old", "new")
+        assert found.metadata["n"] in ("old", "new")
         np.testing.assert_array_equal(found.tensors["c"], _TENSORS["c"])
         assert [p.name for p in tmp_path.iterdir()] == ["00000003"]
 
@@ -211,7 +211,7 @@ def test_checkpoints_of_a_disk_that_is_read_only_are_read(store):
     store.save(1, _TENSORS, {"n": 1})
     _flip_a_byte(store.save(2, _TENSORS, {}) / "tensors.safetensors")
     with faults.disk(0, errno.EROFS) as disk:
-        assert store.restore_latest().state == {"n": 1}
+        assert store.restore_latest().metadata == {"n": 1}
     assert not disk.calls
     with faults.disk(0, errno.EROFS):
         with pytest.raises(CheckpointError, match="cannot be renamed"):
@@ -231,7 +231,7 @@ def test_clock_that_goes_backwards_harms_nothing(store):
     for step, hours in ((1, 12.5), (2, 3.0), (3, -5.0), (4, 15.0)):
         clock.hours = hours
         store.save(step, _TENSORS, {"n": step})
-        assert store.restore_latest().state == {"n": step}
+        assert store.restore_latest().metadata == {"n": step}
     assert store.steps() == [1, 4]
 
 
@@ -254,8 +254,8 @@ def test_state_that_was_never_written_here_is_damage(store, text):
     with pytest.raises(checkpointing.DamagedCheckpointError):
         store.restore(2)
     with pytest.raises(CheckpointError):
-        store.update_state(2, {})
-    assert store.restore_latest(discard=True).state == {"n": 1}
+        store.update_metadata(2, {})
+    assert store.restore_latest(discard=True).metadata == {"n": 1}
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_state_that_was_never_written_here_is_damage(store, text):
 )
 def test_note_that_makes_no_sense_is_none(store, note):
     path = store.save(1, _TENSORS, {}) / "state.json"
-    store.update_state(1, {}, score=1.0)
+    store.update_metadata(1, {}, score=1.0)
     content = json.loads(path.read_text())
     content["retention"] = note
     path.write_text(json.dumps(content))
@@ -330,37 +330,37 @@ def test_best_checkpoint_stays_and_is_known_after_a_restart(store):
     for step, score in ((1, 9.0), (2, 5.0), (3, 7.0), (4, 8.0)):
         store = _open(store, keep=1)
         store.save(step, _TENSORS, {"n": step})
-        store.update_state(step, {"n": step}, score=score)
+        store.update_metadata(step, {"n": step}, score=score)
     assert store.steps() == [2, 4]
     store = _open(store, keep=1)
     assert store.best_step() == 2
-    assert store.restore_best().state == {"n": 2}
+    assert store.restore_best().metadata == {"n": 2}
 
 
 def test_best_gives_way_to_a_better_one_and_not_to_an_unknown_one(store):
     store = _open(store, keep=1)
     store.save(1, _TENSORS, {})
-    store.update_state(1, {}, score=5.0)
+    store.update_metadata(1, {}, score=5.0)
     for step, score in ((2, None), (3, float("nan")), (4, float("inf"))):
         store.save(step, _TENSORS, {})
-        store.update_state(step, {}, score=score)
+        store.update_metadata(step, {}, score=score)
         assert store.steps() == [1, step]
     store.save(5, _TENSORS, {})
-    store.update_state(5, {}, score=4.0)
+    store.update_metadata(5, {}, score=4.0)
     assert store.steps() == [5]
 
 
 def test_state_without_a_score_leaves_the_score(store):
     store.save(1, _TENSORS, {})
-    store.update_state(1, {}, score=5.0)
-    store.update_state(1, {"n": 1})
+    store.update_metadata(1, {}, score=5.0)
+    store.update_metadata(1, {"n": 1})
     assert store.best_step() == 1
 
 
 def test_best_is_not_kept_where_it_is_not_wanted(store):
     store = _open(store, keep=1, keep_best=False)
     store.save(1, _TENSORS, {})
-    store.update_state(1, {}, score=5.0)
+    store.update_metadata(1, {}, score=5.0)
     store.save(2, _TENSORS, {})
     assert store.steps() == [2]
 
@@ -428,19 +428,19 @@ def test_best_and_permanent_checkpoints_outlive_being_abandoned(store):
     store = _open(store, clock, keep=1, keep_every_hours=2)
     store.save(1, _TENSORS, {"n": 1})
     store.save(2, _TENSORS, {"n": 2})
-    store.update_state(2, {"n": 2}, score=1.0)
+    store.update_metadata(2, {"n": 2}, score=1.0)
     clock.hours += 2
     store.save(3, _TENSORS, {"n": 3})
     store.abandon_after(1)
     store.save(2, _TENSORS, {"n": 22})
-    store.update_state(2, {"n": 22}, score=3.0)
+    store.update_metadata(2, {"n": 22}, score=3.0)
     store = _open(store, keep=1)
     assert store.steps() == [2]
-    assert store.restore_latest().state == {"n": 22}
-    assert store.restore_best().state == {"n": 2}
+    assert store.restore_latest().metadata == {"n": 22}
+    assert store.restore_best().metadata == {"n": 2}
     names = sorted(p.name for p in store.directory.iterdir())
     assert names == ["00000002", "00000002.abandoned-1", "00000003.abandoned-1"]
-    store.update_state(2, {"n": 22}, score=0.5)
+    store.update_metadata(2, {"n": 22}, score=0.5)
     assert sorted(p.name for p in store.directory.iterdir()) == [
         "00000002",
         "00000003.abandoned-1",
@@ -452,9 +452,9 @@ def test_checkpoints_without_a_note_are_read(store):
     content = json.loads(path.read_text())
     del content["retention"]
     path.write_text(json.dumps(content))
-    assert store.restore_latest(only_good=True).state == {"n": 1}
-    store.update_state(1, {"n": 2}, score=3.0)
-    assert store.restore_best().state == {"n": 2}
+    assert store.restore_latest(only_good=True).metadata == {"n": 1}
+    store.update_metadata(1, {"n": 2}, score=3.0)
+    assert store.restore_best().metadata == {"n": 2}
 
 
 def test_replaced_checkpoint_is_put_back_if_the_new_one_did_not_come(store):
@@ -464,7 +464,7 @@ def test_replaced_checkpoint_is_put_back_if_the_new_one_did_not_come(store):
         store.directory / ".replaced-00000001"
     )
     (store.directory / ".writing-00000001").mkdir()
-    assert store.restore_latest(discard=True).state == {"n": 1}
+    assert store.restore_latest(discard=True).metadata == {"n": 1}
     assert [p.name for p in store.directory.iterdir()] == ["00000001"]
 
 

@@ -7,7 +7,6 @@ import pathlib
 import re
 import shutil
 import sys
-import time
 import types
 
 import numpy as np
@@ -31,8 +30,10 @@ from tests.support.pretrained_cases import (
     read_header,
     safetensors_bytes,
     small_config,
+    tensor_at,
     write_pretrained,
 )
+from tests.support.refusals import refused
 
 # Of halves: the spacing beside 1, half of which rounding is off at most.
 _ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -294,16 +295,8 @@ def test_card_that_is_none_is_refused(tmp_path, content, reason):
 
 
 def _refused(folder, *parts, error=UserError):
-    start = time.process_time()
-    with pytest.raises(error) as caught:
+    with refused(error, *parts, path=folder, longest=700):
         pretrained.load(folder)
-    assert time.process_time() - start < 20
-    message = str(caught.value)
-    assert str(folder) in message
-    assert "\n" not in message
-    assert len(message) < 700 + 2 * len(str(folder))
-    for part in parts:
-        assert part in message
 
 
 @pytest.fixture(scope="module")
@@ -319,10 +312,6 @@ def folder(written, tmp_path):
     return shutil.copytree(written, tmp_path / "m")
 
 
-def _entry(start, end, shape=(1,), dtype="F32"):
-    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -332,12 +321,12 @@ def _entry(start, end, shape=(1,), dtype="F32"):
         safetensors_bytes(b"{" * 1000),
         safetensors_bytes(b'{"a":' * 10_000),
         safetensors_bytes([]),
-        safetensors_bytes({"a": _entry(0, 8)}, bytes(4)),
-        safetensors_bytes({"a": _entry(0, 4, [2**32, 2**32])}, bytes(4)),
-        safetensors_bytes({"a": _entry(0, 1, dtype="F8_E4M3")}, bytes(1)),
-        safetensors_bytes({"a": _entry(0, 8, dtype="F64")}, bytes(8)),
-        safetensors_bytes({"a": _entry(0, 4)}, bytes(4)),
-        safetensors_bytes({"model/a": _entry(0, 4)}, bytes(4)),
+        safetensors_bytes({"a": tensor_at(0, 8)}, bytes(4)),
+        safetensors_bytes({"a": tensor_at(0, 4, [2**32, 2**32])}, bytes(4)),
+        safetensors_bytes({"a": tensor_at(0, 1, dtype="F8_E4M3")}, bytes(1)),
+        safetensors_bytes({"a": tensor_at(0, 8, dtype="F64")}, bytes(8)),
+        safetensors_bytes({"a": tensor_at(0, 4)}, bytes(4)),
+        safetensors_bytes({"model/a": tensor_at(0, 4)}, bytes(4)),
         safetensors_bytes({"__metadata__": {"nvae_facts": "{"}}),
         safetensors_bytes({"__metadata__": {"nvae_facts": "[]"}}),
         safetensors_bytes({"__metadata__": {"nvae_facts": '{"step": "1"}'}}),
@@ -345,7 +334,7 @@ def _entry(start, end, shape=(1,), dtype="F32"):
             {"__metadata__": {"nvae_facts": '{"metrics": [{"value": 1}]}'}}
         ),
         safetensors_bytes({"__metadata__": {"nvae_facts": "[" * 10_000}}),
-        safetensors_bytes({"\x1b[2J" + "a" * 10**5: _entry(0, 4)}, bytes(4)),
+        safetensors_bytes({"\x1b[2J" + "a" * 10**5: tensor_at(0, 4)}, bytes(4)),
     ],
 )
 def test_weights_that_are_none_are_refused(folder, content):

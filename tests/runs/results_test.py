@@ -9,6 +9,7 @@ from concurrent import futures
 
 import pytest
 
+from nvae_tf.core import locks
 from nvae_tf.core.errors import DataError
 from nvae_tf.runs import results
 from nvae_tf.runs.results import write_result
@@ -92,7 +93,7 @@ def test_line_that_is_being_written_is_waited_for(tmp_path):
 
 
 def test_writer_that_stands_still_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "_PATIENCE_SECONDS", 0.2)
     history = tmp_path / "r.jsonl"
     with open(history, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

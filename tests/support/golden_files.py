@@ -193,6 +193,52 @@ def noise(gradients: dict) -> float:
     return 2.0**-24 * float(np.sqrt(np.sum(squares)))
 
 
+def assert_gradients_agree(expected: dict, actual: dict) -> None:
+    """The gradient of every parameter, None where there is none.
+
+    Args:
+      expected: by key, of the authors' program.
+      actual: likewise, of another.
+    """
+    assert actual.keys() == expected.keys()
+    rounding = noise(expected)
+    wrong = {}
+    for key, gradient in expected.items():
+        if actual[key] is None:
+            assert not gradient.any(), f"{key} must have a gradient"
+            continue
+        assert actual[key].shape == gradient.shape, key
+        norm = np.linalg.norm(gradient)
+        error = np.linalg.norm(actual[key] - gradient)
+        if not error < 1e-3 * norm + rounding:
+            wrong[key] = error, norm
+    assert not wrong
+
+
+def assert_states_agree(gradients: dict, expected: dict, actual: dict) -> None:
+    """All weights, and statistics of batch normalisation, after two steps.
+
+    Args:
+      gradients: by key, before the first of them.
+      expected: weights by key, of the authors' program.
+      actual: likewise, of another.
+    """
+    assert actual.keys() == expected.keys()
+    rounding = noise(gradients)
+    # Adamax divides a gradient by its size and epsilon: it makes much of one
+    # that is nothing but noise, in both steps.
+    of_noise = 2 * LEARNING_RATE * rounding / Adamax.EPSILON
+    wrong = {}
+    for key, value in expected.items():
+        tolerance = 2e-4
+        if key in gradients and np.linalg.norm(gradients[key]) <= rounding:
+            tolerance += of_noise
+        error = np.abs(actual[key] - value).max()
+        if not error < tolerance:
+            wrong[key] = error
+    assert not wrong
+
+
 def look_before_step(step: TrainStep, x, eps):
     """What the next step starts from, as a function of its coefficients.
 

@@ -50,17 +50,17 @@ def take_over(value: object, path="checkpoint.pt") -> Moments | None:
     """
     with mock.patch.object(torch_file, "read", return_value=value):
         found = reference_import.read(path)
-    config = config_from_reference(found.args, found.state, path)
+    config = config_from_reference(found.args, found.state_dict, path)
     table = reference_table.comparison(found.args, config, config)
     text = reference_table.format_table(table)
     unused = reference_table.unused(found.args)
     assert len(text) + sum(map(len, unused)) < 20_000
     assert text.replace("\n", "").isprintable()
     model = _model(config.model)
-    reference_import.assign_state(model, found.state, path)
+    reference_import.assign_state(model, found.state_dict, path)
     return moments_from_reference(
         found.optimizer,
-        found.state,
+        found.state_dict,
         reference_import.reference_slots(model),
         model.trainable_variables,
         path,

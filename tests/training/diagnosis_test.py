@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.config.schedules import Coefficients
+from nvae_tf.distribute.devices import open_devices
 from nvae_tf.model.regularizers import SpectralRegularizer
-from nvae_tf.training import diagnosis
+from nvae_tf.training import attempts, diagnosis
 from nvae_tf.training.diagnosis import diagnose
 from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.train_step import TrainStep
@@ -215,6 +216,36 @@ def test_gradient_that_is_not_finite_though_the_loss_is(
     assert found.gradients == ("model/image/head/bias",)
     assert not np.isfinite(found.gradient_norm)
     assert "first in the backward pass at model/image/head/bias" in str(found)
+
+
+def test_gradient_is_left_out_where_the_pass_tells_enough(
+    train_step, changed, images, monkeypatch
+):
+    """It takes more memory than the pass, and the run needs what is left."""
+    changed("model/decoder/first/posterior/bias", _put(0, np.nan))
+    monkeypatch.setattr(train_step, "gradients", None)
+    assert _diagnose(train_step, images).layer.group == 0
+
+
+@pytest.mark.parametrize("part", ["terms", "gradients"])
+def test_want_of_memory_is_a_diagnosis_too(
+    train_step, images, monkeypatch, part
+):
+    def fail(*_, **__):
+        raise tf.errors.ResourceExhaustedError(
+            None, None, "OOM when allocating tensor" + "\n at some op" * 1000
+        )
+
+    owner = train_step.objective if part == "terms" else train_step
+    monkeypatch.setattr(owner, part, fail)
+    devices = open_devices()
+    attempt = attempts.Attempt([images], _COEFFICIENTS, [_SEED], None)
+    found = attempts.diagnose(train_step, devices, attempt)
+    assert not found.found
+    assert "could not be found out" in str(found)
+    assert "OOM when allocating tensor" in str(found)
+    assert len(str(found)) < 400
+    assert str(found).isprintable()
 
 
 def test_largest_activation_is_told(train_step, changed, images):

@@ -187,7 +187,7 @@ def test_history_of_a_checkpoint_makes_up_for_a_lost_file(store):
     _save(store, 10)
     recovery = _open(store)
     recovery.roll_back(store, 12, "why")
-    saved = json.loads(json.dumps(recovery.state()))
+    saved = json.loads(json.dumps(recovery.rollbacks()))
     recovery.path.unlink()
     recovery = _open(store)
     assert recovery.history == ()

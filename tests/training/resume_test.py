@@ -53,7 +53,7 @@ _EVENTS = [
     (CheckpointStore, "_prune"),
     (CheckpointStore, "_remove"),
     (checkpoint_folder, "write"),
-    (checkpoint_folder, "replace_state"),
+    (checkpoint_folder, "replace_metadata"),
     (RunLog, "go_on"),
 ]
 _BUILT_ONCE = [
@@ -222,7 +222,7 @@ def _assert_on_the_way(path, whole):
     """What a run has saved so far is what the whole one had there."""
     found = _end(path)
     if found is not None:
-        offset = found.state["metrics_offset"]
+        offset = found.metadata["metrics_offset"]
         kept = b""
         if offset:
             kept = (path / "metrics.jsonl").read_bytes()
@@ -234,7 +234,7 @@ def _assert_on_the_way(path, whole):
 def _assert_same_end(path, whole):
     ours, theirs = _end(path), _end(whole)
     assert ours.step == theirs.step == _STEPS
-    assert ours.state == theirs.state
+    assert ours.metadata == theirs.metadata
     assert ours.tensors.keys() == theirs.tensors.keys()
     for name, value in theirs.tensors.items():
         np.testing.assert_array_equal(ours.tensors[name], value, err_msg=name)

@@ -59,7 +59,7 @@ def _assert_same_end(run, whole):
         for r in (run, whole)
     )
     assert a.step == b.step
-    assert a.state == b.state
+    assert a.metadata == b.metadata
     assert a.tensors.keys() == b.tensors.keys()
     for name, value in b.tensors.items():
         np.testing.assert_array_equal(a.tensors[name], value, err_msg=name)

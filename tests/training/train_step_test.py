@@ -191,7 +191,7 @@ def stepped():
 
 def test_step_moves_every_parameter_and_counts(stepped):
     step, _, gradient, before, vectors, _ = stepped
-    assert int(step.state["updates"]) == 1
+    assert int(step.scalars["updates"]) == 1
     for variable, g in _pieces(step, gradient):
         old = before[id(variable)]
         g = g + 3e-4 * old
@@ -283,7 +283,7 @@ def test_step_without_a_finite_gradient_changes_nothing():
         np.testing.assert_array_equal(after[name], value, err_msg=name)
     again = step(model_cases.images(config), _coefficients(), seed=_SEED)
     assert (int(again.skipped), int(again.skipped_in_a_row)) == (1, 0)
-    assert int(step.state["updates"]) == 2
+    assert int(step.scalars["updates"]) == 2
 
 
 def test_loss_is_scaled_in_float16_only():
@@ -292,7 +292,7 @@ def test_loss_is_scaled_in_float16_only():
     scales, gradients = [], []
     for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
         step = _step(config, dtype=precision)
-        scales.append(float(step.state["loss_scale"]))
+        scales.append(float(step.scalars["loss_scale"]))
         gradients.append(step.gradients(x, _coefficients(), eps=eps)[2])
     assert scales == [1, 1, 2**10]
     for gradient in gradients[1:]:
@@ -305,16 +305,16 @@ def test_loss_scale_halves_on_overflow_and_grows_when_all_is_well():
     step = _step(config, dtype="mixed_float16")
     x = model_cases.images(config)
     # Scaled by 2^24, a loss of dozens of nats is no float16.
-    step.state["loss_scale"].assign(2.0**24)
+    step.scalars["loss_scale"].assign(2.0**24)
     metrics = step(x, _coefficients(), seed=_SEED)
     assert (float(metrics.skipped), float(metrics.loss_scale)) == (1, 2**24)
-    assert float(step.state["loss_scale"]) == 2**23
-    step.state["loss_scale"].assign(2.0**8)
-    step.state["good_steps"].assign(1998)
+    assert float(step.scalars["loss_scale"]) == 2**23
+    step.scalars["loss_scale"].assign(2.0**8)
+    step.scalars["good_steps"].assign(1998)
     scales = []
     for _ in range(3):
         assert not step(x, _coefficients(), seed=_SEED).skipped_in_a_row
-        scales.append(float(step.state["loss_scale"]))
+        scales.append(float(step.scalars["loss_scale"]))
     assert scales == [2**8, 2**9, 2**9]
 
 
@@ -360,7 +360,7 @@ def test_accumulated_passes_move_the_statistics_once(beta):
     step.accumulated(
         [x[:2], x[2:]], _coefficients(beta), seeds=[_SEED, _SEED + 1]
     )
-    assert int(step.state["updates"]) == 1
+    assert int(step.scalars["updates"]) == 1
     after = _values(step)
     moments = []
     for seed, images in ((_SEED, x[:2]), (_SEED + 1, x[2:])):

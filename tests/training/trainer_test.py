@@ -236,7 +236,7 @@ def test_evaluation_cut_short_is_made_up_for(images, tmp_path, monkeypatch):
         with pytest.raises(SystemExit):
             trainer.train(config, stopped)
     checkpoint = Workdir(stopped).checkpoints().restore_latest()
-    assert checkpoint.state["evaluation_due"]
+    assert checkpoint.metadata["evaluation_due"]
     trainer.train(config, stopped)
     assert (stopped / "metrics.jsonl").read_text() == (
         whole / "metrics.jsonl"
@@ -351,7 +351,7 @@ def test_steps_skipped_in_a_row_send_the_run_back(images, gone_back):
     )
     checkpoint = Workdir(gone_back).checkpoints().restore_latest()
     assert checkpoint.step == 12
-    assert len(checkpoint.state["rollbacks"]) == 1
+    assert len(checkpoint.metadata["rollbacks"]) == 1
 
 
 def test_run_that_went_back_is_resumed_as_it_was(

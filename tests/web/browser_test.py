@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import threading
 import time
 
 import numpy as np
@@ -19,6 +18,7 @@ from nvae_tf.export.onnx_sampler import Sampler, noise_rows
 from nvae_tf.web import manifest
 from nvae_tf.web.server import PageServer
 from tests.support.browser import SOFTWARE_GPU, needs_chromium, open_page
+from tests.support.running import running
 
 pytestmark = [needs_chromium, pytest.mark.long]
 
@@ -50,14 +50,8 @@ def site(page_of):
 @contextlib.contextmanager
 def _serving(server):
     """Runs a server; gives its address."""
-    with server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/"
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(server):
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import threading
 import urllib.error
 import urllib.request
 
@@ -13,6 +12,7 @@ import pytest
 from nvae_tf.core.errors import ExportError
 from nvae_tf.web import manifest
 from nvae_tf.web.server import PageServer
+from tests.support.running import running
 
 _INDEX = b"<!doctype html>"
 
@@ -52,14 +52,8 @@ def _write(folder, **changes):
 
 @contextlib.contextmanager
 def _served(folder):
-    with PageServer(folder) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield lambda name: _get(server.url + name)
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(PageServer(folder)) as server:
+        yield lambda name: _get(server.url + name)
 
 
 def _get(url):

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import urllib.request
 
@@ -28,6 +27,7 @@ from nvae_tf.web.server import HEADERS, PageServer
 from nvae_tf.web.verify import open_site
 from tests.support.export_cases import source, write_run
 from tests.support.in_process import run as nvae
+from tests.support.running import running
 from tests.support.web_engine import write_stand_in
 
 _URL = re.compile(r"""["'(](https?:)?//[^"')\s]+""")
@@ -74,12 +74,8 @@ def copy(site, tmp_path):
 @pytest.fixture
 def server(site):
     """Serves the page."""
-    with PageServer(site) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with running(PageServer(site)) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_page_tells_what_it_consists_of(site):

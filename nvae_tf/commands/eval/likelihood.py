@@ -95,6 +95,7 @@ def main(argv) -> None:
         "ema": info["ema"],
         "split": _SPLIT.value,
         "seed": _SEED.value,
+        "computed_in": _MODEL.precision,
         **result._asdict(),
     }
     if folder is None:
@@ -182,6 +183,7 @@ def _evaluate(strategy, model, config, source, info, path, stop):
         "num_importance_samples": _SAMPLES.value,
         "batch_size": batch_size,
         "seed": _SEED.value,
+        "computed_in": _MODEL.precision,
     }
     partial = None if path is None else PartialResult(path, settings)
     state = Progress() if partial is None else partial.load()
@@ -212,7 +214,7 @@ def _evaluate(strategy, model, config, source, info, path, stop):
         bar.update(state.batch * _SAMPLES.value + state.draw - bar.n)
 
     with bar, contextlib.closing(batches):
-        result = Evaluator(model, strategy)(
+        result = Evaluator(model, strategy, precision=_MODEL.precision)(
             batches,
             _SAMPLES.value,
             seed=_SEED.value,

@@ -12,9 +12,8 @@ Prints, and writes to sample_quality.json in the workdir or --output,
 - precision, the share of samples that look real, and recall, the share of real
   images that the model could draw.
 
-The features come from the network that --features names; numbers of different
-networks cannot be compared: see docs/evaluation.md.  The real images, at 8
-bits, are those of --split: published FIDs compare with the training set.
+Numbers of different --features cannot be compared: see docs/evaluation.md.  The
+real images, at 8 bits, are those of --split.
 """
 
 import pathlib

@@ -16,7 +16,7 @@ from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands import values
 from nvae_tf.commands.model_flags import ModelFlags
 
-_MODEL = ModelFlags()
+_MODEL = ModelFlags(with_precision=False)
 _OUTPUT = common_flags.define_output("checkpoint.pt", "The file to write.")
 _DATASET = flags.DEFINE_string(
     "dataset",

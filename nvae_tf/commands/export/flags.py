@@ -20,7 +20,7 @@ class SourceFlags:
 
     def __init__(self):
         """Defines the flags."""
-        self._model = ModelFlags()
+        self._model = ModelFlags(with_precision=False)
         self._temperature = flags.DEFINE_float(
             "temperature", 0.7, "The model is meant to be sampled at."
         )

@@ -21,7 +21,7 @@ from absl import flags
 from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands.model_flags import ModelFlags
 
-_MODEL = ModelFlags()
+_MODEL = ModelFlags(with_precision=False)
 _OUTPUT = common_flags.define_output("", "The folder to make.")
 _DTYPE = flags.DEFINE_enum(
     "dtype",

@@ -1,0 +1,18 @@
+"""Servers that run beside a test."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def running(server) -> Iterator:
+    """Has a `socketserver` answer while the block runs, then closes it."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
