@@ -60,6 +60,9 @@ class RunState:
       devices: of the run.
       steps_per_epoch: as long as the data are what they are.
 
+    Raises:
+      UserError: if a step of several replicas is to be compiled.
+
     Attributes:
       images_per_step: of all replicas and passes.
       model: the `NVAE`.
@@ -82,6 +85,12 @@ class RunState:
         self.devices = devices
         self.steps_per_epoch = steps_per_epoch
         train, checkpoint = config.train, config.checkpoint
+        if config.jit_compile and devices.num_replicas > 1:
+            raise UserError(
+                "--config.jit_compile is for one device: what the "
+                f"{devices.num_replicas} replicas of this run tell each other "
+                "cannot be compiled. Set it to False."
+            )
         self.images_per_step = (
             train.batch_size * devices.num_replicas * train.accumulate
         )
