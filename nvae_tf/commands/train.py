@@ -7,7 +7,8 @@ r"""Trains an NVAE, or goes on where a run was.
 Any value of the configuration can be changed.  The same command, started
 again, goes on where the run in --workdir was.
 
-On several devices of this machine: --num_processes=8, one process for each.
+On several GPUs of this machine it starts a process for each; --num_processes
+says how many.
 On several machines, start the command on each of them with TF_CONFIG, or by
 Slurm's srun; the workdir is a folder that all of them see.
 """
@@ -28,15 +29,16 @@ _DRY_RUN = flags.DEFINE_bool(
 _STRATEGY = flags.DEFINE_string(
     "strategy",
     "auto",
-    "Devices: one_device; mirrored (all GPUs, in one process); multi_worker "
-    "(one device in each of the processes that TF_CONFIG or Slurm describes); "
-    "tpu; auto chooses.",
+    "Devices: one_device; mirrored (all GPUs, in one process, which takes long "
+    "to start); multi_worker (one device in each of the processes that "
+    "TF_CONFIG or Slurm describes); tpu; auto chooses.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes",
-    1,
-    "Start so many local processes, one device each. The batch size of the "
-    "configuration is that of each of them.",
+    None,
+    "Start so many local processes, one device each; by default as many as "
+    "there are GPUs. The batch size of the configuration is that of each of "
+    "them.",
     lower_bound=1,
 )
 _PROFILE = flags.DEFINE_integer(
@@ -55,12 +57,12 @@ def main(argv) -> None:
     if _DRY_RUN.value:
         from nvae_tf.training import dry_run
 
-        print(dry_run.describe(config, _NUM_PROCESSES.value))
+        print(dry_run.describe(config, _num_processes()))
         return
-    if _NUM_PROCESSES.value > 1 and not launcher.launched():
+    if not launcher.launched() and (count := _num_processes()) > 1:
         # As it was started: a script, -m or the console script.
         command = [sys.executable, *sys.orig_argv[1:]]
-        sys.exit(launcher.launch(_NUM_PROCESSES.value, _WORKDIR.value, command))
+        sys.exit(launcher.launch(count, _WORKDIR.value, command))
     from nvae_tf.training import trainer
 
     trainer.train(
@@ -69,3 +71,9 @@ def main(argv) -> None:
         _STRATEGY.value,
         profile_steps=_PROFILE.value,
     )
+
+
+def _num_processes() -> int:
+    if _NUM_PROCESSES.value is not None:
+        return _NUM_PROCESSES.value
+    return launcher.processes_to_launch() if _STRATEGY.value == "auto" else 1

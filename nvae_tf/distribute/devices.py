@@ -12,13 +12,11 @@ import typing
 import tensorflow as tf
 
 from nvae_tf.core.errors import UserError
-from nvae_tf.core.json_files import parse_json
-from nvae_tf.distribute import launcher, rendezvous
+from nvae_tf.distribute import cluster, launcher, rendezvous
 
 __all__ = ["STRATEGIES", "Devices", "open_devices"]
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
-_FIRST_PORT = 12321
 _LAUNCHED_SECONDS = 3600.0
 
 
@@ -50,6 +48,14 @@ class Devices(typing.NamedTuple):
         """Replicas of this process."""
         return self.num_replicas // self.num_workers
 
+    @property
+    def shares_graph(self) -> bool:
+        """Whether several replicas are traced into one graph.
+
+        Their reductions cannot sit in loops, see `replicas`.
+        """
+        return self.num_replicas > self.num_workers
+
     def per_replica(self, tensor):
         """Slices of a tensor's first axis, one for each local replica."""
         if self.local_replicas == 1:
@@ -72,7 +78,8 @@ def open_devices(name: str = "one_device") -> Devices:
     Args:
       name: "one_device"; "mirrored", all GPUs of this process (or its logical
         CPUs); "multi_worker", one device in each of several processes; "tpu";
-        or "auto", whatever the surroundings ask for.
+        or "auto", whatever the surroundings ask for, which is never a copy of
+        the model for each of several devices in one process.
 
     Raises:
       UserError: if there is no such thing here.
@@ -100,52 +107,22 @@ def open_devices(name: str = "one_device") -> Devices:
 
 
 def _choose() -> str:
-    if _tf_config_workers() > 1 or _slurm_tasks() > 1:
+    found = cluster.find()
+    if found is not None and len(found.addresses) > 1:
         return "multi_worker"
-    if os.environ.get("TPU_NAME"):
-        return "tpu"
-    several = len(tf.config.list_physical_devices("GPU")) > 1
-    return "mirrored" if several else "one_device"
-
-
-def _tf_config_workers() -> int:
-    text = os.environ.get("TF_CONFIG", "")
-    if not text:
-        return 0
-    try:
-        cluster = parse_json(text).get("cluster", {})
-        return sum(len(cluster.get(job, [])) for job in ("chief", "worker"))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"TF_CONFIG in the environment is not a description of a cluster: "
-            f"{error}. Unset or correct it."
-        ) from error
-
-
-def _slurm_tasks() -> int:
-    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"):
-        value = os.environ.get(name, "")
-        if value.isdecimal() and "SLURM_PROCID" in os.environ:
-            return int(value)
-    return 0
+    return "tpu" if os.environ.get("TPU_NAME") else "one_device"
 
 
 def _multi_worker() -> Devices:
-    if _tf_config_workers():
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    elif _slurm_tasks():
-        resolver = _slurm()
-    else:
+    found = cluster.find()
+    if found is None:
         raise UserError(
             "--strategy=multi_worker needs a cluster: TF_CONFIG in the "
             "environment, or Slurm tasks (srun). For several processes on "
             "this machine use --num_processes=N."
         )
-    jobs = resolver.cluster_spec().as_dict()
-    # The chief of a cluster description comes before its workers.
-    chiefs = jobs.get("chief", [])
-    addresses = [*chiefs, *jobs.get("worker", [])]
-    number = resolver.task_id + len(chiefs) * (resolver.task_type == "worker")
+    addresses, number = found
+    _take_one_gpu(addresses, number)
     rendezvous.meet(
         addresses,
         number,
@@ -157,27 +134,44 @@ def _multi_worker() -> Devices:
     # It would tell of every single reduction that it builds.
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
     strategy = tf.distribute.MultiWorkerMirroredStrategy(
-        cluster_resolver=resolver
+        cluster_resolver=tf.distribute.cluster_resolver.SimpleClusterResolver(
+            # The chief of a description is the first of its workers.
+            tf.train.ClusterSpec({"worker": addresses}),
+            task_type="worker",
+            task_id=number,
+            rpc_layer="grpc",
+        )
     )
     return Devices(strategy, number, len(addresses))
 
 
-def _slurm():
-    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver
-    if tf.config.list_physical_devices("GPU"):
-        return resolver(port_base=_FIRST_PORT)
-    # Without GPUs the resolver would divide by none: it is told of as many as
-    # there are tasks, and to leave them alone.
-    per_node = int(
-        os.environ.get("SLURM_NTASKS_PER_NODE", "").partition("(")[0]
-        or _slurm_tasks()
-    )
-    return resolver(
-        port_base=_FIRST_PORT,
-        gpus_per_node=per_node,
-        gpus_per_task=1,
-        auto_set_gpu=False,
-    )
+def _take_one_gpu(addresses, number: int) -> None:
+    """Leaves this process one GPU, where it sees several.
+
+    Args:
+      addresses: of all processes.
+      number: of this one.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not gpus and launcher.launched() and chosen not in (None, "", "-1"):
+        raise UserError(
+            f"This process was given GPU {chosen}, which TensorFlow cannot "
+            "use. Install its CUDA libraries (pip install "
+            "'tensorflow[and-cuda]'), or set CUDA_VISIBLE_DEVICES=-1 to train "
+            "on CPUs."
+        )
+    if not gpus or (chosen is not None and len(gpus) == 1):
+        return
+    host = addresses[number].rpartition(":")[0]
+    here = [i for i, a in enumerate(addresses) if a.rpartition(":")[0] == host]
+    if len(here) != len(gpus):
+        raise UserError(
+            f"{len(here)} of the run's processes are on {host}, where they see "
+            f"{len(gpus)} GPUs, and each drives one: start as many processes "
+            "as GPUs, or choose the GPUs with CUDA_VISIBLE_DEVICES."
+        )
+    tf.config.set_visible_devices(gpus[here.index(number)], "GPU")
 
 
 def _tpu() -> Devices:

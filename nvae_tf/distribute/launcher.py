@@ -19,9 +19,10 @@ from typing import BinaryIO
 
 from nvae_tf.core.errors import RESUME_STATUS, UserError
 from nvae_tf.core.files import open_own
+from nvae_tf.distribute import cluster, machine
 from nvae_tf.distribute.cores import available_cores
 
-__all__ = ["launch", "launched"]
+__all__ = ["launch", "launched", "processes_to_launch"]
 
 _MARK = "NVAE_TF_LAUNCHED"
 _POLL_SECONDS = 0.2
@@ -33,6 +34,21 @@ _TAIL_LINES = 20
 def launched() -> bool:
     """Whether this process was started by `launch`."""
     return _MARK in os.environ
+
+
+def processes_to_launch() -> int:
+    """How many a run wants that does not say: one for each GPU of this machine.
+
+    One where something else has started the processes.
+
+    Raises:
+      UserError: if the environment describes a cluster that cannot be.
+    """
+    found = cluster.find()
+    started = found is not None and len(found.addresses) > 1
+    if started or os.environ.get("TPU_NAME"):
+        return 1
+    return max(1, len(_gpus()))
 
 
 def launch(num_processes: int, workdir, command: Sequence[str]) -> int:
@@ -51,8 +67,15 @@ def launch(num_processes: int, workdir, command: Sequence[str]) -> int:
       should be started again; else that of the first process that failed.
 
     Raises:
-      UserError: if the logs cannot be written.
+      UserError: if the logs cannot be written, or there are GPUs, but too few.
     """
+    gpus = _gpus()
+    if 0 < len(gpus) < num_processes:
+        raise UserError(
+            f"--num_processes={num_processes} is more than the "
+            f"{len(gpus)} GPUs here, and each process drives one: lower it "
+            "(or set CUDA_VISIBLE_DEVICES=-1 to train on CPUs)."
+        )
     ports = _free_ports(num_processes)
     logs = pathlib.Path(workdir) / "logs"
     try:
@@ -69,7 +92,7 @@ def launch(num_processes: int, workdir, command: Sequence[str]) -> int:
             output = outputs.get(i)
             process = subprocess.Popen(
                 list(command),
-                env=_environment(i, ports),
+                env=_environment(i, ports, gpus),
                 stdout=output,
                 stderr=output,
                 # A Ctrl-C reaches them through this process alone.
@@ -100,13 +123,26 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _environment(index: int, ports: Sequence[int]) -> dict[str, str]:
+def _gpus() -> list[str]:
+    """The GPUs of this machine, by what CUDA_VISIBLE_DEVICES calls them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        try:
+            return [str(i) for i in range(len(machine.driver_gpus()))]
+        except OSError:
+            return []
+    # What comes after a -1 does not count.
+    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    return names[: names.index("-1")] if "-1" in names else names
+
+
+def _environment(
+    index: int, ports: Sequence[int], gpus: Sequence[str]
+) -> dict[str, str]:
     """What process `index` finds around it."""
     workers = [f"127.0.0.1:{port}" for port in ports]
     task = {"type": "worker", "index": index}
     cores = max(1, available_cores() // len(ports))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",") if visible else []
     return {
         # Else the processes of a machine without GPUs would share its cores
         # as if each had them all.
@@ -115,9 +151,7 @@ def _environment(index: int, ports: Sequence[int]) -> dict[str, str]:
         **os.environ,
         _MARK: "1",
         "TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task}),
-        "CUDA_VISIBLE_DEVICES": (
-            gpus[index] if index < len(gpus) else "" if gpus else str(index)
-        ),
+        **({"CUDA_VISIBLE_DEVICES": gpus[index]} if gpus else {}),
     }
 
 

@@ -106,7 +106,8 @@ def _require(
             f"Of the {len(addresses)} processes of this run, these were not "
             f"there within {patience:g} seconds: {which}. Start all of them "
             "at about the same time, with the same list of addresses in "
-            "TF_CONFIG, and see that they can reach each other."
+            "TF_CONFIG where that is what describes them, and see that they "
+            "can reach each other."
         )
 
 
@@ -123,7 +124,8 @@ def _listening(address: str) -> Iterator[socket.socket]:
             raise UserError(
                 f"Port {port}, at which the other processes of this run look "
                 f"for the first one ({address}), cannot be had: "
-                f"{error.strerror}. Choose another in TF_CONFIG."
+                f"{error.strerror}. End the program that has it, or choose "
+                "another in TF_CONFIG."
             ) from error
         server.listen()
         yield server

@@ -6,10 +6,12 @@ kept only where the operation behind it wants it, and by `normalize_then` not
 even there.
 
 On several replicas the moments are those of the whole batch.  One reduction
-in each direction carries all that the replicas have to tell each other.
+of two numbers per channel in each direction carries all that the replicas have
+to tell each other, and TensorFlow's own operation does the rest, as on one.
 """
 
 import dataclasses
+import functools
 import typing
 
 import tensorflow as tf
@@ -143,10 +145,6 @@ def zero_after(tensor):
 def moments_of_all(values):
     """Mean and biased variance of a tensor's columns, over all replicas.
 
-    One reduction of the replicas' own moments, combined by the formula of
-    Chan, Golub & LeVeque (1979), in which nothing cancels, unlike in
-    `E[x^2] - E[x]^2`.
-
     Args:
       values: `[N, C]`, the same N on every replica; any floating dtype.
 
@@ -159,11 +157,62 @@ def moments_of_all(values):
     variance = tf.reduce_mean(tf.square(values - mean), axis=0)
     count = tf.cast(tf.shape(values)[0] * replicas.count(), tf.float32)
     if replicas.count() > 1:
-        all_of_them = replicas.gather(tf.concat([mean, variance], axis=0))
-        means, variances = tf.split(all_of_them, 2, axis=1)  # [R, C]
-        mean = tf.reduce_mean(means, axis=0)
-        variance = tf.reduce_mean(variances + tf.square(means - mean), axis=0)
+        mean, variance = _combined(mean, variance)
     return mean, variance, count
+
+
+def _combined(mean, variance):
+    """The moments of all replicas from each one's own.
+
+    By the formula of Chan, Golub & LeVeque (1979) for parts of one size: the
+    variance is the mean of the parts' variances and of their means' squared
+    distances from the mean of all.
+
+    Args:
+      mean: float32 `[C]`, of this replica's values.
+      variance: float32 `[C]`, biased.
+
+    Returns:
+      The two of all replicas.
+    """
+    if not replicas.own_processes():
+        of_all = replicas.mean(mean)
+        spread = tf.square(mean - of_all)
+        return of_all, replicas.mean(variance + spread)
+    key = replicas.key(tf.TensorSpec([2, *mean.shape], tf.float64))
+    combine = _combiner(replicas.count(), replicas.device_kind())
+    combined = combine(mean, variance, key)
+    for tensor in combined:
+        tensor.set_shape(mean.shape)
+    return combined
+
+
+@functools.cache
+def _combiner(count: int, device_kind: str):
+    """`(mean, variance, key) -> (mean, variance)` of so many replicas.
+
+    One graph for all layers.
+    """
+    del count, device_kind  # They are part of the graph.
+    vector = tf.TensorSpec([None], tf.float32)
+
+    @tf.function(
+        autograph=False,
+        input_signature=[vector, vector, tf.TensorSpec([], tf.int32)],
+    )
+    def combine(mean, variance, key):
+        # The squared distances as E[mean^2] - E[mean]^2, in float64: what
+        # cancels there is smaller by 2^5 than what rounding the means to
+        # float32 has cost before, however large they are.
+        mean = tf.cast(mean, tf.float64)
+        second = tf.cast(variance, tf.float64) + tf.square(mean)
+        mean, second = tf.unstack(
+            replicas.reduction(tf.stack([mean, second]), key, final="Div")
+        )
+        variance = tf.maximum(second - tf.square(mean), 0)
+        return tf.cast(mean, tf.float32), tf.cast(variance, tf.float32)
+
+    return combine
 
 
 def _constant(mean, variance) -> Moments:
@@ -233,45 +282,85 @@ class _Synchronized:
 
     x: typing.Any
     gamma: typing.Any
-    mean: typing.Any
-    inverse: typing.Any  # 1 / deviation, float32 [C].
-    offset: typing.Any
+    beta: typing.Any
     normalized: typing.Any
     moments: Moments
-    count: typing.Any
+    variance: typing.Any  # The biased one, float32 [C].
+    round: replicas.Round | None
 
     @classmethod
     def of(cls, x, gamma, beta, moments: Moments | None):
-        values = tf.reshape(x, [-1, x.shape[-1]])
+        size = _size(x)
+        total = size * replicas.count()
         if moments is None:
-            mean, variance, count = moments_of_all(values)
+            _, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+                x=x,
+                scale=gamma,
+                offset=beta,
+                mean=[],
+                variance=[],
+                epsilon=EPSILON,
+                is_training=True,
+            )
+            mean, variance = _combined(mean, variance * ((size - 1) / size))
             # A single value has no unbiased variance; 0, as on one replica.
-            unbiased = variance * (count / tf.maximum(count - 1, 1))
-            moments = Moments(mean, unbiased)
+            moments = Moments(mean, variance * (total / max(total - 1, 1)))
         else:
-            count = tf.cast(tf.shape(values)[0] * replicas.count(), tf.float32)
-            variance = moments.variance * ((count - 1) / count)
-        inverse = tf.math.rsqrt(variance + EPSILON)
-        scale = gamma * inverse
-        offset = beta - moments.mean * scale
-        y = affine(x, scale, offset)
-        return cls(x, gamma, moments.mean, inverse, offset, y, moments, count)
+            variance = moments.variance * ((total - 1) / total)
+        y = _normalized(x, gamma, beta, moments.mean, variance)
+        which = replicas.current_round()
+        return cls(x, gamma, beta, y, moments, variance, which)
 
     def again(self, zero):
         """The normalised values, from the input and the moments."""
-        return affine(self.x, self.gamma * self.inverse + zero, self.offset)
+        return _normalized(
+            self.x,
+            self.gamma + zero,
+            self.beta,
+            self.moments.mean,
+            self.variance,
+        )
 
     def gradients(self, upstream):
         """To x, and this replica's share of those to gamma and beta.
 
         The loss is taken to be the sum of the replicas'.
         """
-        dtype, upstream = upstream.dtype, tf.cast(upstream, tf.float32)
-        centred = (tf.cast(self.x, tf.float32) - self.mean) * self.inverse
-        axes = [0, 1, 2]
-        d_beta = tf.reduce_sum(upstream, axes)
-        d_gamma = tf.reduce_sum(upstream * centred, axes)
-        totals = replicas.total(tf.concat([d_beta, d_gamma], axis=0))
-        shift, slope = tf.split(totals / self.count, 2)
-        d_x = self.gamma * self.inverse * (upstream - shift - slope * centred)
-        return tf.cast(d_x, dtype), d_gamma, d_beta
+        mean = self.moments.mean
+        # As if the moments were constants.
+        d_x, d_gamma, d_beta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+            y_backprop=upstream,
+            x=self.x,
+            scale=self.gamma,
+            reserve_space_1=mean,
+            reserve_space_2=self.variance,
+            reserve_space_3=[],
+            epsilon=EPSILON,
+            is_training=False,
+        )
+        with replicas.in_round(self.round):
+            totals = replicas.total(tf.stack([d_gamma, d_beta]))
+        size = _size(self.x) * replicas.count()
+        inverse = tf.math.rsqrt(self.variance + EPSILON)
+        slope, offset = tf.unstack(self.gamma * inverse * (-1 / size) * totals)
+        # What the moments' own dependence on x adds is affine in x.
+        of_moments = _normalized(self.x, slope, offset, mean, self.variance)
+        return d_x + of_moments, d_gamma, d_beta
+
+
+def _normalized(x, gamma, beta, mean, variance):
+    """`(x - mean) / deviation * gamma + beta` in one pass, like x."""
+    return tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=mean,
+        variance=variance,
+        epsilon=EPSILON,
+        is_training=False,
+    ).y
+
+
+def _size(x) -> int:
+    """Values of a channel."""
+    return x.shape[:-1].num_elements()

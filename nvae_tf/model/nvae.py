@@ -71,7 +71,8 @@ class NVAE(PureLayer, keras.Model):
       config: the architecture.
       seed: of the initial weights; None leaves them zero.
       unroll: build the groups of a scale as copies in the graph instead of a
-        loop; needed where a step has to synchronise replicas.
+        loop; needed where one graph holds several replicas that normalise
+        together, see `nvae_tf.distribute.replicas`.
       recompute: "none", "bn_swish" or "cell": what the backward pass computes
         again instead of keeping; see `nvae_tf.model.recompute`.
       device: "CPU", "GPU" or "TPU", what the passes are traced for; None for

@@ -63,6 +63,7 @@ def recomputed(function, x, params: dict):
       What the function returns.
     """
     structure = []
+    which = replicas.current_round()
 
     @tf.custom_gradient
     def run(x, *weights):
@@ -77,8 +78,10 @@ def recomputed(function, x, params: dict):
             again = tf.nest.pack_sequence_as(params, inputs[1:])
             if replicas.count() > 1:
                 # The replicas need not tell each other their moments again.
-                again = _merged(again, updates)
-            with tf.GradientTape() as tape:
+                # Copies, which are of the graph of a loop's backward pass.
+                moments = tf.nest.map_structure(tf.identity, updates)
+                again = _merged(again, moments)
+            with replicas.in_round(which), tf.GradientTape() as tape:
                 tape.watch(inputs)
                 y = function(inputs[0], again)[0]
             return tape.gradient(

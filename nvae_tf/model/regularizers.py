@@ -69,17 +69,20 @@ class SpectralRegularizer:
         """The vectors of the power iteration; checkpoints keep them."""
         return [group.u for group in self.groups.values()]
 
-    def __call__(self, params: dict, rounds: int = ROUNDS):
+    def __call__(self, params: dict, rounds: int = ROUNDS, after=None):
         """Iterates and sums up.
 
         Args:
           params: what the model's `read_params` returned.
           rounds: of the power iteration, at least 1.
+          after: lists of tensors by the paths of kernels, filled by the time
+            the gradient is taken: what the gradient to a kernel waits for.
 
         Returns:
           `(loss, vectors)`: float32 scalar, with a gradient to the kernels,
           which needs the vectors alone; what `store` keeps.
         """
+        after = {} if after is None else after
         total = 0.0
         vectors = []
         for group in self.groups.values():
@@ -89,10 +92,24 @@ class SpectralRegularizer:
             u = tf.convert_to_tensor(group.u)[:, None, :]  # [n, 1, c_out]
             for _ in range(rounds):
                 v, wv, u = _round(matrices, u)
-            kernels = [_at(params, path)["kernel"] for path, _ in group.paths]
-            total += _singular_values(kernels, v, wv, u)
+            kernels = {
+                path: _at(params, path)["kernel"] for path, _ in group.paths
+            }
+            total += _singular_values(kernels, v, wv, u, after)
             vectors.append(u[:, 0, :])
         return total, vectors
+
+    def kernels(self, params: dict) -> dict:
+        """What lies where the kernels are, by the paths of their layers.
+
+        Args:
+          params: what the model's `read_params` returned, or such a nest.
+        """
+        return {
+            path: _at(params, path)["kernel"]
+            for group in self.groups.values()
+            for path, _ in group.paths
+        }
 
     def store(self, vectors) -> None:
         """Keeps the vectors for the next step."""
@@ -135,33 +152,39 @@ def _round(matrices, u):
     return v, wv, _normalize(wv)
 
 
-def _singular_values(kernels: list, v, wv, u):
+def _singular_values(kernels: dict, v, wv, u, after: dict):
     """The sum of `sigma = v W u^T` over all matrices.
 
     Its gradient to a matrix is `v^T u`: it does not read the matrix again.
 
     Args:
-      kernels: `[*stack, kh, kw, c_in, c_out]`, n matrices in all.
+      kernels: `[*stack, kh, kw, c_in, c_out]` by path, n matrices in all.
       v: `[n, 1, fan_in]`.
       wv: `[n, 1, c_out]`, the product `v W`.
       u: `[n, 1, c_out]`.
+      after: see `SpectralRegularizer`.
     """
-    sizes = [kernel.shape[:-4].num_elements() for kernel in kernels]
+    sizes = [k.shape[:-4].num_elements() for k in kernels.values()]
 
     @tf.custom_gradient
-    def sum_of_sigmas(*kernels):
+    def sum_of_sigmas(*matrices):
         def grad(upstream):
-            pairs = zip(
-                tf.split(upstream * v, sizes), tf.split(u, sizes), strict=True
-            )
-            return [
-                tf.reshape(tf.linalg.matmul(*pair, transpose_a=True), k.shape)
-                for pair, k in zip(pairs, kernels, strict=True)
-            ]
+            gradients = []
+            for path, *pair, matrix in zip(
+                kernels,
+                tf.split(upstream * v, sizes),
+                tf.split(u, sizes),
+                matrices,
+                strict=True,
+            ):
+                with tf.control_dependencies(after.get(path, [])):
+                    product = tf.linalg.matmul(*pair, transpose_a=True)
+                gradients.append(tf.reshape(product, matrix.shape))
+            return gradients
 
         return tf.reduce_sum(wv * u), grad
 
-    return sum_of_sigmas(*kernels)
+    return sum_of_sigmas(*kernels.values())
 
 
 def _matrices(group: _KernelGroup, params: dict):

@@ -8,6 +8,8 @@ with the depth of the model.
 
 import tensorflow as tf
 
+from nvae_tf.distribute import replicas
+
 __all__ = ["scan"]
 
 
@@ -83,7 +85,8 @@ def _run_loop(step, carry, inputs, count: int):
 
     def body(i, carry, sources, results):
         sources, slices = pop(sources)
-        carry, outputs = step(carry, slices)
+        with replicas.in_round(replicas.Round(i, count)):
+            carry, outputs = step(carry, slices)
         results = [
             tf.raw_ops.TensorListPushBack(input_handle=result, tensor=x)
             for result, x in zip(results, tf.nest.flatten(outputs), strict=True)
@@ -95,6 +98,7 @@ def _run_loop(step, carry, inputs, count: int):
         body,
         (tf.constant(0), carry, sources, results),
         maximum_iterations=count,
+        parallel_iterations=replicas.parallel_rounds(),
     )
     stacked = [
         tf.raw_ops.TensorListStack(

@@ -168,12 +168,9 @@ _CHANGEABLE = (
     "recompute",
     "jit_compile",
 )
-_FIXED = (
-    "train.seed",
-    "train.batch_size",
-    "train.accumulate",
-    "train.ema_decay",
-)
+# train.batch_size and train.accumulate may change with the number of replicas:
+# a checkpoint knows how many images a step takes.
+_FIXED = ("train.seed", "train.ema_decay")
 
 
 def _may_change(key: str) -> bool:

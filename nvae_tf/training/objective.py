@@ -5,6 +5,7 @@ import typing
 import tensorflow as tf
 
 from nvae_tf.config.schedules import Coefficients
+from nvae_tf.distribute import replicas
 from nvae_tf.model import losses
 from nvae_tf.model.nvae import NVAE, NVAEOutput
 from nvae_tf.model.pure_layer import Mode
@@ -70,17 +71,18 @@ class Objective:
         )
         return nll, kl, gamma
 
-    def penalties(self, params: dict):
+    def penalties(self, params: dict, after=None):
         """What depends on the weights alone.
 
         Args:
           params: what the model's `read_params` returned.
+          after: see `SpectralRegularizer`.
 
         Returns:
           `(spectral, batch_norm, vectors)`: two scalars before lambda, and
           what `SpectralRegularizer.store` takes.
         """
-        spectral, vectors = self.spectral(params)
+        spectral, vectors = self.spectral(params, after=after)
         return spectral, batch_norm_loss(self.model, params), vectors
 
     def gradients(
@@ -119,11 +121,12 @@ class Objective:
             weights_tape.watch(variables)
             params = self.model.read_params(Mode.TRAINING)
         leaves = tf.nest.flatten(params)
+        after: dict = {}
 
         # Independent of the pass: a graph runs it beside.
         with tf.GradientTape() as penalty_tape:
             penalty_tape.watch(leaves)
-            spectral, norm, vectors = self.penalties(params)
+            spectral, norm, vectors = self.penalties(params, after)
             penalty = coefficients.regularization * (spectral + norm)
             scaled_penalty = penalty * scale
 
@@ -137,8 +140,15 @@ class Objective:
 
         # As large as all kernels: not before the activations are gone.  What
         # a tape computes heeds data only, so the gradient's seed waits.
-        barrier = tf.group([g for g in of_nelbo if g is not None])
-        with tf.control_dependencies([barrier]):
+        barrier = [g for g in of_nelbo if g is not None]
+        if replicas.overlap():
+            # Gradients go to the other replicas while the pass goes on: each
+            # kernel's waits for its own.
+            nested = tf.nest.pack_sequence_as(params, of_nelbo)
+            for path, gradient in self.spectral.kernels(nested).items():
+                after[path] = [] if gradient is None else [gradient]
+            barrier = []
+        with tf.control_dependencies([tf.group(barrier)]):
             one = tf.ones_like(scaled_penalty)
         of_penalty = penalty_tape.gradient(scaled_penalty, leaves, one)
 

@@ -60,7 +60,11 @@ class RunState:
       devices: of the run.
       steps_per_epoch: as long as the data are what they are.
 
+    Raises:
+      UserError: if a step of several replicas is to be compiled.
+
     Attributes:
+      images_per_step: of all replicas and passes.
       model: the `NVAE`.
       average: of its weights, None if the run keeps none.
       train_step: the `TrainStep`.
@@ -81,14 +85,25 @@ class RunState:
         self.devices = devices
         self.steps_per_epoch = steps_per_epoch
         train, checkpoint = config.train, config.checkpoint
+        if config.jit_compile and devices.num_replicas > 1:
+            raise UserError(
+                "--config.jit_compile is for one device: what the "
+                f"{devices.num_replicas} replicas of this run tell each other "
+                "cannot be compiled. Set it to False."
+            )
+        self.images_per_step = (
+            train.batch_size * devices.num_replicas * train.accumulate
+        )
         with devices.strategy.scope():
             self.model = NVAE(
                 config.model,
                 seed=train.seed,
-                # A reduction over replicas cannot sit in a loop.
-                unroll=devices.num_replicas > 1,
+                unroll=devices.shares_graph,
                 recompute=config.recompute,
                 dtype=config.dtype_policy,
+                # The same in all processes, however many models each has
+                # made: loops of another name would not meet.
+                name="nvae",
             )
             self.model.compute_in(config.precision)
             self.average = (
@@ -260,6 +275,7 @@ class RunState:
             step = metadata["position"][0] * self.steps_per_epoch
         else:
             checked += ["steps_per_epoch", "position"]
+            self._require_same_step(metadata)
         save_point = SavePoint(step, metadata["metrics_offset"])
         expected = self._plain(save_point)
         for name in checked:
@@ -268,9 +284,9 @@ class RunState:
             if metadata.get(name) != now:
                 raise UserError(
                     f"{self.workdir.path} was trained with {name} "
-                    f"{metadata.get(name)}, but it is {now} now: the images, "
-                    "the number of devices or the configuration were changed. "
-                    "Restore them, or choose another --workdir."
+                    f"{metadata.get(name)}, but it is {now} now: the images "
+                    "or the configuration were changed. Restore them, or "
+                    "choose another --workdir."
                 )
         assign_tensors(
             self.train_step.named_variables(),
@@ -281,6 +297,31 @@ class RunState:
         self.last_evaluation = metadata["evaluation"]
         self.evaluation_due = metadata["evaluation_due"]
         return save_point
+
+    def _require_same_step(self, metadata: Mapping[str, Any]) -> None:
+        """Raises UserError if a step takes another number of images now.
+
+        With the same number, a step takes the same images on any number of
+        replicas.
+        """
+        # Earlier versions did not say, and had the batch size stay.
+        was = metadata.get("images_per_step", self.images_per_step)
+        if was == self.images_per_step:
+            return
+        train, count = self.config.train, self.devices.num_replicas
+        batch_size, rest = divmod(was, count * train.accumulate)
+        raise UserError(
+            f"{self.workdir.path} was trained with {was} images per step; "
+            f"{count} replica{'s' * (count != 1)} x train.batch_size "
+            f"{train.batch_size} x train.accumulate {train.accumulate} are "
+            f"{self.images_per_step}. "
+            + (
+                "Choose a number of processes and a train.accumulate whose "
+                "product divides it."
+                if rest
+                else f"Set --config.train.batch_size={batch_size}."
+            )
+        )
 
     def _require_plain(self, state: Mapping[str, Any]) -> None:
         """Raises CheckpointError for what no run has saved."""
@@ -296,6 +337,9 @@ class RunState:
                 wrong.append("position")
             if state["metrics_offset"] < 0:
                 wrong.append("metrics_offset")
+        images = state.get("images_per_step", 1)
+        if type(images) is not int or images < 1:
+            wrong.append("images_per_step")
         try:
             rollbacks_from(state.get("rollbacks") or [])
         except ValueError:
@@ -312,6 +356,7 @@ class RunState:
         return {
             "steps_per_epoch": self.steps_per_epoch,
             "position": divmod(save_point.step, self.steps_per_epoch),
+            "images_per_step": self.images_per_step,
             "seed": self.config.train.seed,
             "model": dataclasses.asdict(self.config.model),
             "metrics_offset": save_point.metrics_offset,

@@ -46,8 +46,8 @@ class TrainStep:
 
     It runs on all replicas of the strategy in whose scope it, the model, the
     optimiser and the regulariser were made.  Each replica holds all state and
-    updates it by itself; what they share is the gradient, in one reduction,
-    and the statistics of batch normalisation.
+    updates it by itself; what they share is the gradient, part by part as the
+    backward pass ends with them, and the statistics of batch normalisation.
 
     Args:
       model: whose variables change.
@@ -297,7 +297,10 @@ class TrainStep:
     def _apply(self, result: _Result, coefficients, stop) -> StepMetrics:
         """Shares the gradient, then updates or skips."""
         means = {**result.means, "stop": tf.convert_to_tensor(stop)}
+        gradient = means.pop("gradient")
         if replicas.count() > 1:
+            # The backward pass begins with what the model ends with.
+            gradient = replicas.means(gradient[::-1])[::-1]
             tensors = tf.nest.flatten(means)
             means = tf.nest.pack_sequence_as(
                 means,
@@ -306,7 +309,6 @@ class TrainStep:
                     [t.shape for t in tensors],
                 ),
             )
-        gradient = means.pop("gradient")
         norm = tf.sqrt(2 * tf.add_n([tf.nn.l2_loss(g) for g in gradient]))
         good = tf.math.is_finite(norm)
         if self.max_gradient_norm:

@@ -82,8 +82,6 @@ def train(
         try:
             with watchdog.allowing(_START_FACTOR):
                 run = Trainer(config, folder, devices, watchdog)
-            if devices.is_chief:
-                folder.write_config(config)
             return run.run(changed, profile_steps)
         except _LOST as error:
             if devices.num_workers == 1:
@@ -178,6 +176,9 @@ class Trainer:
         """Sets all state, from a checkpoint or for the first step."""
         with self.watchdog.allowing(_START_FACTOR):
             save_point = self.state.restore()
+            if self.devices.is_chief:
+                # Not before what was restored has been found to fit it.
+                self.workdir.write_config(self.config)
             if save_point is None:
                 self._prepare_first_step()
                 save_point = SavePoint(0, 0)

@@ -13,8 +13,8 @@ _SURROUNDINGS = (
     "TF_CONFIG",
     "TPU_NAME",
     "SLURM_PROCID",
-    "SLURM_NTASKS",
-    "SLURM_STEP_NUM_TASKS",
+    "CUDA_VISIBLE_DEVICES",
+    "NVAE_TF_LAUNCHED",
 )
 
 
@@ -45,6 +45,25 @@ def described(monkeypatch):
     return found
 
 
+@pytest.fixture
+def gpus(monkeypatch):
+    """Sets how many GPUs there are; the ones that stay visible are noted."""
+    visible = []
+
+    def have(count):
+        monkeypatch.setattr(
+            tf.config,
+            "list_physical_devices",
+            lambda kind: [f"{kind}:{i}" for i in range(count)],
+        )
+        monkeypatch.setattr(
+            tf.config, "set_visible_devices", lambda *a: visible.append(a)
+        )
+        return visible
+
+    return have
+
+
 def _tf_config(monkeypatch, cluster, task_type, index):
     text = json.dumps(
         {"cluster": cluster, "task": {"type": task_type, "index": index}}
@@ -56,6 +75,55 @@ def test_process_alone_uses_one_device():
     found = devices.open_devices("auto")
     assert found.num_replicas == found.local_replicas == found.num_workers == 1
     assert found.is_chief
+
+
+def test_process_alone_never_makes_a_copy_for_each_gpu(gpus):
+    gpus(8)
+    assert devices.open_devices("auto").num_replicas == 1
+
+
+@pytest.mark.parametrize(("index", "gpu"), [(0, 0), (1, 1), (2, 0), (3, 1)])
+def test_processes_of_a_machine_take_a_gpu_each(
+    monkeypatch, described, gpus, index, gpu
+):
+    visible = gpus(2)
+    workers = ["a:1", "a:2", "b:1", "b:2"]
+    _tf_config(monkeypatch, {"worker": workers}, "worker", index)
+    assert devices.open_devices("auto").worker == index
+    assert visible == [(f"GPU:{gpu}", "GPU")]
+
+
+def test_process_that_was_given_its_gpu_takes_it(monkeypatch, described, gpus):
+    visible = gpus(1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    _tf_config(monkeypatch, {"worker": ["a:1", "a:2"]}, "worker", 1)
+    assert devices.open_devices("auto").num_replicas == 2
+    assert not visible
+
+
+@pytest.mark.parametrize(
+    ("count", "visible"), [(1, None), (4, None), (3, "0,1,2")]
+)
+def test_other_than_one_process_for_each_gpu_is_refused(
+    monkeypatch, described, gpus, count, visible
+):
+    gpus(count)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    _tf_config(monkeypatch, {"worker": ["a:1", "a:2"]}, "worker", 1)
+    with pytest.raises(UserError, match=rf"2 of .* on a, .* {count} GPUs"):
+        devices.open_devices("auto")
+
+
+def test_process_that_was_given_a_gpu_does_not_train_on_a_cpu(
+    monkeypatch, described, gpus
+):
+    gpus(0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("NVAE_TF_LAUNCHED", "1")
+    _tf_config(monkeypatch, {"worker": ["a:1", "a:2"]}, "worker", 1)
+    with pytest.raises(UserError, match="given GPU 1"):
+        devices.open_devices("auto")
 
 
 @pytest.mark.parametrize("name", ["auto", "multi_worker"])
@@ -83,40 +151,6 @@ def test_chief_of_tf_config_comes_before_its_workers(
     assert found.is_chief == (worker == 0)
 
 
-def test_tasks_of_slurm_find_each_other(monkeypatch, described):
-    for name, value in {
-        "SLURM_PROCID": "3",
-        "SLURM_STEP_NUM_TASKS": "4",
-        "SLURM_STEP_NODELIST": "node[7-8]",
-        "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
-        "SLURM_NTASKS_PER_NODE": "2",
-    }.items():
-        monkeypatch.setenv(name, value)
-    found = devices.open_devices("auto")
-    (resolver,) = described
-    assert (found.worker, found.num_workers) == (3, 4)
-    assert resolver.cluster_spec().as_dict() == {
-        "worker": ["node7:12321", "node7:12322", "node8:12321", "node8:12322"]
-    }
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        "[]",
-        "[" * 50_000,
-        '{"cluster": []}',
-        '{"cluster": {"worker": 3}}',
-    ],
-    ids=lambda text: text[:20],
-)
-def test_tf_config_that_describes_nothing_is_refused(monkeypatch, text):
-    monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(UserError, match="TF_CONFIG in the environment"):
-        devices.open_devices("auto")
-
-
 def test_several_workers_need_a_cluster():
     with pytest.raises(UserError, match="--num_processes=N"):
         devices.open_devices("multi_worker")
@@ -130,6 +164,13 @@ def test_missing_tpu_is_said_to_be_missing():
 def test_unknown_strategy_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match="mirrored, multi_worker"):
         devices.open_devices("horovod")
+
+
+def test_missing_process_is_told_and_not_waited_for(monkeypatch):
+    monkeypatch.setattr(rendezvous, "PATIENCE_SECONDS", 0.5)
+    _tf_config(monkeypatch, {"worker": ["127.0.0.1:1", "b:1"]}, "worker", 1)
+    with pytest.raises(UserError, match=r"0 \(127\.0\.0\.1:1\)"):
+        devices.open_devices("auto")
 
 
 def test_parts_of_a_batch_are_told_by_the_replicas_that_take_them():

@@ -1,5 +1,6 @@
 """Several processes of one run: lost, stopped, and started again."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from nvae_tf.core.errors import RESUME_STATUS, UserError
-from nvae_tf.distribute import launcher
+from nvae_tf.distribute import launcher, machine
 from nvae_tf.distribute.cores import available_cores
 from tests.support.run_helpers import SMALLEST, make_config, write_images
 from tests.support.train_processes import TrainingRun
@@ -104,6 +105,56 @@ def test_peer_that_does_not_come_is_told_within_a_minute(
     assert "Traceback" not in done.stderr
 
 
+def test_run_goes_on_with_fewer_processes_and_with_more(config, tmp_path):
+    """A step is the same, but for the noise, which each draws for itself."""
+    # What the encoder's normalisations have seen depends on the images, their
+    # order and the weights, which stay what they are.
+    train = dataclasses.replace(
+        config.train, epochs=3, learning_rate=1e-12, min_learning_rate=0.0
+    )
+    config = dataclasses.replace(config, train=train)
+    whole = _run(tmp_path / "whole", config)
+    whole.start()
+    assert whole.wait() == 0, whole.log.read_text()
+    run = _run(tmp_path / "changed", config)
+    run.start(failure="0:10:kill")
+    assert run.wait() == RESUME_STATUS, run.log.read_text()
+
+    alone = ("--num_processes=1", "--strategy=one_device")
+    run.start(*alone)
+    assert run.wait() == 2
+    text = run.log.read_text()
+    assert "trained with 4 images per step" in text
+    assert "Set --config.train.batch_size=4" in text
+    assert "Traceback" not in text
+
+    alone = (*alone, "--config.train.batch_size=4")
+    run.start(*alone, failure="0:18:kill")
+    assert run.wait() == -signal.SIGKILL, run.log.read_text()
+    assert run.saved_step() == 16
+
+    run.start()
+    assert run.wait() == 0, run.log.read_text()
+    records = map(json.loads, run.metrics().splitlines())
+    steps = [r["step"] for r in records if r["kind"] == "train"]
+    assert steps == list(range(1, 28))
+    first, second = (
+        {
+            name: tensor
+            for name, tensor in each.workdir.checkpoints()
+            .restore_latest()
+            .tensors.items()
+            if name.startswith("model/encoder/")
+        }
+        for each in (whole, run)
+    )
+    assert any(name.endswith("/variance") for name in first)
+    for name, tensor in first.items():
+        np.testing.assert_allclose(
+            second[name], tensor, rtol=1e-4, atol=1e-6, err_msg=name
+        )
+
+
 def _status(tmp_path, program, num_processes=2):
     command = [sys.executable, "-c", program]
     return launcher.launch(num_processes, tmp_path, command)
@@ -140,6 +191,97 @@ path.write_text(json.dumps(place))
     assert len(set(clusters[0])) == 3
     cores = available_cores()
     assert {int(place["threads"]) for place in places} == {max(1, cores // 3)}
+
+
+_TWO_WORKERS = json.dumps(
+    {
+        "cluster": {"worker": ["a:1", "a:2"]},
+        "task": {"type": "worker", "index": 1},
+    }
+)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Sets how many GPUs there are, and which of them to use."""
+
+    def have(count, visible=None):
+        found = [machine.Gpu("A", None)] * count
+        monkeypatch.setattr(machine, "driver_gpus", lambda: found)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    for name in ("TF_CONFIG", "SLURM_PROCID", "TPU_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return have
+
+
+@pytest.mark.parametrize(
+    ("count", "visible", "expected"),
+    [
+        (0, None, 1),
+        (8, None, 8),
+        (8, "2,5", 2),
+        (8, "", 1),
+        (8, "-1", 1),
+        (8, "3,-1,4", 1),
+    ],
+)
+def test_run_wants_a_process_for_each_gpu(gpus, count, visible, expected):
+    gpus(count, visible)
+    assert launcher.processes_to_launch() == expected
+
+
+def test_machine_without_a_driver_gets_one_process(gpus, monkeypatch):
+    gpus(0)
+
+    def missing():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(machine, "driver_gpus", missing)
+    assert launcher.processes_to_launch() == 1
+
+
+@pytest.mark.parametrize(
+    ("surroundings", "expected"),
+    [
+        ({"TF_CONFIG": _TWO_WORKERS}, 1),
+        ({"TPU_NAME": "v4"}, 1),
+        ({"TF_CONFIG": "{}", "SLURM_PROCID": "0"}, 8),
+    ],
+)
+def test_process_of_several_launches_no_others(
+    gpus, monkeypatch, surroundings, expected
+):
+    gpus(8)
+    for name, value in surroundings.items():
+        monkeypatch.setenv(name, value)
+    assert launcher.processes_to_launch() == expected
+
+
+def test_more_processes_than_gpus_are_refused(gpus, tmp_path):
+    gpus(2)
+    with pytest.raises(UserError, match="more than the 2 GPUs"):
+        launcher.launch(3, tmp_path, ["true"])
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, ["0", "1"]), ("4,7", ["4", "7"]), ("-1", ["-1", "-1"])],
+)
+def test_processes_get_a_gpu_each(gpus, tmp_path, visible, expected):
+    gpus(2, visible)
+    program = """
+import json, os, pathlib
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+path = pathlib.Path(%r) / f"gpu_{index}"
+path.write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+"""
+    assert _status(tmp_path, program % str(tmp_path)) == 0
+    found = [(tmp_path / f"gpu_{i}").read_text() for i in range(2)]
+    assert found == expected
 
 
 def test_workdir_that_cannot_hold_the_logs_is_named(tmp_path):

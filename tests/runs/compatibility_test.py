@@ -239,6 +239,7 @@ _CHANGES = {
     "no position": lambda state: state.pop("position"),
     "metrics_offset": lambda state: state.update(metrics_offset=-7075),
     "no metrics_offset": lambda state: state.update(metrics_offset="7075"),
+    "images_per_step": lambda state: state.update(images_per_step="2"),
     "evaluation": lambda state: state.update(evaluation=[1]),
     "no evaluation_due": lambda state: state.update(evaluation_due=None),
     "rollbacks": lambda state: state.update(rollbacks=[{"failed_at": 1}]),

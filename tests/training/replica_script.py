@@ -30,7 +30,7 @@ def main(out: str, strategy: str, replicas: int) -> None:
     devices = open_devices(strategy)
     config = run_helpers.make_config("", model={"num_latent_scales": 1}).model
     with devices.strategy.scope():
-        model = NVAE(config, seed=3, unroll=devices.num_replicas > 1)
+        model = NVAE(config, seed=3, unroll=devices.shares_graph)
         step = TrainStep(
             model,
             Adamax(model.trainable_variables),

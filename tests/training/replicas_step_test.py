@@ -39,7 +39,7 @@ def alone(folder):
 
 @pytest.mark.parametrize(
     ("strategy", "replicas"),
-    [("mirrored", 2), ("mirrored", 4), ("multi_worker", 2)],
+    [("mirrored", 2), ("multi_worker", 2), ("multi_worker", 4)],
 )
 def test_replicas_train_as_one_with_the_whole_batch(
     folder, alone, strategy, replicas

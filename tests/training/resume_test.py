@@ -78,7 +78,7 @@ class _Starts:
             make = functools.partial(self._once, name, getattr(module, name))
             patch.setattr(module, name, make)
 
-    def _once(self, name, make, *args, **kwargs):
+    def _once(self, name, make, /, *args, **kwargs):
         if name not in self._made:
             self._made[name] = make(*args, **kwargs)
             if name == "TrainStep":

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from nvae_tf.config import schedules
 from nvae_tf.core.errors import RESUME_STATUS, CheckpointError, UserError
 from nvae_tf.datasets import pipeline
-from nvae_tf.distribute.devices import open_devices
+from nvae_tf.distribute.devices import Devices, open_devices
 from nvae_tf.runs.workdir import Workdir, load_model
 from nvae_tf.training import trainer
+from nvae_tf.training.run_state import RunState
 from nvae_tf.training.watchdog import Watchdog
 from tests.support.run_helpers import SMALLEST, make_config, write_images
 
@@ -162,10 +164,42 @@ def test_another_configuration_is_refused_by_the_keys_that_differ(
     finished, images
 ):
     path, _ = finished
-    train = dataclasses.replace(_config(images).train, batch_size=10, epochs=9)
+    train = dataclasses.replace(_config(images).train, seed=5, epochs=9)
     config = dataclasses.replace(_config(images), train=train)
-    with pytest.raises(UserError, match=r"train\.batch_size \(12 there, 10"):
+    with pytest.raises(UserError, match=r"train\.seed \(0 there, 5 now"):
         trainer.train(config, path)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "way_out"),
+    [
+        (10, 1, r"Set --config\.train\.batch_size=12"),
+        (2, 5, "Choose a number of processes"),
+    ],
+)
+def test_another_number_of_images_per_step_is_refused(
+    finished, images, batch_size, accumulate, way_out
+):
+    path, _ = finished
+    before = Workdir(path).config_path.read_bytes()
+    train = dataclasses.replace(
+        _config(images).train,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        epochs=9,
+    )
+    config = dataclasses.replace(_config(images), train=train)
+    with pytest.raises(UserError, match=rf"12 images per step.* {way_out}"):
+        trainer.train(config, path)
+    assert Workdir(path).config_path.read_bytes() == before
+
+
+def test_replicas_are_not_compiled(images, tmp_path):
+    config = dataclasses.replace(_config(images), jit_compile=True)
+    strategy = types.SimpleNamespace(num_replicas_in_sync=2)
+    devices = Devices(strategy, num_workers=2)
+    with pytest.raises(UserError, match="jit_compile is for one device"):
+        RunState(config, Workdir(tmp_path), devices, 3)
 
 
 def test_schedules_may_change_and_it_is_recorded(images, tmp_path, monkeypatch):
