@@ -1,15 +1,22 @@
 """Layers: convolutions, batch normalisation, squeeze-and-excitation."""
 
+import functools
 import math
 
 import numpy as np
 import tensorflow as tf
 
 from nvae_tf.distribute import replicas
-from nvae_tf.model import batch_norm, masks, ops
+from nvae_tf.model import batch_norm, ops
 from nvae_tf.model.pure_layer import Mode, PureLayer
 
-__all__ = ["BatchNorm", "Conv2D", "Dense", "SqueezeExcite"]
+__all__ = [
+    "BatchNorm",
+    "Conv2D",
+    "Dense",
+    "SqueezeExcite",
+    "autoregressive_mask",
+]
 
 BATCH_NORM_MOMENTUM = 0.95
 
@@ -106,7 +113,7 @@ class Conv2D(PureLayer):
         v = tf.convert_to_tensor(self.v)
         if self.mask is None:
             return v
-        return v * masks.autoregressive_mask(
+        return v * autoregressive_mask(
             tuple(self.v.shape[-4:]),
             depthwise=self.groups > 1,
             strict=self.mask == "strictly_causal",
@@ -326,3 +333,49 @@ def _uniform(shape, seed: int, stream: int, limit: float):
         limit,
         alg="philox",
     )
+
+
+@functools.cache
+def autoregressive_mask(
+    shape: tuple[int, int, int, int],
+    *,
+    depthwise: bool = False,
+    strict: bool = False,
+    mirrored: bool = False,
+) -> np.ndarray:
+    """Which taps of a flow's kernel an output may look at, in raster order.
+
+    Taps above the centre and to its left are open.  The centre tap is open by
+    channel order; where the channel counts differ, channels are matched in
+    runs.  Depthwise kernels have an open centre.  Paper section 3.2.
+
+    Args:
+      shape: `(kh, kw, c_in, c_out)`; of a depthwise kernel `(kh, kw, 1, C)`.
+      depthwise: whether every output sees its own channel only.
+      strict: also close the centre to the output's own channel (or run).
+      mirrored: turn the spatial order around.
+
+    Returns:
+      float32 of 0 and 1, of `shape`.
+    """
+    height, width, c_in, c_out = shape
+    mask = np.zeros(shape, np.float32)
+    mask[: height // 2] = 1
+    mask[height // 2, : width // 2] = 1
+    mask[height // 2, width // 2] = (
+        1 if depthwise else _channel_order(c_in, c_out, strict)
+    )
+    if mirrored:
+        mask = mask[::-1, ::-1]
+    return np.ascontiguousarray(mask)
+
+
+def _channel_order(c_in: int, c_out: int, strict: bool) -> np.ndarray:
+    """`[c_in, c_out]`: 1 where the output may see the input's same pixel."""
+    inputs = np.arange(c_in)[:, None]
+    outputs = np.arange(c_out)[None, :]
+    if c_out >= c_in:
+        run = outputs // (c_out // c_in)
+        return inputs < run if strict else inputs <= run
+    ratio = c_in // c_out
+    return inputs < (outputs if strict else outputs + 1) * ratio

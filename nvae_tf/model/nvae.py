@@ -2,18 +2,18 @@
 
 import contextlib
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from nvae_tf.config import ModelConfig
-from nvae_tf.core.errors import DataError
 from nvae_tf.distributions.likelihoods import (
     num_pixel_parameters,
     pixel_distribution,
 )
+from nvae_tf.model import inputs
 from nvae_tf.model.decoder import TopDownDecoder
 from nvae_tf.model.encoder import BottomUpEncoder
 from nvae_tf.model.image_decoder import ImageDecoder
@@ -210,9 +210,9 @@ class NVAE(PureLayer, keras.Model):
         """
         if mode is None:
             mode = Mode.TRAINING if training else Mode.INFERENCE
-        x = self._check_images(x)
+        x = inputs.checked_images(x, self.config)
         params = self.read_params(mode) if params is None else params
-        noise = self._noise(eps, seed, tf.shape(x)[0])
+        noise = inputs.noise_by_scale(self.config, eps, seed, tf.shape(x)[0])
         x = tf.cast(x, self.compute_dtype)
         top, features, encoder_updates = self.parts["encoder"](
             x, params["encoder"], mode=mode, unroll=self.unroll
@@ -280,13 +280,13 @@ class NVAE(PureLayer, keras.Model):
         params = self.read_params(mode) if params is None else params
         noise = None
         if latents is None:
-            noise = self._noise(eps, seed, batch_size)
+            noise = inputs.noise_by_scale(self.config, eps, seed, batch_size)
         else:
-            latents = self._by_scale(latents, "latents")
+            latents = inputs.by_scale(self.config, latents, "latents")
         batch = (noise or latents)[0].shape[1]
         h, results, decoder_updates = self.parts["decoder"](
             noise,
-            temperature=self._temperature(temperature, batch),
+            temperature=inputs.per_group(self.config, temperature, batch),
             latents=latents,
             params=params["decoder"],
             mode=mode,
@@ -315,106 +315,6 @@ class NVAE(PureLayer, keras.Model):
         See `decode` for the arguments.
         """
         return self.decode(eps, seed, temperature, batch_size).logits
-
-    def _check_images(self, x):
-        c = self.config
-        expected = (c.padded_size, c.padded_size, c.image_channels)
-        x = tf.convert_to_tensor(x)
-        if not x.dtype.is_floating:
-            raise DataError(
-                f"The images have dtype {x.dtype.name}; NVAE takes floating "
-                "values in [0, 1]. Divide by the largest value first."
-            )
-        if x.shape.rank != 4 or tuple(x.shape[1:]) != expected:
-            raise DataError(
-                f"The images have shape {tuple(x.shape)}; this model takes "
-                f"[B, {', '.join(map(str, expected))}]"
-                + (f", padded by {c.padding}." if c.padding else ".")
-            )
-        if tf.executing_eagerly() and x.shape[0]:
-            low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
-            if not (low >= 0 and high <= 1):
-                raise DataError(
-                    f"The images range from {low:g} to {high:g}; NVAE takes "
-                    "values in [0, 1]."
-                )
-        return x
-
-    def _noise(self, eps, seed, batch_size):
-        """Standard Normal noise per scale, `[G, B, h, w, d]`."""
-        if eps is not None:
-            return self._by_scale(eps, "eps")
-        if seed is None or batch_size is None:
-            raise ValueError(
-                "Without `eps`, a `seed` is needed (and, to sample, a "
-                "`batch_size`): noise is never drawn from hidden state."
-            )
-        c = self.config
-        return [
-            tf.random.stateless_normal(
-                [groups, batch_size, size, size, c.num_latent_per_group],
-                tf.random.experimental.stateless_fold_in(seed, s, alg="philox"),
-                # Named, so that all devices draw the same. XLA draws others
-                # from the same seed, of Normals as of uniform numbers.
-                alg="philox",
-            )
-            for s, (groups, size) in enumerate(
-                zip(c.groups_top_down, c.scale_sizes, strict=True)
-            )
-        ]
-
-    def _by_scale(self, tensors: Sequence, name: str) -> list:
-        """L tensors `[B, h, w, d]` -> per scale `[G, B, h, w, d]`."""
-        c = self.config
-        if len(tensors) != c.num_groups:
-            raise ValueError(
-                f"`{name}` has {len(tensors)} tensors; this model has "
-                f"{c.num_groups} latent groups."
-            )
-        tensors = [tf.cast(t, tf.float32) for t in tensors]
-        for i, (t, shape) in enumerate(
-            zip(tensors, c.latent_shapes, strict=True)
-        ):
-            if tuple(t.shape[1:]) != tuple(shape):
-                raise ValueError(
-                    f"`{name}[{i}]` has shape {tuple(t.shape)}; group {i} "
-                    f"takes [B, {', '.join(map(str, shape))}]."
-                )
-        stacked, start = [], 0
-        for groups in c.groups_top_down:
-            stacked.append(tf.stack(tensors[start : start + groups]))
-            start += groups
-        return stacked
-
-    def _temperature(self, temperature, batch: int | None):
-        """Per group, `[L, B or 1]`."""
-        if temperature is None:
-            return None
-        t = tf.cast(temperature, tf.float32)
-        groups = self.config.num_groups
-        match t.shape.as_list():
-            case []:
-                return tf.fill([groups, 1], t)
-            case [length] if length in (groups, None):
-                return tf.ensure_shape(t, [groups])[:, None]
-            case [_, length] if length == groups and _fits(t, batch):
-                return tf.transpose(t)
-            case [_, length] if length in (1, None) and _fits(t, batch):
-                return tf.broadcast_to(
-                    tf.transpose(t), [groups, tf.shape(t)[0]]
-                )
-        raise ValueError(
-            f"`temperature` has shape {tuple(t.shape)}, but this model has "
-            f"{groups} latent groups and the batch "
-            f"{'B' if batch is None else batch} images: give a number, "
-            f"[{groups}] for one per group, top-down, [B, 1] for one per "
-            f"image, or [B, {groups}]."
-        )
-
-
-def _fits(rows, batch: int | None) -> bool:
-    """Whether tensors have a row for each image, or one for all."""
-    return batch is None or rows.shape[0] in (batch, 1, None)
 
 
 def _sum_groups(per_scale):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from nvae_tf.model.cells import FlowCell
 from nvae_tf.model.latent_group import LatentGroup
-from nvae_tf.model.masks import autoregressive_mask
+from nvae_tf.model.layers import autoregressive_mask
 from tests.support import model_cases
 from tests.support import numpy_reference as reference
 

@@ -7,8 +7,12 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.model.cells import FlowCell, ResidualCell
-from nvae_tf.model.layers import BatchNorm, Conv2D, SqueezeExcite
-from nvae_tf.model.masks import autoregressive_mask
+from nvae_tf.model.layers import (
+    BatchNorm,
+    Conv2D,
+    SqueezeExcite,
+    autoregressive_mask,
+)
 from nvae_tf.model.pure_layer import Mode, PureLayer
 from nvae_tf.model.regularizers import SpectralRegularizer, batch_norm_loss
 from tests.support import numpy_reference
