@@ -12,7 +12,7 @@ import typing
 import tensorflow as tf
 
 from nvae_tf.core.errors import UserError
-from nvae_tf.distribute import cluster, launcher, rendezvous
+from nvae_tf.distribute import cluster, launcher, machine, rendezvous
 
 __all__ = ["STRATEGIES", "Devices", "open_devices"]
 
@@ -55,6 +55,20 @@ class Devices(typing.NamedTuple):
         Their reductions cannot sit in loops, see `replicas`.
         """
         return self.num_replicas > self.num_workers
+
+    def describe(self) -> str:
+        """What a run computes on, for a person: "8 GPUs (NVIDIA H100)"."""
+        gpus = tf.config.list_logical_devices("GPU")
+        kind = "TPU" if os.environ.get("TPU_NAME") else "CPU"
+        if gpus:
+            physical = tf.config.get_visible_devices("GPU")
+            details = [
+                tf.config.experimental.get_device_details(gpu)
+                for gpu in physical
+            ]
+            names = {d.get("device_name", "of unknown name") for d in details}
+            return f"{_number(self.num_replicas, 'GPU')} ({', '.join(names)})"
+        return _number(self.num_replicas, kind)
 
     def per_replica(self, tensor):
         """Slices of a tensor's first axis, one for each local replica."""
@@ -110,7 +124,35 @@ def _choose() -> str:
     found = cluster.find()
     if found is not None and len(found.addresses) > 1:
         return "multi_worker"
-    return "tpu" if os.environ.get("TPU_NAME") else "one_device"
+    if os.environ.get("TPU_NAME"):
+        return "tpu"
+    _require_gpus()
+    return "one_device"
+
+
+def _require_gpus() -> None:
+    """Raises UserError if there are GPUs here that TensorFlow does not see.
+
+    Whoever leaves some of them out by CUDA_VISIBLE_DEVICES means it.
+    """
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return
+    if tf.config.list_physical_devices("GPU"):
+        return
+    try:
+        names = sorted({gpu.name for gpu in machine.driver_gpus()})
+    except OSError:
+        return
+    if names:
+        raise UserError(
+            f"This machine has a GPU ({', '.join(names)}), but TensorFlow does "
+            "not see it: the run would train on the CPU. nvae doctor says what "
+            "to install; --strategy=one_device trains on the CPU all the same."
+        )
+
+
+def _number(count: int, kind: str) -> str:
+    return f"{count} {kind}{'' if count == 1 else 's'}"
 
 
 def _multi_worker() -> Devices:

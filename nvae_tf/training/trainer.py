@@ -75,6 +75,9 @@ def train(
     with contextlib.ExitStack() as stack:
         if devices.is_chief:
             stack.enter_context(folder.locked())
+            _LOG.info(
+                "Training on %s in %s.", devices.describe(), config.precision
+            )
         changed = folder.check_config(config)
         watchdog = stack.enter_context(
             Watchdog(60 * config.train.watchdog_minutes, folder.path)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.core.errors import UserError
-from nvae_tf.distribute import devices, rendezvous, replicas
+from nvae_tf.distribute import devices, machine, rendezvous, replicas
 
 _SURROUNDINGS = (
     "TF_CONFIG",
@@ -197,3 +197,43 @@ def test_kind_of_devices_is_the_strategys(monkeypatch):
     assert replicas.device_kind() == "GPU"
     with on_cpu.scope():
         assert replicas.device_kind() == "CPU"
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """Sets which GPUs the driver sees; None for no driver."""
+
+    def has(*names):
+        def driver_gpus():
+            if names == (None,):
+                raise FileNotFoundError("nvidia-smi")
+            return [machine.Gpu(name, 2**34) for name in names]
+
+        monkeypatch.setattr(machine, "driver_gpus", driver_gpus)
+
+    return has
+
+
+def test_gpu_that_tensorflow_does_not_see_is_not_left_idle(gpus, driver):
+    gpus(0)
+    driver("NVIDIA H100")
+    with pytest.raises(UserError, match=r"H100.*nvae doctor.*one_device"):
+        devices.open_devices("auto")
+    assert devices.open_devices("one_device").num_replicas == 1
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "0"])
+def test_gpus_that_are_left_out_on_purpose_are_left_out(
+    gpus, driver, monkeypatch, visible
+):
+    gpus(0)
+    driver("NVIDIA H100")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices.open_devices("auto").num_replicas == 1
+
+
+@pytest.mark.parametrize("names", [(None,), ()])
+def test_cpu_is_taken_where_there_is_no_gpu(gpus, driver, names):
+    gpus(0)
+    driver(*names)
+    assert devices.open_devices("auto").describe() == "1 CPU"

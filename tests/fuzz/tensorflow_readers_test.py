@@ -13,10 +13,12 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from nvae_tf.core.errors import ExportError
+from nvae_tf.core.json_files import read_json
 from nvae_tf.datasets import records
 from nvae_tf.datasets.records import open_records, read_shard_index
 from nvae_tf.evaluation.features import load_features
 from nvae_tf.export import verify
+from nvae_tf.export.stablehlo import runner
 from tests.fuzz.harness import fuzz, hold, scratch
 from tests.fuzz.mutations import huge, junk, mutated, with_junk
 from tests.support import taking_over
@@ -213,6 +215,42 @@ def _report(facts):
 @fuzz("facts of an export", 0.02, facts=with_junk(_FACTS))
 def test_facts_of_exports_with_other_values(facts):
     hold("facts of an export", _report, facts)
+
+
+_TENSOR = {"name": "x", "shape": [2, 4], "dtype": "float32"}
+_PROGRAMS = {
+    "graphs": {
+        "sample": {"inputs": [_TENSOR], "weights": [], "outputs": [_TENSOR]}
+    },
+    "batch": 2,
+    "num_groups": 1,
+    "facts": _FACTS,
+}
+
+
+def _check_programs(folder):
+    found = read_json(folder / runner.DESCRIPTION, ExportError)
+    try:
+        runner.check(found)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    # What is let through is what the engine can be asked.
+    for graph in found["graphs"].values():
+        for spec in graph["inputs"] + graph["outputs"]:
+            np.broadcast_to(np.zeros([], spec["dtype"]), spec["shape"])
+
+
+@fuzz("programs of StableHLO", 0.02, description=with_junk(_PROGRAMS))
+def test_descriptions_of_programs_with_other_values(description):
+    with scratch() as folder:
+        (folder / runner.DESCRIPTION).write_text(json.dumps(description))
+        hold("programs of StableHLO", _check_programs, folder)
+
+
+def test_description_that_the_readers_take():
+    with scratch() as folder:
+        (folder / runner.DESCRIPTION).write_text(json.dumps(_PROGRAMS))
+        _check_programs(folder)
 
 
 def _graph():

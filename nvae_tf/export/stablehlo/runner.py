@@ -12,7 +12,13 @@ from nvae_tf.core.extras import require
 from nvae_tf.core.json_files import read_json
 from nvae_tf.core.reading import open_regular
 
-__all__ = ["DESCRIPTION", "StableHloRunner", "is_export", "require_packages"]
+__all__ = [
+    "DESCRIPTION",
+    "StableHloRunner",
+    "check",
+    "is_export",
+    "require_packages",
+]
 
 DESCRIPTION = "graphs.json"
 _PURPOSE = "A StableHLO export"
@@ -54,7 +60,7 @@ class StableHloRunner:
         self._path = pathlib.Path(path)
         try:
             found = read_json(self._path / DESCRIPTION)
-            _check(found)
+            check(found)
             self.facts: dict[str, Any] = found["facts"]
             self._graphs = Graphs(self._path)
             for name in self._graphs.names:
@@ -86,8 +92,12 @@ class StableHloRunner:
         return self._graphs.run(name, inputs)
 
 
-def _check(found: dict[str, Any]) -> None:
-    """Raises ValueError for what no export says."""
+def check(found: dict[str, Any]) -> None:
+    """Raises ValueError for a description that no export has.
+
+    Args:
+      found: what `graphs.json` holds.
+    """
     graphs, batch = found.get("graphs"), found.get("batch")
     if not isinstance(graphs, dict) or not graphs:
         raise ValueError("it has no graphs")
