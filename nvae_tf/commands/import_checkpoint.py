@@ -52,7 +52,7 @@ def main(argv) -> None:
     require_new(folder)
     checkpoint = reference_import.read(_CHECKPOINT.value)
     own = config_from_reference(
-        checkpoint.args, checkpoint.state, checkpoint.path
+        checkpoint.args, checkpoint.state_dict, checkpoint.path
     )
     config = _merge(own)
     print(

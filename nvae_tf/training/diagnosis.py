@@ -168,8 +168,9 @@ def diagnose(
     )
     if result.layer or result.loss_terms:
         return result
-    gradients = tf.function(train_step.gradients, autograph=False)
-    gradient = gradients(images, coefficients, seed)[2]
+    gradient = train_step.gradient(
+        tf.convert_to_tensor(images), coefficients, tf.constant(seed, tf.int32)
+    )
     return dataclasses.replace(
         result,
         gradients=tuple(_names_in_flat(train_step, gradient.numpy())),

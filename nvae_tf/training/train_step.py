@@ -127,6 +127,17 @@ class TrainStep:
         )
         return output, terms, flat.pack(gradient), vectors
 
+    @tf.function(autograph=False)
+    def gradient(self, x, coefficients: Coefficients, seed):
+        """The flat gradient alone, by a graph that recomputes as a step's.
+
+        Args:
+          x: see `gradients`, as all others.
+          coefficients: likewise.
+          seed: likewise.
+        """
+        return self.gradients(x, coefficients, seed)[2]
+
     def _gradients(self, x, coefficients, seed, eps, kl_sizes):
         """See `gradients`; the gradient in the optimiser's parts."""
         scales = self.scales_loss

@@ -187,6 +187,7 @@ def test_encode_gives_what_the_command_writes(workdir, model, digits, tmp_path):
             )
 
 
+@pytest.mark.long
 def test_mean_score_is_what_the_evaluation_says(workdir, model, digits):
     in_process.run(
         "eval likelihood",

@@ -246,6 +246,7 @@ def test_workdir_of_a_run_is_not_written_over(golden):
         _import(path, workdir)
 
 
+@pytest.mark.long
 def test_import_that_was_killed_anywhere_is_done_again(
     golden, tmp_path, monkeypatch
 ):

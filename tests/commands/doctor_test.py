@@ -185,6 +185,7 @@ def test_tensorflow_that_does_not_import_is_told_of(alone, monkeypatch, capsys):
     assert checks["Machine"]["status"] == "ok"
 
 
+@pytest.mark.long
 def test_small_model_trains_and_draws(alone, capsys):
     assert run("doctor", "--json") == 0
     report = json.loads(capsys.readouterr().out)

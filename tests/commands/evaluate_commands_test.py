@@ -152,6 +152,7 @@ def test_samples_in_a_file_compare_like_those_that_are_drawn(
         assert kept[name] == pytest.approx(drawn[name], rel=1e-3)
 
 
+@pytest.mark.long
 def test_samples_of_a_pretrained_model_compare_like_those_of_its_run(
     workdir, features, drawn, tmp_path, monkeypatch, capsys
 ):
@@ -217,6 +218,7 @@ def test_too_few_or_contradicting_samples_are_refused(
         _compare(tmp_path / "nothing", features)
 
 
+@pytest.mark.long
 def test_trained_features_tell_classes_apart(tmp_path, capsys):
     rng = np.random.default_rng(0)
     labels = np.tile([0, 1], 300)

@@ -126,6 +126,7 @@ def test_sample_makes_the_figure_of_scales(workdir, illustrator, tmp_path):
     np.testing.assert_array_equal(tiles[1], fixed[..., 0])
 
 
+@pytest.mark.long
 def test_readjusted_statistics_are_kept_and_change_the_draws(
     workdir, tmp_path, monkeypatch
 ):
@@ -181,6 +182,7 @@ def test_encoded_latents_decode_to_the_shown_reconstructions(
     assert np.abs(decoded - again).max() <= 1
 
 
+@pytest.mark.long
 def test_reconstruct_from_no_group_shows_the_priors_mean(
     workdir, illustrator, tmp_path
 ):
@@ -207,6 +209,7 @@ def test_reconstruct_from_no_group_shows_the_priors_mean(
     assert _png(path).shape[0] > 34
 
 
+@pytest.mark.long
 def test_way_between_images_shows_them_at_its_ends(workdir, tmp_path):
     data = np.load(workdir.parent / "data" / "test.npy")
     np.save(tmp_path / "two.npy", data[[4, 1]])
@@ -232,6 +235,7 @@ def test_way_between_images_shows_them_at_its_ends(workdir, tmp_path):
     assert np.abs(tiles[[1, 3]] - ends).max() <= 1
 
 
+@pytest.mark.long
 def test_way_between_draws_goes_there_and_back(workdir, illustrator, tmp_path):
     options = [f"--workdir={workdir}", "--seeds=4,9,2", "--steps=3"]
     run("interpolate", *options, f"--output={tmp_path}/frames/")
@@ -255,6 +259,7 @@ def test_way_between_draws_goes_there_and_back(workdir, illustrator, tmp_path):
     assert np.abs(middles - stations).mean() < 12
 
 
+@pytest.mark.long
 def test_traversal_puts_the_strongest_channel_first(workdir, tmp_path, capsys):
     path = tmp_path / "t.png"
     options = [f"--workdir={workdir}", "--steps=3", f"--output={path}"]

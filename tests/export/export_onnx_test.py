@@ -20,7 +20,7 @@ from nvae_tf.export.onnx_runner import GRAPHS, OnnxRunner, graph_path
 from nvae_tf.export.onnx_sampler import Sampler
 from nvae_tf.export.parity import Reference, difference
 from nvae_tf.export.serving import ServedModel
-from tests.support.export_cases import MODELS, REFERENCE, source
+from tests.support.export_cases import REFERENCE, each_model, source
 
 pytestmark = pytest.mark.early
 
@@ -44,7 +44,7 @@ def _ask(runner, reference, name):
     return runner.run(name, inputs), expected
 
 
-@pytest.mark.parametrize("name", MODELS)
+@each_model
 def test_every_graph_agrees_with_the_live_model(exported, name):
     # Seeds and a temperature that the export did not check itself with.
     reference = Reference(source(name), (11, 12, 13), temperature=0.9)
@@ -165,6 +165,7 @@ def test_weights_are_plain_convolutions_constants(exported):
     assert not kinds & {"Loop", "Scan", "If", "BatchNormalization"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("opset", [13, 18])
 def test_other_opsets_agree(tmp_path, opset):
     path = tmp_path / "nvae.onnx"

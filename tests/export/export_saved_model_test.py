@@ -22,7 +22,7 @@ from nvae_tf.export.serving import ServedModel
 from nvae_tf.export.source import Source
 from nvae_tf.export.warmup import example_inputs, read_warmup
 from tests.support import faults
-from tests.support.export_cases import MODELS, REFERENCE, source
+from tests.support.export_cases import MODELS, REFERENCE, each_model, source
 from tests.support.model_cases import random_model, small
 
 pytestmark = pytest.mark.early
@@ -70,7 +70,7 @@ def _draw(runner, seeds, temperature, name="sample_float"):
     return runner.run(name, given)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@each_model
 def test_every_signature_agrees_with_the_live_model(exported, name):
     # Seeds and a temperature that the export did not check itself with.
     reference = Reference(source(name), (11, 12, 13), temperature=0.9)
@@ -83,6 +83,7 @@ def test_every_signature_agrees_with_the_live_model(exported, name):
         assert difference(outputs, expected, 1e-3) < 1e-4, signature
 
 
+@pytest.mark.long
 def test_samples_agree_with_the_authors_program(exported):
     name = "dmol_flow_one_scale"
     stored = np.load(REFERENCE / f"{name}.npz")

@@ -148,6 +148,7 @@ def _saved_model_cli(*arguments):
     return _run(sys.executable, "-m", module, *arguments)
 
 
+@pytest.mark.long
 def test_saved_model_cli_shows_and_runs(folder, runner, tmp_path):
     shown = _saved_model_cli(
         "show", "--dir", folder, "--tag_set", "serve", "--signature_def",
@@ -189,6 +190,7 @@ def _tensor_names(folder):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     sys.platform != "linux" or not shutil.which("cc"),
     reason="needs Linux and a C compiler",

@@ -143,6 +143,7 @@ def test_export_that_does_not_name_its_weights_has_no_average(
     assert in_process.run("verify", str(output), f"--workdir={path}") == 0
 
 
+@pytest.mark.long
 def test_readjusted_statistics_serve_draws_alone(run, tmp_path):
     loaded = _load(run)
     assert "re-adjusted at temperature 0.5" in loaded.batch_norm

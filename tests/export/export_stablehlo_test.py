@@ -51,7 +51,10 @@ def _served(base, folder):
     return SavedModelRunner(folder)
 
 
-@pytest.mark.parametrize("name", ["tiny", "normal", "plain_vae"])
+@pytest.mark.parametrize(
+    "name",
+    ["tiny", "plain_vae", pytest.param("normal", marks=pytest.mark.long)],
+)
 def test_graphs_agree_with_the_saved_model_in_jax(exported, name, tmp_path):
     served, graphs = _served(source(name), tmp_path), Graphs(exported(name))
     seeds, groups = np.arange(20, 20 + _ROWS), graphs.num_groups
@@ -117,6 +120,7 @@ def test_other_compilers_take_it_as_it_is(exported):
         assert difference(found, graphs.run(name, given), 1e-3) < 1e-4
 
 
+@pytest.mark.long
 def test_all_graphs_can_be_had(tmp_path):
     names = ["reconstruct", "score", "from_noise", "infer"]
     path = export_stablehlo(
@@ -201,6 +205,7 @@ def test_weights_are_stored_once_and_only_those_that_are_used(exported):
     assert not any(name.startswith("encoder/") for name in taken["sample"])
 
 
+@pytest.mark.long
 def test_draws_have_their_own_statistics(tmp_path):
     base = source("plain_vae")
     params = tf.nest.map_structure(lambda t: 0.8 * t, base.model.read_params())

@@ -215,7 +215,10 @@ def test_latents_of_a_pass_decode_to_its_image(name):
 # --- graphs ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["three_scales", "plain_vae_flows"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("three_scales", marks=pytest.mark.long), "plain_vae_flows"],
+)
 def test_graph_takes_any_batch_size(name):
     config = model_cases.CONFIGS[name]
     model = _model(name)

@@ -132,6 +132,7 @@ def _pushed(function):
     return total
 
 
+@pytest.mark.long
 def test_loops_accumulate_less():
     everything = _accumulated("none")
     without_norms = _accumulated("bn_swish")

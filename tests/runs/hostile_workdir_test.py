@@ -214,6 +214,7 @@ def test_setbacks_from_elsewhere_are_told_of(folder, tmp_path, content):
         Recovery(path, config)
 
 
+@pytest.mark.long
 def test_two_commands_that_start_at_once_do_not_both_train(folder):
     program = """\
 import sys, time

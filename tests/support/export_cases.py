@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import pathlib
 
+import pytest
+
 from nvae_tf.authors import reference_import
 from nvae_tf.config import Config, DataConfig
 from nvae_tf.export.source import Source
@@ -31,6 +33,16 @@ MODELS = {
     "mixture_5_bits": small(**_PLAIN, likelihood="mixture", num_bits=5),
     "normal": small(**_PLAIN, likelihood="normal", num_bits=8),
 }
+each_model = pytest.mark.parametrize(
+    "name",
+    [
+        # The likelihood is that of "tiny", at other levels.
+        pytest.param(name, marks=pytest.mark.long)
+        if name == "mixture_5_bits"
+        else name
+        for name in MODELS
+    ],
+)
 # For what is around an export, which is made the sooner.
 _SERVED = {
     "served": small(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from unittest import mock
@@ -56,8 +57,13 @@ def take_over(value: object, path="checkpoint.pt") -> Moments | None:
     unused = reference_table.unused(found.args)
     assert len(text) + sum(map(len, unused)) < 20_000
     assert text.replace("\n", "").isprintable()
-    model = _model(config.model)
-    reference_import.assign_state(model, found.state_dict, path)
+    built = _model(config.model)
+    model = built.model
+    # The same weights with another optimiser need not be assigned again.
+    if built.holds is not found.state_dict:
+        built.holds = None
+        reference_import.assign_state(model, found.state_dict, path)
+        built.holds = found.state_dict
     return moments_from_reference(
         found.optimizer,
         found.state_dict,
@@ -67,6 +73,14 @@ def take_over(value: object, path="checkpoint.pt") -> Moments | None:
     )
 
 
+@dataclasses.dataclass
+class _Built:
+    """A model, and the weights that it holds."""
+
+    model: NVAE
+    holds: object = None
+
+
 @functools.lru_cache(maxsize=4)
-def _model(config) -> NVAE:
-    return NVAE(config, seed=None)
+def _model(config) -> _Built:
+    return _Built(NVAE(config, seed=None))

@@ -127,6 +127,7 @@ def test_loss_is_reconstruction_kl_and_regularisation(beta):
         np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_gradient_of_the_penalties_waits_for_that_of_the_pass():
     """It is as large as all kernels, and would be kept all the while."""
     config = model_cases.CONFIGS["two_flows"]
@@ -351,7 +352,9 @@ def test_accumulated_passes_are_one_step_with_the_large_batch():
         )
 
 
-@pytest.mark.parametrize("beta", [0.4, 1.0])
+@pytest.mark.parametrize(
+    "beta", [0.4, pytest.param(1.0, marks=pytest.mark.long)]
+)
 def test_accumulated_passes_move_the_statistics_once(beta):
     config = model_cases.CONFIGS["plain_vae"]
     step = _step(config)

@@ -202,6 +202,7 @@ def test_replicas_are_not_compiled(images, tmp_path):
         RunState(config, Workdir(tmp_path), devices, 3)
 
 
+@pytest.mark.long
 def test_schedules_may_change_and_it_is_recorded(images, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         _stop_after(patch, 2)
@@ -230,6 +231,7 @@ def test_failed_start_does_not_bind_the_workdir(images, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_evaluation_cut_short_is_made_up_for(images, tmp_path, monkeypatch):
     config = make_config(images, model=SMALLEST)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -364,6 +366,7 @@ def test_steps_skipped_in_a_row_send_the_run_back(images, gone_back):
     assert len(checkpoint.metadata["rollbacks"]) == 1
 
 
+@pytest.mark.long
 def test_run_that_went_back_is_resumed_as_it_was(
     images, gone_back, tmp_path, monkeypatch
 ):
@@ -412,6 +415,7 @@ def test_run_that_fails_again_and_again_stops_with_a_diagnosis(
     assert [r["target"] for r in history["rollbacks"]] == [3, 0]
 
 
+@pytest.mark.long
 def test_too_long_gradients_are_skipped_like_infinite_ones(images, tmp_path):
     config = make_config(
         images, model=SMALLEST, train={**_BREAKABLE, "max_gradient_norm": 1e-6}
@@ -440,6 +444,7 @@ def test_watchdog_hears_of_every_step(images, tmp_path):
     assert len(heard) > 5
 
 
+@pytest.mark.long
 def test_best_checkpoint_is_the_one_with_the_lowest_nelbo(images, tmp_path):
     config = make_config(
         images,
@@ -460,6 +465,7 @@ def test_best_checkpoint_is_the_one_with_the_lowest_nelbo(images, tmp_path):
             load_model(tmp_path, checkpoint=checkpoint)
 
 
+@pytest.mark.long
 def test_data_dependent_initialisation_happens_once(images, tmp_path):
     config = make_config(
         images,

@@ -52,10 +52,17 @@ def lower_function(
         return function(**dict(zip(arguments, values, strict=True)))
 
     compiled = tf.function(positional, autograph=False, jit_compile=True)
-    concrete = compiled.get_concrete_function(*specs)
-    module = compiled.experimental_get_compiler_ir(*specs)(
-        stage="stablehlo_serialized"
-    )
+    experimental = tf.config.experimental
+    before = experimental.tensor_float_32_execution_enabled()
+    # How exact products are is for the program's user to say: see `portable`.
+    experimental.enable_tensor_float_32_execution(True)
+    try:
+        concrete = compiled.get_concrete_function(*specs)
+        module = compiled.experimental_get_compiler_ir(*specs)(
+            stage="stablehlo_serialized"
+        )
+    finally:
+        experimental.enable_tensor_float_32_execution(before)
     inputs = [_described(*pair) for pair in arguments.items()]
     inputs += [_described(*names[id(h)]) for h in concrete.captured_inputs]
     # The values of a dictionary come in the order of its sorted keys.
