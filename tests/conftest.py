@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from nvae_tf.distribute.cores import available_cores
+from nvae_tf.distribute.cores import available_cores, share_heaps
 
 # The same numbers everywhere: Keras on TensorFlow, on the CPU unless asked.
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -50,6 +50,10 @@ if _workers > 1:
         "TF_NUM_INTRAOP_THREADS",
     ):
         os.environ.setdefault(_name, _threads)
+
+
+# As commands do: what one thread has freed is there for all of them.
+share_heaps()
 
 
 def pytest_collection_modifyitems(items):
@@ -112,6 +116,11 @@ def _forget_models(request):
     for value in vars(request.module).values():
         if getattr(value, "__module__", None) == request.module.__name__:
             getattr(value, "cache_clear", lambda: None)()
+    if "tensorflow" in sys.modules:
+        from tensorflow.python.eager import context
+
+        # What graphs were compiled into stays there when they are gone.
+        context.context().clear_kernel_cache()
     _collect()
 
 
