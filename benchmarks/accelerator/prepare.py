@@ -60,7 +60,7 @@ _SOURCES = (
     "nvae_tf/config/*.py",
     "nvae_tf/core/*.py",
     "nvae_tf/export/__init__.py",
-    "nvae_tf/export/noise_streams.py",
+    "nvae_tf/export/beside/*.py",
     "nvae_tf/export/stablehlo/__init__.py",
     "nvae_tf/export/stablehlo/portable.py",
     "nvae_tf/export/stablehlo/program.py",

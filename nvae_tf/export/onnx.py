@@ -14,7 +14,9 @@ from collections.abc import Sequence
 
 from nvae_tf.core.errors import ExportError
 from nvae_tf.core.files import scratch_folder, sync
-from nvae_tf.export import noise_streams, onnx_file, onnx_sampler
+from nvae_tf.export import onnx_file, onnx_sampler
+from nvae_tf.export.beside import noise_streams, picture_grid
+from nvae_tf.export.beside.single_file import single_file
 from nvae_tf.export.model_card import describe
 from nvae_tf.export.onnx_convert import MAX_INLINE_BYTES, save
 from nvae_tf.export.onnx_graphs import OnnxGraphs
@@ -28,7 +30,6 @@ from nvae_tf.export.onnx_runner import (
 from nvae_tf.export.parity import Reference
 from nvae_tf.export.runners import check
 from nvae_tf.export.served.triton import configuration
-from nvae_tf.export.single_file import single_file
 from nvae_tf.export.source import Source
 
 __all__ = ["export_onnx"]
@@ -148,7 +149,7 @@ def _is_ours(path: pathlib.Path) -> bool:
 
 def _sampler_program() -> bytes:
     """The sampler and what it imports of ours, as one file."""
-    return single_file(onnx_sampler, noise_streams, onnx_file)
+    return single_file(onnx_sampler, noise_streams, picture_grid, onnx_file)
 
 
 def _move(folder: pathlib.Path, output: pathlib.Path) -> None:

@@ -21,7 +21,8 @@ import sys
 
 import numpy as np
 
-from nvae_tf.export.noise_streams import noise_rows
+from nvae_tf.export.beside.noise_streams import noise_rows
+from nvae_tf.export.beside.picture_grid import grid, write_png
 from nvae_tf.export.onnx_file import read_metadata, whole
 
 __all__ = ["Sampler", "grid", "noise_rows"]
@@ -211,32 +212,6 @@ def _require(asked, there):
         )
 
 
-def grid(images):
-    """uint8 `[N, H, W, C]` -> `[rows * H, columns * W, C]`, about square."""
-    count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = -(-count // columns)
-    sheet = np.full((rows * columns, *images.shape[1:]), 255, np.uint8)
-    sheet[:count] = images
-    sheet = sheet.reshape(rows, columns, height, width, channels)
-    sheet = sheet.transpose(0, 2, 1, 3, 4)
-    return sheet.reshape(rows * height, columns * width, channels)
-
-
-def _write_png(path, image):
-    from PIL import Image
-
-    if image.shape[-1] == 1:
-        image = image[..., 0]
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        Image.fromarray(image).save(temporary, "PNG")
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-
-
 def _number(text):
     """A whole number of the command line."""
     try:
@@ -286,7 +261,7 @@ def main(argv=None):
             options.temperature,
             batch_size=options.batch_size,
         )
-        _write_png(options.output, grid(images))
+        write_png(options.output, grid(images))
     except ImportError as error:
         print(f"error: {error}; pip install it.", file=sys.stderr)
         return 2

@@ -12,7 +12,7 @@ import numpy as np
 
 from nvae_tf.core.errors import ExportError
 from nvae_tf.distributions.likelihoods import pixel_distribution
-from nvae_tf.export.noise_streams import noise_rows
+from nvae_tf.export.beside.noise_streams import noise_rows
 from nvae_tf.export.served import row_status
 from nvae_tf.export.source import Source
 from nvae_tf.model import losses

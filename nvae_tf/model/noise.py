@@ -3,7 +3,7 @@
 A row is drawn by the counter-based generator Philox4x32-10: the key is the
 row's seed, the upper half of the counter the number of the stream, and the
 lower half counts within the row.  So a row's noise does not depend on the batch
-around it, and `nvae_tf.export.noise_streams` draws the same with NumPy.
+around it, and `nvae_tf.export.beside` draws the same with NumPy.
 
 Streams 0 to L-1 are the latent groups, top-down; those of the pixels follow
 (`pixel_noise_specs`).

@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from nvae_tf.core.errors import ExportError
-from nvae_tf.export.noise_streams import noise_rows
+from nvae_tf.export.beside.noise_streams import noise_rows
 from nvae_tf.export.parity import difference
 from nvae_tf.export.runners import SavedModelRunner
 from nvae_tf.export.serving import ServedModel

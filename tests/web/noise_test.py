@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nvae_tf.export import noise_streams
+from nvae_tf.export.beside import noise_streams
 from tests.support.node import call, needs_node
 
 pytestmark = needs_node

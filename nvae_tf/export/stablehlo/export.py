@@ -20,13 +20,13 @@ import tensorflow as tf
 
 from nvae_tf.core.errors import ExportError
 from nvae_tf.core.files import new_folder
-from nvae_tf.export import noise_streams
+from nvae_tf.export.beside import noise_streams, picture_grid
+from nvae_tf.export.beside.single_file import single_file
 from nvae_tf.export.graphs import GraphDefinition, Graphs
 from nvae_tf.export.model_card import describe
 from nvae_tf.export.onnx_runner import ALL_GRAPHS
 from nvae_tf.export.parity import Reference
 from nvae_tf.export.runners import check
-from nvae_tf.export.single_file import single_file
 from nvae_tf.export.source import Source
 from nvae_tf.export.stablehlo.lowering import Lowered, lower_function
 from nvae_tf.export.stablehlo.runner import (
@@ -126,7 +126,9 @@ def _write(source, folder, batch, names, facts) -> None:
         "facts": facts,
     }
     (folder / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n")
-    (folder / PROGRAM).write_bytes(single_file(program, noise_streams))
+    (folder / PROGRAM).write_bytes(
+        single_file(program, noise_streams, picture_grid)
+    )
 
 
 def _lower(graph: GraphDefinition, prefix: str) -> Lowered:

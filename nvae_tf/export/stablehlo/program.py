@@ -16,7 +16,6 @@ random operations: noise comes in, drawn by `noise_rows`.
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
 import sys
 
@@ -24,7 +23,8 @@ import jax
 import numpy as np
 from jax import export
 
-from nvae_tf.export.noise_streams import noise_rows
+from nvae_tf.export.beside.noise_streams import noise_rows
+from nvae_tf.export.beside.picture_grid import grid, write_png
 
 __all__ = ["Graphs", "as_jax_function", "main", "shaped"]
 
@@ -211,26 +211,6 @@ def as_jax_function(artifact, inputs, outputs):
     ).call
 
 
-def _write_grid(path, images):
-    from PIL import Image
-
-    columns = int(np.ceil(np.sqrt(len(images))))
-    rows = -(-len(images) // columns)
-    sheet = np.full((rows * columns, *images.shape[1:]), 255, np.uint8)
-    sheet[: len(images)] = images
-    _, height, width, channels = sheet.shape
-    sheet = sheet.reshape(rows, columns, height, width, channels)
-    sheet = sheet.swapaxes(1, 2).reshape(rows * height, columns * width, -1)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        image = Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
-        image.save(temporary, "PNG")
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-
-
 def main(argv=None):
     """The command.
 
@@ -256,7 +236,7 @@ def main(argv=None):
             )
         seeds = range(options.seed, options.seed + options.num)
         images = Graphs(options.folder).sample(seeds, options.temperature)
-        _write_grid(options.output, images)
+        write_png(options.output, grid(images))
     except ImportError as error:
         print(f"error: {error}; pip install it.", file=sys.stderr)
         return 2

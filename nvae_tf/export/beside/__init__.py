@@ -1,0 +1,1 @@
+"""What the programs that lie beside exports are made of."""
