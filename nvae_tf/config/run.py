@@ -281,6 +281,11 @@ class CheckpointConfig:
         require_between(self, "checkpoint", "keep_every_hours", 0, _MANY)
 
 
+def policy_of(precision: str) -> str:
+    """The name of Keras's policy for one of `PRECISIONS`."""
+    return "float32" if precision == "tf32" else precision
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """A whole run.
@@ -333,7 +338,7 @@ class Config:
     @property
     def dtype_policy(self) -> str:
         """The name of Keras's policy for `precision`."""
-        return "float32" if self.precision == "tf32" else self.precision
+        return policy_of(self.precision)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict; `config_from_dict` reads it back."""

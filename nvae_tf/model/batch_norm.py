@@ -243,15 +243,7 @@ class _Fused:
 
     @classmethod
     def of(cls, x, gamma, beta):
-        y, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
-            x=x,
-            scale=gamma,
-            offset=beta,
-            mean=[],
-            variance=[],
-            epsilon=EPSILON,
-            is_training=True,
-        )
+        y, mean, variance, *reserved = _by_own_moments(x, gamma, beta)
         return cls(x, gamma, beta, y, Moments(mean, variance), reserved)
 
     def again(self, zero):
@@ -293,15 +285,7 @@ class _Synchronized:
         size = _size(x)
         total = size * replicas.count()
         if moments is None:
-            _, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-                x=x,
-                scale=gamma,
-                offset=beta,
-                mean=[],
-                variance=[],
-                epsilon=EPSILON,
-                is_training=True,
-            )
+            _, mean, variance, *_ = _by_own_moments(x, gamma, beta)
             mean, variance = _combined(mean, variance * ((size - 1) / size))
             # A single value has no unbiased variance; 0, as on one replica.
             moments = Moments(mean, variance * (total / max(total - 1, 1)))
@@ -346,6 +330,19 @@ class _Synchronized:
         # What the moments' own dependence on x adds is affine in x.
         of_moments = _normalized(self.x, slope, offset, mean, self.variance)
         return d_x + of_moments, d_gamma, d_beta
+
+
+def _by_own_moments(x, gamma, beta):
+    """TensorFlow's normalisation by this replica's moments: all it gives."""
+    return tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=[],
+        variance=[],
+        epsilon=EPSILON,
+        is_training=True,
+    )
 
 
 def _normalized(x, gamma, beta, mean, variance):

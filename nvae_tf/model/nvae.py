@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from nvae_tf.config import ModelConfig
+from nvae_tf.config.run import policy_of
 from nvae_tf.distributions.likelihoods import (
     num_pixel_parameters,
     pixel_distribution,
@@ -141,9 +142,10 @@ class NVAE(PureLayer, keras.Model):
         Args:
           precision: see `nvae_tf.Config.precision`.
         """
-        tf32 = precision == "tf32"
-        self.dtype_policy = "float32" if tf32 else precision
-        tf.config.experimental.enable_tensor_float_32_execution(tf32)
+        self.dtype_policy = policy_of(precision)
+        tf.config.experimental.enable_tensor_float_32_execution(
+            precision == "tf32"
+        )
 
     @contextlib.contextmanager
     def computing_in(self, precision: str) -> Iterator[None]:

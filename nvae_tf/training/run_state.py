@@ -100,7 +100,6 @@ class RunState:
                 seed=train.seed,
                 unroll=devices.shares_graph,
                 recompute=config.recompute,
-                dtype=config.dtype_policy,
                 # The same in all processes, however many models each has
                 # made: loops of another name would not meet.
                 name="nvae",
