@@ -12,7 +12,13 @@ import typing
 import tensorflow as tf
 
 from nvae_tf.core.errors import UserError
-from nvae_tf.distribute import cluster, launcher, machine, rendezvous
+from nvae_tf.distribute import (
+    cluster,
+    launcher,
+    machine,
+    rendezvous,
+    replicas,
+)
 
 __all__ = ["STRATEGIES", "Devices", "open_devices"]
 
@@ -58,17 +64,18 @@ class Devices(typing.NamedTuple):
 
     def describe(self) -> str:
         """What a run computes on, for a person: "8 GPUs (NVIDIA H100)"."""
-        gpus = tf.config.list_logical_devices("GPU")
-        kind = "TPU" if os.environ.get("TPU_NAME") else "CPU"
-        if gpus:
-            physical = tf.config.get_visible_devices("GPU")
-            details = [
-                tf.config.experimental.get_device_details(gpu)
-                for gpu in physical
-            ]
-            names = {d.get("device_name", "of unknown name") for d in details}
-            return f"{_number(self.num_replicas, 'GPU')} ({', '.join(names)})"
-        return _number(self.num_replicas, kind)
+        with self.strategy.scope():
+            kind = replicas.device_kind()
+        count = self.num_replicas
+        text = f"{count} {kind}{'' if count == 1 else 's'}"
+        if kind != "GPU":
+            return text
+        details = map(
+            tf.config.experimental.get_device_details,
+            tf.config.get_visible_devices("GPU"),
+        )
+        names = {d.get("device_name", "of unknown name") for d in details}
+        return f"{text} ({', '.join(sorted(names))})"
 
     def per_replica(self, tensor):
         """Slices of a tensor's first axis, one for each local replica."""
@@ -149,10 +156,6 @@ def _require_gpus() -> None:
             "not see it: the run would train on the CPU. nvae doctor says what "
             "to install; --strategy=one_device trains on the CPU all the same."
         )
-
-
-def _number(count: int, kind: str) -> str:
-    return f"{count} {kind}{'' if count == 1 else 's'}"
 
 
 def _multi_worker() -> Devices:

@@ -6,7 +6,6 @@ import http.server
 import json
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -18,6 +17,7 @@ from nvae_tf.serving.client import Client
 from nvae_tf.serving.grpc_predictor import GrpcPredictor
 from nvae_tf.serving.rest_predictor import RestPredictor
 from tests.support.export_servers import serve_grpc
+from tests.support.running import running
 
 _SHAPE = (4, 4, 3)
 
@@ -104,15 +104,9 @@ def _server(answer=None, metadata=None):
     handler = type("Handler", (_Handler,), values)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with running(server):
         url = f"http://127.0.0.1:{server.server_port}"
         yield url, values["connections"]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ from tensorflow_serving.apis import (
 )
 
 from tests.support.merging import Queue
+from tests.support.running import running
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -342,11 +343,5 @@ def serve_rest(backend: Backend, context=None, handler=Handler):
         server.socket = context.wrap_socket(
             server.socket, server_side=True, do_handshake_on_connect=False
         )
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with running(server):
         yield f"http{'s' * bool(context)}://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
