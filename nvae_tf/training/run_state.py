@@ -16,7 +16,8 @@ from nvae_tf.distribute.devices import Devices
 from nvae_tf.model.averaging import WeightAverage
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.regularizers import SpectralRegularizer
-from nvae_tf.runs.checkpointing import Checkpoint
+from nvae_tf.runs.background import BackgroundStore
+from nvae_tf.runs.checkpointing import Checkpoint, CheckpointStore
 from nvae_tf.runs.retention import Retention
 from nvae_tf.runs.workdir import Workdir, assign_tensors, read_tensors
 from nvae_tf.training.optimizer import Adamax
@@ -68,6 +69,7 @@ class RunState:
       model: the `NVAE`.
       average: of its weights, None if the run keeps none.
       train_step: the `TrainStep`.
+      saves: where checkpoints are written, beside the training; a context.
       recovery: what steps that failed have led to.
       last_evaluation: numbers for the checkpoint, None before the first.
       evaluation_due: whether the model as it is has yet to be evaluated.
@@ -118,16 +120,27 @@ class RunState:
                 max_gradient_norm=train.max_gradient_norm,
                 jit_compile=config.jit_compile,
             )
-        self.checkpoints = workdir.checkpoints(
-            Retention(
-                checkpoint.keep,
-                checkpoint.keep_every_hours,
-                checkpoint.keep_best,
+        self.saves = BackgroundStore(
+            workdir.checkpoints(
+                Retention(
+                    checkpoint.keep,
+                    checkpoint.keep_every_hours,
+                    checkpoint.keep_best,
+                )
             )
         )
         self.recovery = self._read_recovery()
         self.last_evaluation: dict | None = None
         self.evaluation_due = False
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """What is saved, once the last save is over.
+
+        Raises:
+          CheckpointError: if it failed.
+        """
+        return self.saves.settled()
 
     def restore(self) -> SavePoint | None:
         """Sets all state to the latest checkpoint that is intact.
@@ -154,7 +167,7 @@ class RunState:
         return save_point
 
     def save(self, save_point: SavePoint) -> None:
-        """Writes a checkpoint, in the process that writes.
+        """Begins to write a checkpoint, in the process that writes.
 
         It is one to go back to if the last step was not skipped.
 
@@ -162,10 +175,10 @@ class RunState:
           save_point: where the run is.
 
         Raises:
-          CheckpointError: if it cannot be written.
+          CheckpointError: if the one before could not be written.
         """
         if self.devices.is_chief:
-            self.checkpoints.save(
+            self.saves.save(
                 save_point.step,
                 read_tensors(self.train_step.named_variables()),
                 self._plain(save_point),

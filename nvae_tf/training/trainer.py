@@ -147,11 +147,20 @@ class Trainer:
           changed: what is new in the configuration since the last start.
           profile_steps: how many steps to profile.
         """
-        save_point = self._start()
-        self.step = save_point.step
-        if self._is_complete():
-            _LOG.info("%s is complete: %d steps.", self.workdir.path, self.step)
-            return None
+        with self.state.saves:
+            save_point = self._start()
+            self.step = save_point.step
+            if self._is_complete():
+                _LOG.info(
+                    "%s is complete: %d steps.", self.workdir.path, self.step
+                )
+                return None
+            return self._go_on(save_point, changed, profile_steps)
+
+    def _go_on(
+        self, save_point: SavePoint, changed: Sequence[str], profile_steps: int
+    ) -> Evaluation | None:
+        """Takes the steps after `save_point`; see `run`."""
         with contextlib.ExitStack() as stack:
             # The first SIGTERM or Ctrl-C saves and stops; the second aborts.
             self._stop_requested = stack.enter_context(stop_requests())
@@ -237,6 +246,7 @@ class Trainer:
         """Saves, if the step is not saved yet, and ends the process."""
         if self.step not in self.state.checkpoints.steps():
             self._save()
+        self.state.saves.settled()
         if self.devices.is_chief:
             print(
                 f"Stopped at step {self.step}; the state is saved. Start the "

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+import threading
 import types
 
 import numpy as np
@@ -12,6 +13,7 @@ from nvae_tf.config import schedules
 from nvae_tf.core.errors import RESUME_STATUS, CheckpointError, UserError
 from nvae_tf.datasets import pipeline
 from nvae_tf.distribute.devices import Devices, open_devices
+from nvae_tf.runs import checkpoint_folder
 from nvae_tf.runs.workdir import Workdir, load_model
 from nvae_tf.training import trainer
 from nvae_tf.training.run_state import RunState
@@ -253,6 +255,42 @@ def test_evaluation_cut_short_is_made_up_for(images, tmp_path, monkeypatch):
     assert (stopped / "metrics.jsonl").read_text() == (
         whole / "metrics.jsonl"
     ).read_text()
+
+
+def test_steps_are_taken_while_a_checkpoint_is_written(
+    images, tmp_path, monkeypatch
+):
+    """The first step's checkpoint is written once the second is taken."""
+    second = threading.Event()
+    write, log = checkpoint_folder.write, trainer.Trainer._log
+
+    def waiting(folder, checkpoint, note):
+        if checkpoint.step == 1:
+            assert second.wait(60)
+        write(folder, checkpoint, note)
+
+    def telling(self, attempt):
+        log(self, attempt)
+        if self.step == 2:
+            second.set()
+
+    monkeypatch.setattr(checkpoint_folder, "write", waiting)
+    monkeypatch.setattr(trainer.Trainer, "_log", telling)
+    config = make_config(
+        images,
+        model=SMALLEST,
+        train={"epochs": 1, "warmup_epochs": 0},
+        checkpoint={"every_steps": 1, "keep": 9},
+    )
+    trainer.train(config, tmp_path)
+    store = Workdir(tmp_path).checkpoints()
+    assert store.steps() == [0, 1, 2, 3]
+    # What it held when it was to be saved.
+    weights = [
+        store.restore(step).tensors["model/image/head/bias"]
+        for step in store.steps()
+    ]
+    assert len({w.tobytes() for w in weights}) == 4
 
 
 def test_held_out_images_are_looked_at_before_the_first_step(tmp_path):
