@@ -72,8 +72,8 @@ def test_context_waits_and_tells_of_a_failure(saves, disk, caplog):
         saves.save(2, _TENSORS, {})
     # What ended the context is not hidden.
     full.append(OSError("no room"))
+    saves.save(2, _TENSORS, {})
     with pytest.raises(ZeroDivisionError), saves:
-        saves.save(2, _TENSORS, {})
         raise ZeroDivisionError
     assert "no room" in caplog.text
 
