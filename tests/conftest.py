@@ -62,13 +62,12 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _as_many_passes_over_graphs_as_needed(request):
+def _as_many_passes_over_graphs_as_needed():
     """Leaves TensorFlow's optimiser of graphs out, but where it belongs.
 
-    It takes as long as tracing a graph, and rewrites what the tests run once;
-    what it makes of a graph is TensorFlow's to test. It stays on in files
-    marked `optimized`, in all processes that tests start, and everywhere where
-    the environment has NVAE_TEST_OPTIMIZED.
+    It takes as long as tracing a graph, and rewrites what the tests run once.
+    It stays on in all processes that tests start, and everywhere where the
+    environment has NVAE_TEST_OPTIMIZED, as for `make test-numerics`.
     """
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None:
@@ -77,9 +76,8 @@ def _as_many_passes_over_graphs_as_needed(request):
         optimizer = tensorflow.config.optimizer
         optimizer.set_experimental_options(
             {
-                "disable_meta_optimizer": not (
-                    request.node.get_closest_marker("optimized")
-                    or os.environ.get("NVAE_TEST_OPTIMIZED")
+                "disable_meta_optimizer": not os.environ.get(
+                    "NVAE_TEST_OPTIMIZED"
                 )
             }
         )

@@ -326,13 +326,25 @@ class SqueezeExcite(PureLayer):
 
 def _uniform(shape, seed: int, stream: int, limit: float):
     """U(-limit, limit), a function of seed and stream alone."""
-    return tf.random.stateless_uniform(
-        shape,
-        [np.int32(seed & 0x7FFFFFFF), stream],
-        -limit,
-        limit,
-        alg="philox",
+    return _uniform_in_one(
+        tf.constant([*shape], tf.int32),
+        tf.constant([seed & 0x7FFFFFFF, stream], tf.int32),
+        tf.constant(limit, tf.float32),
     )
+
+
+# One by one, the forty operations that scramble a seed take as long as making
+# the layer.
+@tf.function(
+    autograph=False,
+    input_signature=[
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([2], tf.int32),
+        tf.TensorSpec([], tf.float32),
+    ],
+)
+def _uniform_in_one(shape, seed, limit):
+    return tf.random.stateless_uniform(shape, seed, -limit, limit, alg="philox")
 
 
 @functools.cache

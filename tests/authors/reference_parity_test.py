@@ -13,11 +13,7 @@ from nvae_tf.model import losses
 from tests.support import golden_files
 from tests.support.golden_files import Golden
 
-pytestmark = [
-    pytest.mark.early,
-    pytest.mark.numerics,
-    pytest.mark.optimized,
-]
+pytestmark = [pytest.mark.early, pytest.mark.numerics]
 
 _TOLERANCE = 1e-4
 _GIVEN = {"config", "x", "eps", "state", "spectral_order", "spectral_u0"}

@@ -51,16 +51,14 @@ def workdir(tmp_path_factory):
     return folder / "w"
 
 
-def test_evaluate_prints_and_writes_the_same_numbers(workdir):
-    printed = _run(
-        "-m",
-        "nvae_tf",
-        "eval",
-        "likelihood",
+def test_evaluate_prints_and_writes_the_same_numbers(workdir, capsys):
+    run(
+        "eval likelihood",
         f"--workdir={workdir}",
         "--num_importance_samples=4",
         "--split=validation",
     )
+    printed = capsys.readouterr().out
     record = json.loads((workdir / "evaluation.json").read_text())
     assert record["num_importance_samples"] == 4
     assert f"{record['nelbo']:.3f} nats" in printed

@@ -33,6 +33,16 @@ pytestmark = pytest.mark.early
 _ROWS = 3
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_in_a_moment():
+    """As compilers go that optimise little: these programs run once."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """The folder of a case's export, written when first asked for."""

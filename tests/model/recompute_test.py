@@ -73,8 +73,15 @@ def _assert_same(actual, expected, dtype="float32"):
     assert relative_error(actual[2], gradient) <= rounding(2 * count, dtype)
 
 
-@pytest.mark.parametrize("recompute", ["bn_swish", "cell"])
-@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    ("dtype", "recompute"),
+    [
+        ("float32", "bn_swish"),
+        ("mixed_float16", "cell"),
+        pytest.param("float32", "cell", marks=pytest.mark.long),
+        pytest.param("mixed_float16", "bn_swish", marks=pytest.mark.long),
+    ],
+)
 def test_loops_give_the_same_gradients(recompute, dtype):
     _assert_same(_pass(recompute, dtype), _pass("none", dtype), dtype)
 

@@ -21,8 +21,10 @@ _PLAIN = {
     "image_channels": 3,
 }
 MODELS = {
-    # Flows, two scales and a mixture, as configs/tiny.py has them.
+    # Flows, two scales and a mixture, as configs/tiny.py has them; the cells of
+    # that are in the authors' checkpoints below.
     "tiny": small(
+        architecture="res_bnswish",
         image_channels=3,
         num_bits=8,
         likelihood="mixture",

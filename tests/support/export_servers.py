@@ -41,6 +41,12 @@ from tests.support.running import running
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
+@functools.lru_cache(maxsize=1)
+def _load(folder: str, _changed: int):
+    """One that the last test has loaded need not be loaded again."""
+    return tf.saved_model.load(folder)
+
+
 class Backend:
     """A loaded model, and whether requests that arrive together are merged.
 
@@ -69,7 +75,8 @@ class Backend:
         max_batches=64,
         labels=None,
     ):
-        self._loaded = tf.saved_model.load(str(folder))
+        file = pathlib.Path(folder) / "saved_model.pb"
+        self._loaded = _load(str(folder), file.stat().st_mtime_ns)
         self.name = name
         self._version = int(pathlib.Path(folder).name)
         self._labels = labels or {}
@@ -80,8 +87,7 @@ class Backend:
         self.requests = 0
         self._queues: dict[tuple, Queue] = {}
         self._lock = threading.Lock()
-        content = (pathlib.Path(folder) / "saved_model.pb").read_bytes()
-        saved = saved_model_pb2.SavedModel.FromString(content)
+        saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
         self.definitions = {
             name: definition
             for name, definition in saved.meta_graphs[0].signature_def.items()

@@ -22,8 +22,8 @@ import pytest
 from nvae_tf.core.errors import UserError
 from nvae_tf.runs import checkpoint_folder
 from nvae_tf.runs.checkpointing import CheckpointStore
-from nvae_tf.runs.workdir import Workdir, read_tensors
-from nvae_tf.training import run_state, trainer, validation
+from nvae_tf.runs.workdir import Workdir
+from nvae_tf.training import trainer
 from nvae_tf.training.metrics import MetricsWriter
 from nvae_tf.training.run_log import RunLog
 from nvae_tf.training.run_state import RunState
@@ -31,6 +31,7 @@ from nvae_tf.training.trainer import Trainer
 from nvae_tf.training.validation import Validator
 from tests.support import faults
 from tests.support.run_helpers import SMALLEST, make_config, write_images
+from tests.support.shared_graphs import shared_graphs
 
 pytestmark = pytest.mark.long
 
@@ -56,47 +57,11 @@ _EVENTS = [
     (checkpoint_folder, "replace_metadata"),
     (RunLog, "go_on"),
 ]
-_BUILT_ONCE = [
-    (run_state, "NVAE"),
-    (run_state, "WeightAverage"),
-    (run_state, "Adamax"),
-    (run_state, "SpectralRegularizer"),
-    (run_state, "TrainStep"),
-    (validation, "Evaluator"),
-    (validation, "Illustrator"),
-]
-
-
-class _Starts:
-    """Starts the same command again and again, with the same graphs."""
-
-    def __init__(self, patch, config):
-        self._made = {}
-        self._config = config
-        self._first = None
-        for module, name in _BUILT_ONCE:
-            make = functools.partial(self._once, name, getattr(module, name))
-            patch.setattr(module, name, make)
-
-    def _once(self, name, make, /, *args, **kwargs):
-        if name not in self._made:
-            self._made[name] = make(*args, **kwargs)
-            if name == "TrainStep":
-                variables = self._made[name].named_variables()
-                self._first = read_tensors(variables)
-        return self._made[name]
-
-    def __call__(self, workdir):
-        if self._first is not None:
-            # What no checkpoint brings back is as in a new process.
-            variables = self._made["TrainStep"].named_variables()
-            for name, value in self._first.items():
-                variables[name].assign(value)
-        trainer.train(self._config, workdir)
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
+    """Starts the same command again and again, with the same graphs."""
     config = make_config(
         write_images(tmp_path_factory.mktemp("data") / "blobs.npy"),
         model=SMALLEST,
@@ -104,8 +69,8 @@ def start(tmp_path_factory):
         checkpoint={"every_steps": 2, "keep": 1},
         evaluation={"every_epochs": 2},
     )
-    with pytest.MonkeyPatch.context() as patch:
-        yield _Starts(patch, config)
+    with shared_graphs():
+        yield functools.partial(trainer.train, config)
 
 
 class _Watch:

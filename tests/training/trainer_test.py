@@ -19,6 +19,7 @@ from nvae_tf.training import trainer
 from nvae_tf.training.run_state import RunState
 from nvae_tf.training.watchdog import Watchdog
 from tests.support.run_helpers import SMALLEST, make_config, write_images
+from tests.support.shared_graphs import shared_graphs
 
 pytestmark = pytest.mark.early
 
@@ -26,6 +27,12 @@ pytestmark = pytest.mark.early
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("data") / "blobs.npy")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _graphs():
+    with shared_graphs():
+        yield
 
 
 def _config(images):
@@ -204,7 +211,6 @@ def test_replicas_are_not_compiled(images, tmp_path):
         RunState(config, Workdir(tmp_path), devices, 3)
 
 
-@pytest.mark.long
 def test_schedules_may_change_and_it_is_recorded(images, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         _stop_after(patch, 2)
@@ -233,7 +239,6 @@ def test_failed_start_does_not_bind_the_workdir(images, tmp_path):
     )
 
 
-@pytest.mark.long
 def test_evaluation_cut_short_is_made_up_for(images, tmp_path, monkeypatch):
     config = make_config(images, model=SMALLEST)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
