@@ -18,7 +18,7 @@ import sys
 from absl import flags
 
 from nvae_tf.commands import command_line
-from nvae_tf.distribute import launcher
+from nvae_tf.distribute import cluster, launcher
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of the run: checkpoints, metrics, TensorBoard."
@@ -57,7 +57,9 @@ def main(argv) -> None:
     if _DRY_RUN.value:
         from nvae_tf.training import dry_run
 
-        print(dry_run.describe(config, _num_processes()))
+        described = cluster.find()
+        count = len(described.addresses) if described else _num_processes()
+        print(dry_run.describe(config, count))
         return
     if not launcher.launched() and (count := _num_processes()) > 1:
         # As it was started: a script, -m or the console script.

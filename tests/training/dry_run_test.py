@@ -1,6 +1,7 @@
 """Dry runs: what is found out, what is foreseen, and what it costs."""
 
 import dataclasses
+import json
 import math
 import os
 import pathlib
@@ -308,3 +309,20 @@ def test_the_command_prints_it_and_trains_nothing(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Problem: There are 4,500 training images" in printed
     assert not workdir.exists()
+
+
+def test_the_command_counts_the_processes_of_a_cluster(
+    tmp_path, capsys, monkeypatch
+):
+    described = {
+        "cluster": {"worker": ["a:1", "b:1", "c:1"]},
+        "task": {"type": "worker", "index": 1},
+    }
+    monkeypatch.setenv("TF_CONFIG", json.dumps(described))
+    run(
+        "train",
+        "--config=configs/tiny.py",
+        f"--workdir={tmp_path / 'run'}",
+        "--dry_run",
+    )
+    assert "x 3 replicas" in capsys.readouterr().out
