@@ -12,12 +12,17 @@ with flow that trains on 8 GPUs, 6 images on each, and costs
 0.01 bits/dim.
 
 The images must be downloaded by hand: the first start says what goes where.
+
+To one GPU of 16, 24 or 80 GB they are fitted by `+16gb`, `+24gb` or `+80gb`,
+as in `--config=celeba_hq256:no_flow+24gb` or `--config=celeba_hq256:24gb`, with
+as many passes a step as make up the paper's batch.
 """
 
 from nvae_tf.config import presets
 
 
 def get_config(variant=None):
+    variant, gpu = presets.split_gpu(variant)
     variant = presets.choose(variant, "flow", "no_flow", "channels_24")
     config = presets.create(f"celeba_hq256_{variant}")
     channels = 24 if variant == "channels_24" else 30
@@ -41,4 +46,14 @@ def get_config(variant=None):
     )
     presets.set_cadence(config)
     config.precision = "mixed_float16"
+    presets.fit_one_gpu(
+        config,
+        gpu,
+        48 if variant == "channels_24" else 96,
+        {
+            "16gb": (4, "cell"),
+            "24gb": (6, "cell"),
+            "80gb": (8, "bn_swish"),
+        },
+    )
     return config

@@ -8,12 +8,17 @@ precision, 70 hours.
 The paper: 3.92 bits/dim with flow; it has no result without.
 
 Variants: `flow` (default) and `no_flow`.
+
+To one GPU of 16, 24 or 80 GB they are fitted by `+16gb`, `+24gb` or `+80gb`,
+as in `--config=imagenet32:no_flow+24gb` or `--config=imagenet32:24gb`, with
+as many passes a step as make up the paper's batch.
 """
 
 from nvae_tf.config import presets
 
 
 def get_config(variant=None):
+    variant, gpu = presets.split_gpu(variant)
     variant = presets.choose(variant, "flow", "no_flow")
     config = presets.create(f"imagenet32_{variant}")
     config.model.update(
@@ -36,4 +41,14 @@ def get_config(variant=None):
     )
     presets.set_cadence(config)
     config.precision = "mixed_float16"
+    presets.fit_one_gpu(
+        config,
+        gpu,
+        576,
+        {
+            "16gb": (24, "cell"),
+            "24gb": (24, "bn_swish"),
+            "80gb": (96, "bn_swish"),
+        },
+    )
     return config

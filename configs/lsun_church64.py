@@ -9,15 +9,21 @@ The paper has no result on LSUN: the settings are those of its CelebA 64, but
 for the epochs. Training crops at random, evaluation crops the centre.
 
 Variants: `flow` (default) and `no_flow`.
+
+To one GPU of 16, 24 or 80 GB they are fitted by `+16gb`, `+24gb` or `+80gb`,
+as in `--config=lsun_church64:no_flow+24gb` or `--config=lsun_church64:24gb`,
+with as many passes a step as make up the batch.
 """
 
 from nvae_tf.config import presets
 
 
 def get_config(variant=None):
+    variant, gpu = presets.split_gpu(variant)
     variant = presets.choose(variant, "flow", "no_flow")
-    config = presets.read(f"celeba64:{variant}")
-    config.name = f"lsun_church64_{variant}"
+    fitted = f"{variant}+{gpu}" if gpu else variant
+    config = presets.read(f"celeba64:{fitted}")
+    config.name = f"lsun_church64_{fitted}".replace("+", "_")
     config.data.update(name="lsun/church", resize="random_crop")
     config.train.update(epochs=116)
     presets.set_cadence(config)

@@ -10,13 +10,19 @@ flow cells per group (that number is ours, the paper does not give its own);
 and `small`, ours too: 6 groups of half the width, for two CPU cores. From
 MNIST's four IDX files in a folder instead of TFDS:
 `--config.data.source=idx --config.data.path=DIR`.
+
+To one GPU of 16, 24 or 80 GB they are fitted by `+16gb`, `+24gb` or `+80gb`,
+as in `--config=mnist:no_flow+24gb` or `--config=mnist:24gb`, with
+as many passes a step as make up the paper's batch.
 """
 
 from nvae_tf.config import presets
 
 
 def get_config(variant=None):
-    variant = presets.choose(variant, "no_flow", "flow", "small")
+    variant, gpu = presets.split_gpu(variant)
+    sizes = () if gpu else ("small",)
+    variant = presets.choose(variant, "no_flow", "flow", *sizes)
     config = presets.create(f"mnist_{variant}")
     config.model.update(
         image_size=28,
@@ -50,4 +56,14 @@ def get_config(variant=None):
         config.train.update(epochs=8, batch_size=50, warmup_epochs=1)
         presets.set_cadence(config)
         config.evaluation.update(every_epochs=2, final_importance_samples=10)
+    presets.fit_one_gpu(
+        config,
+        gpu,
+        400,
+        {
+            "16gb": (400, "bn_swish"),
+            "24gb": (400, "bn_swish"),
+            "80gb": (400, "bn_swish"),
+        },
+    )
     return config

@@ -30,12 +30,16 @@ __all__ = [
     "choose",
     "create",
     "find",
+    "fit_one_gpu",
     "load",
     "names",
     "read",
     "set_cadence",
+    "split_gpu",
 ]
 
+# Memory of one GPU that presets can be fitted to.
+_GPUS = ("16gb", "24gb", "80gb")
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -147,6 +151,52 @@ def set_cadence(config: ConfigDict) -> None:
     epochs = config.train.epochs
     config.evaluation.every_epochs = 20 if epochs > 50 else 1
     config.checkpoint.every_epochs = math.ceil(epochs / 100)
+
+
+def split_gpu(variant: str | None) -> tuple[str | None, str]:
+    """A variant and the GPU that it is to be fitted to.
+
+    Args:
+      variant: what follows the colon of `--config=NAME:VARIANT`, such as
+        "no_flow+24gb", "24gb", "no_flow" or None.
+
+    Returns:
+      The variant alone, None for the default, and "16gb", "24gb", "80gb" or
+      "" for none; see `fit_one_gpu`.
+    """
+    rest, plus, gpu = (variant or "").rpartition("+")
+    if gpu in _GPUS:
+        return (rest if plus else None), gpu
+    return variant, ""
+
+
+def fit_one_gpu(
+    config: ConfigDict,
+    gpu: str,
+    images_per_step: int,
+    fits: dict[str, tuple[int, str]],
+) -> None:
+    """Has one GPU take the steps of the paper's run on several.
+
+    As many images as fit are a pass, and as many passes a step as make up the
+    paper's batch; batch normalisation sees those of a pass.  docs/gpu.md has
+    the memory that XLA predicts.
+
+    Args:
+      config: changed in place.
+      gpu: of `split_gpu`; "" changes nothing.
+      images_per_step: of the paper's run, over all its GPUs.
+      fits: by GPU, images of a pass and what is recomputed.
+    """
+    if not gpu:
+        return
+    batch_size, config.recompute = fits[gpu]
+    config.train.update(
+        batch_size=batch_size, accumulate=images_per_step // batch_size
+    )
+    # GPUs of 16 GB may be too old for bfloat16.
+    config.precision = "mixed_float16" if gpu == "16gb" else "mixed_bfloat16"
+    config.name += f"_{gpu}"
 
 
 def choose(variant: str | None, *known: str) -> str:

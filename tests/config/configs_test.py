@@ -81,6 +81,22 @@ SETTINGS = {
     "ffhq256": (200, 4, 30, (4, 4, 4, 8, 16), 2, 1.0, 1e-1, 1, 2, 5),
 }
 
+# GPUs of the authors' runs.
+GPUS = {
+    "mnist": 2,
+    "cifar10": 8,
+    "celeba64": 8,
+    "imagenet32": 24,
+    "celeba_hq256": 24,
+    "ffhq256": 24,
+}
+# The benchmark cases whose memory docs/gpu.md has.
+_PREDICTED = {
+    "cifar10": "cifar",
+    "lsun_church64": "celeba64",
+    "ffhq256": "celeba_hq256",
+}
+
 ml_collections_loads_the_old_way = pytest.mark.filterwarnings(
     r"ignore:the load_module\(\) method is deprecated:DeprecationWarning"
 )
@@ -130,6 +146,59 @@ def test_every_variant_is_valid_and_can_be_built(name, variant):
 )
 def test_models_have_as_many_parameters_as_the_authors(key, expected):
     assert _num_parameters(*key) == expected
+
+
+@pytest.mark.parametrize("gpu", ["16gb", "24gb", "80gb"])
+@pytest.mark.parametrize("name", [*PUBLISHED, "lsun_church64"])
+def test_step_of_one_gpu_is_the_papers_and_fits_by_prediction(name, gpu):
+    whole, fitted = _config(name), _config(name, gpu)
+    train = fitted.train
+    same_step = dataclasses.replace(
+        train, batch_size=whole.train.batch_size, accumulate=1
+    )
+    assert same_step == whole.train
+    count = GPUS.get(name, 8)
+    images = train.batch_size * train.accumulate
+    assert images == whole.train.batch_size * count
+    assert fitted.model == whole.model
+    predicted = _predicted_gigabytes()[
+        _PREDICTED.get(name, name), train.batch_size
+    ][fitted.recompute]
+    # What else a process takes, and executors that plan less well.
+    assert predicted < 0.8 * int(gpu.removesuffix("gb"))
+
+
+def test_other_variants_are_fitted_to_one_gpu_too():
+    plain, fitted = (
+        _config("celeba_hq256", v) for v in ("channels_24", "channels_24+24gb")
+    )
+    assert fitted.model == plain.model
+    assert fitted.train.batch_size * fitted.train.accumulate == 6 * 8
+    with pytest.raises(ConfigError, match="no variant 'small'"):
+        _load("mnist", "small+16gb")
+    with pytest.raises(ConfigError, match=r"no variant 'flow\+12gb'"):
+        _load("mnist", "flow+12gb")
+
+
+@functools.cache
+def _predicted_gigabytes():
+    """(case, batch) -> what is recomputed -> GB in bfloat16."""
+    page = (CONFIGS.parent / "docs" / "gpu.md").read_text()
+    table = page.split("<!-- memory -->")[1].split("<!-- /memory -->")[0]
+    heading, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.strip().splitlines()
+    ]
+    found = {}
+    for row in rows:
+        cells = dict(zip(heading, row, strict=True))
+        if cells["precision"] == "bfloat16":
+            found[cells["model"], int(cells["batch"])] = {
+                key: float(cells[key])
+                for key in ("none", "bn_swish", "cell")
+                if cells[key]
+            }
+    return found
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
