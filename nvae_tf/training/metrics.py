@@ -1,6 +1,7 @@
 """Where the numbers of a run go: metrics.jsonl and TensorBoard."""
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -35,9 +36,8 @@ class MetricsWriter:
             )
             size = os.fstat(self._file.fileno()).st_size
             os.truncate(self._file.fileno(), min(offset, size))
-            self._board = tf.summary.create_file_writer(
-                str(workdir.tensorboard_path)
-            )
+            self._board_path = workdir.tensorboard_path
+            self._board = tf.summary.create_file_writer(str(self._board_path))
 
     def offset(self) -> int:
         """Bytes written so far; a checkpoint keeps it."""
@@ -86,9 +86,18 @@ class MetricsWriter:
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Writes a picture, uint8 `[H, W, C]`, to TensorBoard."""
         with self._explaining():
+            size = len(tf.io.encode_png(picture).numpy())
+            size += self._board_bytes()
             with self._board.as_default(step=step):
                 tf.summary.image(name, picture[None])
             self._board.flush()
+            # TensorFlow does not tell of a disk without room.
+            if self._board_bytes() < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _board_bytes(self) -> int:
+        with os.scandir(self._board_path) as entries:
+            return sum(entry.stat().st_size for entry in entries)
 
     def close(self) -> None:
         """Flushes and closes both."""
