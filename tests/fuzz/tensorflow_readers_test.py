@@ -5,6 +5,7 @@ import copy
 import functools
 import json
 import logging
+import math
 import zlib
 
 import numpy as np
@@ -18,7 +19,8 @@ from nvae_tf.datasets import records
 from nvae_tf.datasets.records import open_records, read_shard_index
 from nvae_tf.evaluation.features import load_features
 from nvae_tf.export import verify
-from nvae_tf.export.stablehlo import runner
+from nvae_tf.export.beside import graph_folder
+from nvae_tf.export.beside.graph_folder import GraphFolder
 from tests.fuzz.harness import fuzz, hold, scratch
 from tests.fuzz.mutations import huge, junk, mutated, with_junk
 from tests.support import taking_over
@@ -218,9 +220,11 @@ def test_facts_of_exports_with_other_values(facts):
 
 
 _TENSOR = {"name": "x", "shape": [2, 4], "dtype": "float32"}
-_PROGRAMS = {
+_NOISE = {"name": "x", "kind": "normal", "stream": 0, "shape": [4]}
+_GRAPHS = {
+    "format": GraphFolder.FORMAT,
     "graphs": {
-        "sample": {"inputs": [_TENSOR], "weights": [], "outputs": [_TENSOR]}
+        "sample": {"inputs": [_TENSOR], "outputs": [_TENSOR], "noise": [_NOISE]}
     },
     "batch": 2,
     "num_groups": 1,
@@ -228,29 +232,33 @@ _PROGRAMS = {
 }
 
 
-def _check_programs(folder):
-    found = read_json(folder / runner.DESCRIPTION, ExportError)
+def _open_graphs(folder):
+    read_json(folder / graph_folder.DESCRIPTION, ExportError)
     try:
-        runner.check(found)
+        graphs = GraphFolder(folder)
     except ValueError as error:
-        raise ExportError(str(error)) from error
+        raise ExportError(str(error)[-400:]) from error
     # What is let through is what the engine can be asked.
-    for graph in found["graphs"].values():
-        for spec in graph["inputs"] + graph["outputs"]:
+    for name in graphs.names:
+        described = graphs.describe(name)
+        for spec in described["inputs"] + described["outputs"]:
             np.broadcast_to(np.zeros([], spec["dtype"]), spec["shape"])
+        for spec in described["noise"]:
+            assert math.prod(spec["shape"]) <= 2**28
+    return graphs
 
 
-@fuzz("programs of StableHLO", 0.02, description=with_junk(_PROGRAMS))
-def test_descriptions_of_programs_with_other_values(description):
+@fuzz("folders of graphs", 0.02, description=with_junk(_GRAPHS))
+def test_descriptions_of_graphs_with_other_values(description):
     with scratch() as folder:
-        (folder / runner.DESCRIPTION).write_text(json.dumps(description))
-        hold("programs of StableHLO", _check_programs, folder)
+        (folder / graph_folder.DESCRIPTION).write_text(json.dumps(description))
+        hold("folders of graphs", _open_graphs, folder)
 
 
 def test_description_that_the_readers_take():
     with scratch() as folder:
-        (folder / runner.DESCRIPTION).write_text(json.dumps(_PROGRAMS))
-        _check_programs(folder)
+        (folder / graph_folder.DESCRIPTION).write_text(json.dumps(_GRAPHS))
+        assert _open_graphs(folder).names == ["sample"]
 
 
 def _graph():
