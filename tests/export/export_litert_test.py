@@ -1,6 +1,6 @@
 """LiteRT exports: on the CPU they do what the SavedModel does."""
 
-import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +16,7 @@ from nvae_tf.export.runners import SavedModelRunner
 from nvae_tf.export.serving import ServedModel
 from nvae_tf.export.verify import open_export
 from tests.support.export_cases import CHECKPOINTS, source, write_run
+from tests.support.graph_folders import change_description, replace_file
 from tests.support.in_process import run as nvae
 
 pytest.importorskip(
@@ -139,23 +140,17 @@ def test_verify_covers_it(tmp_path, capsys):
 # What others may have made of it
 
 
-def _model(path):
-    return schema.ModelT.InitFromPackedBuf(path.read_bytes())
-
-
-def _write(path, model):
+def _with(change):
+    """Changes a model and what the export says of it."""
     import flatbuffers
 
-    builder = flatbuffers.Builder()
-    builder.Finish(model.Pack(builder), b"TFL3")
-    path.write_bytes(builder.Output())
-
-
-def _with(change):
     def damage(folder):
-        model = _model(folder / "sample.tflite")
+        content = (folder / "sample.tflite").read_bytes()
+        model = schema.ModelT.InitFromPackedBuf(content)
         change(model)
-        _write(folder / "sample.tflite", model)
+        builder = flatbuffers.Builder()
+        builder.Finish(model.Pack(builder), b"TFL3")
+        replace_file(folder, "sample.tflite", bytes(builder.Output()))
 
     return damage
 
@@ -177,24 +172,28 @@ def _behind(model):
     model.buffers[-1].offset = 4096
 
 
+def _without_inputs(model):
+    for operator in model.subgraphs[0].operators:
+        operator.inputs = operator.inputs[:1]
+
+
 def _cut(folder):
-    path = folder / "sample.tflite"
-    path.write_bytes(path.read_bytes()[:-4000])
+    content = (folder / "sample.tflite").read_bytes()
+    replace_file(folder, "sample.tflite", content[:-4000])
+
+
+def _swapped(folder):
+    content = (folder / "decode.tflite").read_bytes()
+    replace_file(folder, "sample.tflite", content)
 
 
 def _described(change):
-    def damage(folder):
-        path = folder / "graphs.json"
-        content = json.loads(path.read_text())
-        change(content["graphs"]["sample"])
-        path.write_text(json.dumps(content))
-
-    return damage
+    return lambda folder: change_description(
+        folder, lambda c: change(c["graphs"]["sample"])
+    )
 
 
 def _pipe(folder):
-    import os
-
     (folder / "sample.tflite").unlink()
     os.mkfifo(folder / "sample.tflite")
 
@@ -202,12 +201,11 @@ def _pipe(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda p: (p / "sample.tflite").write_bytes(b"junk"), "not a LiteRT"),
+        (lambda p: (p / "sample.tflite").write_bytes(b"junk"), "SHA-256"),
+        (lambda p: replace_file(p, "sample.tflite", b"junk"), "not a LiteRT"),
         (
-            lambda p: (p / "sample.tflite").write_bytes(
-                b"\xff\xff\xff\xffTFL3"
-            ),
-            "damaged",
+            lambda p: replace_file(p, "sample.tflite", 4 * b"\xff" + b"TFL3"),
+            "it is damaged",
         ),
         (lambda p: (p / "sample.tflite").unlink(), "sample"),
         (_pipe, "no regular file"),
@@ -215,10 +213,8 @@ def _pipe(folder):
         (_with(_custom), "operations that LiteRT lacks"),
         (_with(_external), "weights lie elsewhere"),
         (_with(_behind), "weights lie elsewhere"),
-        (
-            lambda p: shutil.copy(p / "decode.tflite", p / "sample.tflite"),
-            "other inputs",
-        ),
+        (_with(_without_inputs), "not a graph that loads"),
+        (_swapped, "other inputs"),
         (_described(lambda g: g["noise"][0].update(kind="x")), "noise"),
         (_described(lambda g: g["noise"][0].update(shape=[2])), "other noise"),
         (_described(lambda g: g["noise"][0].update(shape=[2**40])), "noise"),

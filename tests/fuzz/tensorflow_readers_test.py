@@ -228,6 +228,7 @@ _GRAPHS = {
     },
     "batch": 2,
     "num_groups": 1,
+    "sha256": {},
     "facts": _FACTS,
 }
 

@@ -4,6 +4,7 @@ Becomes part of the programs that lie beside exports.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import pathlib
@@ -49,6 +50,7 @@ class GraphFolder:
 
     def __init__(self, folder):
         self._folder = pathlib.Path(folder)
+        self._digests = None
         try:
             found = json.loads(self._read(DESCRIPTION, _MOST_BYTES))
             self._check(found)
@@ -57,7 +59,7 @@ class GraphFolder:
                 f"{self._folder / DESCRIPTION} tells of no {self.FORMAT} "
                 f"graphs ({str(error)[:80]}); export them again."
             ) from error
-        self._graphs = found["graphs"]
+        self._graphs, self._digests = found["graphs"], found["sha256"]
         self.names = sorted(self._graphs)
         self.batch = found["batch"]
         self.num_groups = found["num_groups"]
@@ -68,6 +70,8 @@ class GraphFolder:
             raise ValueError("it describes nothing")
         if found.get("format") != self.FORMAT:
             raise ValueError("they are of another format")
+        if not isinstance(found.get("sha256"), dict):
+            raise ValueError("it has no checksums")
         graphs, batch = found.get("graphs"), found.get("batch")
         if not isinstance(graphs, dict) or not graphs:
             raise ValueError("it has no graphs")
@@ -91,7 +95,7 @@ class GraphFolder:
                     raise ValueError(f"{name} takes other noise than it tells")
 
     def _read(self, name, most):
-        """The content of one of the files."""
+        """The content of one of the files, as it was exported."""
         path = self._folder / name
         if path.exists() and not path.is_file():
             raise ValueError(f"{path} is no regular file")
@@ -99,6 +103,10 @@ class GraphFolder:
             content = file.read(most + 1)
         if len(content) > most:
             raise ValueError(f"{path} is larger than any export's")
+        if self._digests is not None and (
+            hashlib.sha256(content).hexdigest() != self._digests.get(name)
+        ):
+            raise ValueError(f"{path} is damaged: its SHA-256 is another")
         return content
 
     def describe(self, name):

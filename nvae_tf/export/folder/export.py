@@ -6,6 +6,7 @@ give, and a program that runs them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -104,6 +105,7 @@ def export_folder(
     output = pathlib.Path(output)
     with new_folder(output, overwrite=overwrite, error=ExportError) as folder:
         described = form.write(folder, defined())
+        digests = {path.name: _sha256(path) for path in folder.iterdir()}
         content = {
             "format": form.program.Graphs.FORMAT,
             "batch": batch,
@@ -112,6 +114,7 @@ def export_folder(
                 name: {**graph, "noise": noise[name]}
                 for name, graph in described.items()
             },
+            "sha256": digests,
             "facts": describe(source, temperature),
         }
         (folder / graph_folder.DESCRIPTION).write_text(
@@ -123,3 +126,8 @@ def export_folder(
         reference = Reference(source, range(batch), temperature)
         check(form.runner(folder), reference)
     return output
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

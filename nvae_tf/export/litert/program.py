@@ -56,14 +56,21 @@ class Graphs(GraphFolder):
         content = self._read(f"{name}.tflite", _MOST_GRAPH_BYTES)
         try:
             check_model(content)
-            from ai_edge_litert.interpreter import Interpreter
+            from ai_edge_litert import interpreter as litert
 
-            interpreter = Interpreter(
+            # Its own operations look at what they are given, those for the
+            # processor at hand, which take their place below, do not.
+            litert.Interpreter(
+                model_content=content,
+                experimental_op_resolver_type=(
+                    litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+                ),
+            ).allocate_tensors()
+            runner = litert.Interpreter(
                 model_content=content, num_threads=os.cpu_count()
-            )
-            runner = interpreter.get_signature_runner()
+            ).get_signature_runner()
             sides = runner.get_input_details(), runner.get_output_details()
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"{name}.tflite is not a graph that loads: {reason}"

@@ -26,6 +26,7 @@ __all__ = ["WEIGHTS", "Graphs", "as_jax_function", "main", "shaped"]
 
 WEIGHTS = "weights.safetensors"
 _MOST_GRAPH_BYTES = 2**30
+_MOST_WEIGHT_BYTES = 2**36
 
 
 class Graphs(GraphFolder):
@@ -66,9 +67,9 @@ class Graphs(GraphFolder):
     def _read_weights(self):
         """All weights by name, on the device; once."""
         if self._weights is None:
-            from safetensors.numpy import load_file
+            from safetensors.numpy import load
 
-            stored = load_file(self._folder / WEIGHTS)
+            stored = load(self._read(WEIGHTS, _MOST_WEIGHT_BYTES))
             self._weights = {k: jax.device_put(v) for k, v in stored.items()}
         return self._weights
 
