@@ -99,10 +99,9 @@ class GraphFolder:
         path = self._folder / name
         if path.exists() and not path.is_file():
             raise ValueError(f"{path} is no regular file")
-        with open(path, "rb") as file:
-            content = file.read(most + 1)
-        if len(content) > most:
+        if path.stat().st_size > most:
             raise ValueError(f"{path} is larger than any export's")
+        content = path.read_bytes()
         if self._digests is not None and (
             hashlib.sha256(content).hexdigest() != self._digests.get(name)
         ):
