@@ -262,6 +262,60 @@ def test_description_that_the_readers_take():
         assert _open_graphs(folder).names == ["sample"]
 
 
+def _litert_model():
+    """A LiteRT model of one operation; None where LiteRT is missing."""
+    try:
+        import flatbuffers
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError:
+        return None
+    code, buffer = schema.OperatorCodeT(), schema.BufferT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.ADD
+    buffer.data = [1, 2, 3, 4]
+    tensor, operator = schema.TensorT(), schema.OperatorT()
+    tensor.shape, tensor.buffer, tensor.name = [1], 1, b"x"
+    operator.inputs, operator.outputs = [0, 0], [0]
+    graph, model = schema.SubGraphT(), schema.ModelT()
+    graph.tensors, graph.operators = [tensor], [operator]
+    graph.inputs = graph.outputs = [0]
+    model.version, model.operatorCodes = 3, [code]
+    model.subgraphs, model.buffers = [graph], [schema.BufferT(), buffer]
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+_LITERT_MODEL = _litert_model()
+_NEEDS_LITERT = pytest.mark.skipif(
+    _LITERT_MODEL is None, reason='needs LiteRT: pip install ".[litert]"'
+)
+
+
+def _check_litert(content):
+    from nvae_tf.export.litert.program import check_model
+
+    try:
+        check_model(content)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    return content
+
+
+@_NEEDS_LITERT
+@fuzz(
+    "LiteRT models",
+    0.02,
+    content=mutated([_LITERT_MODEL or b""], [b"TFL3", bytes(4), b"\xff" * 4]),
+)
+def test_mutated_litert_models(content):
+    hold("LiteRT models", _check_litert, content)
+
+
+@_NEEDS_LITERT
+def test_litert_model_that_the_reader_takes():
+    assert _check_litert(_LITERT_MODEL)
+
+
 def _graph():
     with tf.Graph().as_default() as graph:
         x = tf.compat.v1.placeholder(tf.float32, [None, 8, 8, 3], "ExpandDims")

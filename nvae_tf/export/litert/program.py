@@ -25,6 +25,7 @@ __all__ = ["Graphs", "check_model", "main"]
 
 _IDENTIFIER = b"TFL3"
 _MOST_GRAPH_BYTES = 2**31
+_MOST_PARTS = 2**20
 
 
 class Graphs(GraphFolder):
@@ -114,6 +115,9 @@ def check_model(content):
     custom = schema.BuiltinOperator.CUSTOM
     try:
         model = schema.Model.GetRootAs(content)
+        counts = model.OperatorCodesLength(), model.BuffersLength()
+        if max(counts) > _MOST_PARTS:
+            raise ValueError("it has more parts than any export")
         for i in range(model.OperatorCodesLength()):
             code = model.OperatorCodes(i)
             kinds = code.BuiltinCode(), code.DeprecatedBuiltinCode()
