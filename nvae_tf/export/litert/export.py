@@ -75,10 +75,11 @@ def _write(folder, graphs) -> dict[str, dict]:
 
 def _convert(name: str, graph: GraphDefinition) -> tuple[bytes, dict]:
     """A model, and what it takes and gives."""
-    weights = {key: tf.constant(v) for key, v in graph.weights.items()}
     module = tf.Module()
     module.run = tf.function(
-        lambda *inputs: graph.function([*inputs], weights),
+        lambda *inputs: graph.function(
+            [*inputs], {key: tf.constant(v) for key, v in graph.weights.items()}
+        ),
         input_signature=graph.specs,
         autograph=False,
     )
@@ -90,7 +91,7 @@ def _convert(name: str, graph: GraphDefinition) -> tuple[bytes, dict]:
     except Exception as error:
         # The converter has kinds of its own.
         raise ExportError(
-            f"LiteRT has no operations for {name}: {one_line(error, 300)}"
+            f"LiteRT's converter refuses {name}: {one_line(error, 300)}"
         ) from error
     outputs = sorted(concrete.structured_outputs.items())
     return model, {
