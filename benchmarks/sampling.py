@@ -18,7 +18,18 @@ from absl import flags
 from benchmarks import cases, results
 from benchmarks.processes import measured, peak_gigabytes
 
-__all__ = ["PROGRAMS", "draw", "export", "run"]
+__all__ = [
+    "ONNX",
+    "PROGRAMS",
+    "TEMPERATURE",
+    "draw",
+    "export",
+    "median_seconds",
+    "open_onnx",
+    "open_saved_model",
+    "run",
+    "untrained",
+]
 
 PROGRAMS = (
     "live model",
@@ -27,9 +38,9 @@ PROGRAMS = (
     "ONNX Runtime",
     "ONNX Runtime, noise given",
 )
-_TEMPERATURE = 0.7
+TEMPERATURE = 0.7
 _SAVED_MODEL = "served"
-_ONNX = "nvae.onnx"
+ONNX = "nvae.onnx"
 
 
 def run(
@@ -85,11 +96,21 @@ def _row(label: str, result: dict) -> list[str]:
 def export(name: str, folder: str, *, started: float) -> dict:
     """Writes the SavedModel and the ONNX sampler of an untrained case."""
     del started
+    from nvae_tf.export.onnx import export_onnx
+    from nvae_tf.export.serving import ServedModel
+
+    source = untrained(name)
+    path = pathlib.Path(folder)
+    ServedModel(source).save(str(path / _SAVED_MODEL))
+    export_onnx(source, path / ONNX, graphs=["sample"])
+    return {}
+
+
+def untrained(name: str):
+    """What is exported of a case: a `nvae_tf.export.source.Source`."""
     import dataclasses
 
     from nvae_tf.config import Config, DataConfig
-    from nvae_tf.export.onnx import export_onnx
-    from nvae_tf.export.serving import ServedModel
     from nvae_tf.export.source import Source
     from nvae_tf.model.nvae import NVAE
 
@@ -98,11 +119,7 @@ def export(name: str, folder: str, *, started: float) -> dict:
     config = dataclasses.replace(
         Config(), model=case.model, data=DataConfig(binarize=binary)
     )
-    source = Source(NVAE(case.model), config)
-    path = pathlib.Path(folder)
-    ServedModel(source).save(str(path / _SAVED_MODEL))
-    export_onnx(source, path / _ONNX, graphs=["sample"])
-    return {}
+    return Source(NVAE(case.model), config)
 
 
 def draw(
@@ -126,8 +143,8 @@ def draw(
     """
     open_program = {
         "live model": _open_live,
-        "SavedModel": _open_saved_model,
-        "ONNX Runtime": _open_onnx,
+        "SavedModel": open_saved_model,
+        "ONNX Runtime": open_onnx,
     }[program.partition(",")[0]]
     draw_batch = open_program(
         name, pathlib.Path(folder), batch_size, "noise given" in program
@@ -136,16 +153,12 @@ def draw(
     if len(images) != batch_size:
         raise ValueError(f"{program} drew {len(images)} images.")
     first = time.time() - started
-    times = []
-    while len(times) < 3 or sum(times) < seconds:
-        began = time.perf_counter()
-        draw_batch(1 + len(times))
-        times.append(time.perf_counter() - began)
+    usual = median_seconds(draw_batch, seconds)
     peak = peak_gigabytes()
     # TensorFlow is not imported before: ONNX Runtime does without it.
     from benchmarks import machine
 
-    rate = batch_size / statistics.median(times)
+    rate = batch_size / usual
     matmul = machine.matmul_rate()
     return {
         "batch_size": batch_size,
@@ -155,6 +168,21 @@ def draw(
         "first_batch_seconds": first,
         "peak_gb": peak,
     }
+
+
+def median_seconds(draw_batch, seconds: float) -> float:
+    """How long a call usually takes, after a first one.
+
+    Args:
+      draw_batch: takes the number of the batch, from 1.
+      seconds: how long to call it in all.
+    """
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
+        began = time.perf_counter()
+        draw_batch(1 + len(times))
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
 
 
 def _open_live(name, folder, batch_size, noise_given):
@@ -168,19 +196,20 @@ def _open_live(name, folder, batch_size, noise_given):
     @tf.function(autograph=False)
     def sample(seed):
         logits = model.sample_logits(
-            seed=seed, temperature=_TEMPERATURE, batch_size=batch_size
+            seed=seed, temperature=TEMPERATURE, batch_size=batch_size
         )
         return model.likelihood(logits).mean()
 
     return lambda i: sample(tf.constant([0, i], tf.int32)).numpy()
 
 
-def _open_saved_model(name, folder, batch_size, noise_given):
+def open_saved_model(name, folder, batch_size, noise_given):
+    """A function of a batch's number that draws with the SavedModel."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(folder / _SAVED_MODEL))
     groups = cases.case(name).model.num_groups
-    temperature = tf.fill([batch_size, groups], _TEMPERATURE)
+    temperature = tf.fill([batch_size, groups], TEMPERATURE)
     if noise_given:
         signature = loaded.signatures["decode_noise"]
         eps = {
@@ -197,22 +226,23 @@ def _open_saved_model(name, folder, batch_size, noise_given):
     )["images"].numpy()
 
 
-def _open_onnx(name, folder, batch_size, noise_given):
+def open_onnx(name, folder, batch_size, noise_given):
+    """A function of a batch's number that draws with the ONNX file."""
     del name
     from nvae_tf.export.onnx_sampler import Sampler
 
-    sampler = Sampler(folder / _ONNX)
+    sampler = Sampler(folder / ONNX)
     if noise_given:
         import numpy as np
 
         feed = sampler.draw_noise(range(batch_size))
         feed["temperature"] = np.full(
-            [batch_size, sampler.num_groups], _TEMPERATURE, np.float32
+            [batch_size, sampler.num_groups], TEMPERATURE, np.float32
         )
         return lambda _: sampler.session.run(["images"], feed)[0]
     return lambda i: sampler.sample(
         range(i * batch_size, (i + 1) * batch_size),
-        _TEMPERATURE,
+        TEMPERATURE,
         batch_size=batch_size,
     )
 

@@ -66,6 +66,7 @@ COMMANDS = {
         Command("export onnx", "export.onnx", "without TensorFlow"),
         Command("export web", "export.web", "a page that runs the model"),
         Command("export stablehlo", "export.stablehlo", "for XLA, with JAX"),
+        Command("export litert", "export.litert", "for phones, with LiteRT"),
         Command(
             "export checkpoint", "export.checkpoint", "the authors' format"
         ),

@@ -4,8 +4,8 @@
     nvae verify nvae.onnx --workdir=runs/mnist
     nvae verify site --model=NAME
 
-Takes a SavedModel, an ONNX file, a StableHLO export or a web page, whose files
-are compared with its manifest first.
+Takes a SavedModel, an ONNX file, a StableHLO or LiteRT export or a web page,
+whose files are compared with its manifest first.
 Runs every signature: outputs must be finite, the same each time, and no row
 may depend on those around it.  With --workdir or --model they are compared with
 the live model.  Exits with status 1 if one fails.

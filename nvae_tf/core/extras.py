@@ -14,6 +14,7 @@ __all__ = ["EXTRAS", "how_to_install", "is_installed", "missing", "require"]
 EXTRAS = {
     "data": ("tensorflow_datasets", "array_record", "importlib_resources"),
     "hub": ("huggingface_hub",),
+    "litert": ("ai_edge_litert",),
     "onnx": ("onnx", "onnxruntime", "tf2onnx"),
     "report": ("jinja2", "matplotlib"),
     "serving": ("grpc", "tensorflow_serving", "urllib3"),

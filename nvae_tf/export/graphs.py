@@ -16,7 +16,7 @@ from nvae_tf.export.source import Source
 from nvae_tf.model.noise import NoiseSpec
 from nvae_tf.model.nvae import NVAE
 
-__all__ = ["GraphDefinition", "Graphs"]
+__all__ = ["GraphDefinition", "Graphs", "describe_tensor"]
 
 
 class GraphDefinition(NamedTuple):
@@ -164,6 +164,15 @@ class Graphs:
             return {**named, "mean": mean, **scores}
 
         return infer, self._eps, [self._images]
+
+
+def describe_tensor(name: str, tensor) -> dict[str, Any]:
+    """A tensor or its spec as JSON tells of it: "name", "shape", "dtype"."""
+    return {
+        "name": name,
+        "shape": tensor.shape.as_list(),
+        "dtype": np.dtype(tensor.dtype.as_numpy_dtype).name,
+    }
 
 
 def _take(folded: Mapping, prefix: str, weights: dict) -> dict:

@@ -15,20 +15,18 @@ row i of `--seed=S` has the seed S + i.
 
 import argparse
 import json
-import math
 import os
 import sys
 
 import numpy as np
 
-from nvae_tf.export.beside.noise_streams import noise_rows
+from nvae_tf.export.beside.noise_streams import check_noise, noise_rows
 from nvae_tf.export.beside.picture_grid import grid, write_png
 from nvae_tf.export.onnx_file import read_metadata, whole
 
 __all__ = ["Sampler", "grid", "noise_rows"]
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-_MOST_NOISE = 2**28  # Numbers that an image may take.
 _MOST_IMAGES = 10_000  # Of a grid.
 
 
@@ -61,7 +59,8 @@ class Sampler:
                 "`nvae export onnx --output=` was given."
             )
         try:
-            self.noise = _noise(metadata["nvae_noise"])
+            self.noise = json.loads(metadata["nvae_noise"])
+            check_noise(self.noise)
             self.num_groups = whole(metadata["nvae_num_groups"])
             self.fixed_batch = whole(metadata.get("nvae_fixed_batch", "0"))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -166,25 +165,6 @@ class Sampler:
         if not np.all(np.isfinite(t) & (t >= 0)):
             raise ValueError("temperature must be finite and not negative.")
         return t
-
-
-def _noise(text):
-    """What a graph takes, from its properties."""
-    specs = json.loads(text)
-    for spec in specs:
-        numbers = [spec["stream"], *spec["shape"]]
-        if (
-            spec["kind"] not in ("normal", "uniform")
-            or not isinstance(spec["name"], str)
-            or len(numbers) > 8
-            or not all(
-                isinstance(n, int) and 0 <= n <= _MOST_NOISE for n in numbers
-            )
-        ):
-            raise ValueError("a description of noise is none")
-    if sum(math.prod(spec["shape"]) for spec in specs) > _MOST_NOISE:
-        raise ValueError("it takes more noise than any image")
-    return specs
 
 
 def _providers(onnxruntime):

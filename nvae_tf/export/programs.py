@@ -146,7 +146,8 @@ class Programs:
         """
         c = self.config
         if c.likelihood == "bernoulli":
-            x = tf.cast(images >= 128, tf.float32)
+            # LiteRT does not compare uint8.
+            x = tf.cast(tf.cast(images, tf.int32) >= 128, tf.float32)
         else:
             x = quantize(tf.cast(images, tf.float32) / 255.0, c.num_bits)
         margin = [[0, 0], [c.padding] * 2, [c.padding] * 2, [0, 0]]

@@ -3,9 +3,10 @@
     nvae verify models/nvae [--workdir=runs/mnist]
 
 Takes a SavedModel, the folder of a served model (its latest version), an
-`.onnx` file or the folder of a StableHLO export, and runs every signature:
-outputs must be finite and a row's must not depend on the other rows.  With the
-workdir that it was exported from, they must also agree with the live model.
+`.onnx` file or the folder of a StableHLO or LiteRT export, and runs every
+signature: outputs must be finite and a row's must not depend on the other rows.
+With the workdir that it was exported from, they must also agree with the live
+model.
 Exit status: 0, 1 if a check failed, 2 if there is nothing to check.
 """
 
@@ -21,13 +22,16 @@ import numpy as np
 from nvae_tf.core.errors import ExportError, UserError, one_line
 from nvae_tf.core.json_files import parse_json, read_json
 from nvae_tf.core.reading import shown
+from nvae_tf.export.folder import runner as folder_runner
+from nvae_tf.export.folder.runner import FolderRunner
+from nvae_tf.export.litert.runner import LiteRtRunner
 from nvae_tf.export.onnx_runner import OnnxRunner
 from nvae_tf.export.parity import Reference, difference, tolerances
 from nvae_tf.export.runners import Runner, SavedModelRunner
 from nvae_tf.export.served import row_status
 from nvae_tf.export.serving_files import versions
 from nvae_tf.export.source import Source
-from nvae_tf.export.stablehlo import runner as stablehlo_runner
+from nvae_tf.export.stablehlo.runner import StableHloRunner
 from nvae_tf.export.warmup import example_inputs
 
 __all__ = [
@@ -50,7 +54,7 @@ class Export:
       path: of the SavedModel or the sampler's file.
       runner: runs it.
       facts: what is known of it; see `nvae_tf.export.model_card.describe`.
-      kind: "SavedModel", "ONNX" or "StableHLO".
+      kind: "SavedModel", "ONNX", "StableHLO" or "LiteRT".
       fixed_batch: rows that it takes; 0 for any number.
     """
 
@@ -85,7 +89,7 @@ def open_export(path) -> Export:
 
     Args:
       path: of a SavedModel, of a served model's folder, of an ONNX file or of
-        a StableHLO export.
+        a StableHLO or LiteRT export.
 
     Raises:
       ExportError: if it is none of these, or cannot be loaded.
@@ -97,19 +101,30 @@ def open_export(path) -> Export:
             path, lambda: parse_json(runner.metadata.get("nvae_facts", ""))
         )
         return Export(path, runner, facts, "ONNX", runner.fixed_batch)
-    if stablehlo_runner.is_export(path):
-        hlo = stablehlo_runner.StableHloRunner(path)
-        facts = read_facts(path, lambda: hlo.facts)
-        return Export(path, hlo, facts, "StableHLO", hlo.fixed_batch)
+    if folder_runner.is_export(path):
+        graphs = _open_folder(path)
+        facts = read_facts(path, lambda: graphs.facts)
+        return Export(path, graphs, facts, graphs.FORMAT, graphs.fixed_batch)
     if not (path / "saved_model.pb").exists() and versions(path):
         path = path / str(versions(path)[-1])
     if not (path / "saved_model.pb").exists():
         raise ExportError(
             f"{path} is neither a SavedModel, nor a folder with versions of "
-            "one, nor an ONNX file, nor a StableHLO export."
+            "one, nor an ONNX file, nor a StableHLO or LiteRT export."
         )
     facts = read_facts(path, lambda: read_json(path / "metadata.json"))
     return Export(path, SavedModelRunner(path), facts, "SavedModel")
+
+
+def _open_folder(path: pathlib.Path) -> FolderRunner:
+    runners = {r.FORMAT: r for r in (LiteRtRunner, StableHloRunner)}
+    name = folder_runner.format_of(path)
+    if name not in runners:
+        raise ExportError(
+            f"{path} has graphs of a format {shown(name)}; known are "
+            f"{' and '.join(runners)}."
+        )
+    return runners[name](path)
 
 
 def read_facts(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from benchmarks import (
     cases,
+    engines,
     flops,
     graph_work,
     growth,
@@ -269,6 +270,40 @@ def test_every_program_draws(exported, program):
     assert result["images_per_gflop"] == pytest.approx(
         result["images_per_second"] / result["matmul_flops"] * 1e9
     )
+
+
+@pytest.mark.parametrize("engine", ["SavedModel", "ONNX Runtime", "LiteRT"])
+def test_engines_draw_with_noise_that_is_given(exported, engine):
+    if engine == "LiteRT":
+        pytest.importorskip(
+            "ai_edge_litert", reason='needs LiteRT: pip install ".[litert]"'
+        )
+        engines.export("tiny", engine, str(exported), 3, started=time.time())
+    result = engines.draw(
+        "tiny", engine, str(exported), 3, 0.01, started=time.time()
+    )
+    assert result["images_per_second"] > 0
+    assert re.match(r"\d+\.\d", result["version"])
+
+
+def test_engines_are_told_as_ratios_and_missing_ones_by_name(
+    tmp_path, monkeypatch, capsys
+):
+    rates = {"SavedModel": iter([4.0, 2.0, 3.0]), "LiteRT": iter([6.0] * 3)}
+
+    def measured(_, *, engine="", **arguments):
+        if engine and engine not in rates:
+            return {"error": f"no {engine}"}
+        rate = next(rates[engine]) if engine else 0
+        return {"version": "1.2", "images_per_second": rate}
+
+    monkeypatch.setattr(engines, "measured", measured)
+    store = results.Results(tmp_path)
+    engines.run(store, "tiny", 2, 0.01, 3, {})
+    told = capsys.readouterr().out
+    assert re.search(r"LiteRT +\| +1\.2 \| +2\.00 \|", told)
+    assert re.search(r"OpenVINO +\| +\| +no OpenVINO \|", told)
+    assert list(store.read("engines")) == ["tiny SavedModel", "tiny LiteRT"]
 
 
 # Writes a record of a step every 10 ms, and ends at SIGTERM.

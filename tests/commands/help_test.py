@@ -31,6 +31,7 @@ _NARROWER = {
     ("export onnx", "temperature"),
     ("export web", "temperature"),
     ("export stablehlo", "temperature"),
+    ("export litert", "temperature"),
     ("play", "temperature"),
 }
 _WORDS = [c.words for group in COMMANDS.values() for c in group]

@@ -27,6 +27,7 @@ def _begin(*_, **__):
         ("export onnx", [], "onnx", "onnx"),
         ("export onnx", [], "tf2onnx", "onnx"),
         ("export stablehlo", [], "jax", "stablehlo"),
+        ("export litert", [], "ai_edge_litert", "litert"),
         ("report", [], "jinja2", "report"),
         ("report", [], "matplotlib", "report"),
         ("eval likelihood", ["--plot"], "matplotlib", "report"),

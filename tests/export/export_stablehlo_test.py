@@ -1,6 +1,5 @@
 """StableHLO exports: in JAX they do what the SavedModel does."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from nvae_tf.export.source import Source
 from nvae_tf.export.verify import open_export
 from nvae_tf.export.warmup import example_inputs
 from tests.support.export_cases import source, write_run
+from tests.support.graph_folders import change_description, replace_file
 from tests.support.in_process import run as nvae
 
 pytest.importorskip("jax", reason='JAX is missing: pip install ".[stablehlo]"')
@@ -274,34 +274,49 @@ def _calling():
         return stablehlo.serialize_portable_artifact(module, version)
 
 
-def _changed(path, change):
-    content = json.loads((path / "graphs.json").read_text())
-    change(content)
-    (path / "graphs.json").write_text(json.dumps(content))
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda p: (p / "sample.stablehlo").write_bytes(b"junk"), "no Stable"),
+        (lambda p: (p / "sample.stablehlo").write_bytes(b"junk"), "damaged"),
+        (lambda p: replace_file(p, "sample.stablehlo", b"junk"), "no Stable"),
         (lambda p: (p / "sample.stablehlo").unlink(), "sample"),
         (
-            lambda p: (p / "sample.stablehlo").write_bytes(_calling()),
+            lambda p: replace_file(p, "sample.stablehlo", _calling()),
             "calls what is not in it",
         ),
-        (lambda p: (p / "graphs.json").write_text("[]"), "not a StableHLO"),
-        (lambda p: _changed(p, lambda c: c.pop("graphs")), "no graphs"),
-        (lambda p: _changed(p, lambda c: c.update(batch=0)), "of rows"),
-        (lambda p: _changed(p, lambda c: c.update(facts=3)), "what it is"),
-        (lambda p: _changed(p, lambda c: c.update(facts={})), "not tell what"),
+        (lambda p: (p / "graphs.json").write_text("[]"), "dict is needed"),
         (
-            lambda p: _changed(
+            lambda p: change_description(p, lambda c: c.pop("format")),
+            "no format",
+        ),
+        (
+            lambda p: change_description(p, lambda c: c.update(format="x")),
+            "a format x",
+        ),
+        (
+            lambda p: change_description(p, lambda c: c.pop("graphs")),
+            "no graphs",
+        ),
+        (
+            lambda p: change_description(p, lambda c: c.update(batch=0)),
+            "of rows",
+        ),
+        (
+            lambda p: change_description(p, lambda c: c.update(facts=3)),
+            "what it is",
+        ),
+        (
+            lambda p: change_description(p, lambda c: c.update(facts={})),
+            "not tell what",
+        ),
+        (
+            lambda p: change_description(
                 p, lambda c: c["graphs"].update({"../x": c["graphs"]["sample"]})
             ),
             "no name",
         ),
         (
-            lambda p: _changed(
+            lambda p: change_description(
                 p, lambda c: c["graphs"]["sample"].update(weights=[1])
             ),
             "no weights",
@@ -317,13 +332,13 @@ def test_damaged_export_is_refused(exported, tmp_path, damage, message):
 
 
 def test_weights_that_lack_something_are_a_problem(exported, tmp_path):
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import load_file, save
 
     path = tmp_path / "hlo"
     shutil.copytree(exported("plain_vae"), path)
     weights = load_file(path / "weights.safetensors")
     weights.popitem()
-    save_file(weights, path / "weights.safetensors")
+    replace_file(path, "weights.safetensors", save(weights))
     assert nvae("verify", str(path)) == 1
 
 

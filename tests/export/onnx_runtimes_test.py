@@ -1,41 +1,91 @@
 """ONNX exports on devices and servers that are somewhere else."""
 
+import os
+import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from nvae_tf.core.errors import ExportError
 from nvae_tf.export import onnx_sampler
 from nvae_tf.export.onnx import export_onnx
-from nvae_tf.export.onnx_runner import OnnxRunner
+from nvae_tf.export.onnx_runner import OnnxRunner, graph_path
 from nvae_tf.export.onnx_sampler import Sampler
-from nvae_tf.export.parity import difference
-from nvae_tf.export.warmup import example_inputs
+from nvae_tf.export.parity import Reference, difference
 from tests.support.export_cases import source
+from tests.support.node import call, needs_node
+from tests.support.web_engine import fetch_engine
+
+_GRAPHS = ["sample", "decode", "encode"]
+_IN_NODE = pathlib.Path(__file__).with_name("onnx_in_node.mjs")
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "nvae.onnx"
-    export_onnx(source("plain_vae"), path, graphs=["sample"])
+    export_onnx(source("plain_vae"), path, graphs=_GRAPHS)
     return path
+
+
+def _compare(path, run):
+    """Has an engine answer what the live model was asked."""
+    reference = Reference(source("plain_vae"), (11, 12, 13), temperature=0.9)
+    specs = OnnxRunner(path)
+    for name in _GRAPHS:
+        asked, expected = reference.ask(name)
+        given = {key: asked[key] for key in specs.inputs(name)}
+        found = run(graph_path(path, name), given)
+        assert set(found) == set(specs.outputs(name))
+        assert difference(found, expected, 1e-3) < 1e-4, name
 
 
 def test_openvino_computes_the_same(path):
     openvino = pytest.importorskip(
         "openvino", reason="needs OpenVINO: pip install openvino"
     )
-    runner = OnnxRunner(path)
     core = openvino.Core()
-    model = core.compile_model(
-        core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
-    given = example_inputs(runner.inputs("sample"), 3, (8, 8, 1))
-    outputs = model(
-        {i.get_any_name(): given[i.get_any_name()] for i in model.inputs}
-    )
-    found = {o.get_any_name(): outputs[o] for o in model.outputs}
-    assert difference(found, runner.run("sample", given), 1e-3) < 1e-4
+
+    def run(path, given):
+        model = core.compile_model(
+            core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        )
+        outputs = model(
+            {i.get_any_name(): given[i.get_any_name()] for i in model.inputs}
+        )
+        return {o.get_any_name(): outputs[o] for o in model.outputs}
+
+    _compare(path, run)
+
+
+def _in_node(engine):
+    """Runs graphs with an engine of JavaScript's."""
+
+    def run(path, given):
+        inputs = [[key, v.ravel(), v.shape] for key, v in given.items()]
+        (outputs,) = call(_IN_NODE, "run", (str(engine), str(path), inputs))
+        return {
+            name: np.reshape(values, shape) for name, values, shape in outputs
+        }
+
+    return run
+
+
+@needs_node
+def test_onnx_runtime_for_node_computes_the_same(path):
+    package = os.environ.get("ONNXRUNTIME_NODE", "")
+    if not package:
+        pytest.skip(
+            "needs ONNX Runtime for Node: npm install onnxruntime-node, and "
+            "ONNXRUNTIME_NODE=.../node_modules/onnxruntime-node"
+        )
+    _compare(path, _in_node(pathlib.Path(package) / "dist" / "index.js"))
+
+
+@needs_node
+@pytest.mark.long
+def test_onnx_runtime_for_the_web_computes_the_same(path, tmp_path):
+    _compare(path, _in_node(fetch_engine(tmp_path) / "ort.wasm.min.mjs"))
 
 
 class _Session:

@@ -5,6 +5,7 @@ import copy
 import functools
 import json
 import logging
+import math
 import zlib
 
 import numpy as np
@@ -18,7 +19,8 @@ from nvae_tf.datasets import records
 from nvae_tf.datasets.records import open_records, read_shard_index
 from nvae_tf.evaluation.features import load_features
 from nvae_tf.export import verify
-from nvae_tf.export.stablehlo import runner
+from nvae_tf.export.beside import graph_folder
+from nvae_tf.export.beside.graph_folder import GraphFolder
 from tests.fuzz.harness import fuzz, hold, scratch
 from tests.fuzz.mutations import huge, junk, mutated, with_junk
 from tests.support import taking_over
@@ -218,39 +220,100 @@ def test_facts_of_exports_with_other_values(facts):
 
 
 _TENSOR = {"name": "x", "shape": [2, 4], "dtype": "float32"}
-_PROGRAMS = {
+_NOISE = {"name": "x", "kind": "normal", "stream": 0, "shape": [4]}
+_GRAPHS = {
+    "format": GraphFolder.FORMAT,
     "graphs": {
-        "sample": {"inputs": [_TENSOR], "weights": [], "outputs": [_TENSOR]}
+        "sample": {"inputs": [_TENSOR], "outputs": [_TENSOR], "noise": [_NOISE]}
     },
     "batch": 2,
     "num_groups": 1,
+    "sha256": {},
     "facts": _FACTS,
 }
 
 
-def _check_programs(folder):
-    found = read_json(folder / runner.DESCRIPTION, ExportError)
+def _open_graphs(folder):
+    read_json(folder / graph_folder.DESCRIPTION, ExportError)
     try:
-        runner.check(found)
+        graphs = GraphFolder(folder)
     except ValueError as error:
-        raise ExportError(str(error)) from error
+        raise ExportError(str(error)[-400:]) from error
     # What is let through is what the engine can be asked.
-    for graph in found["graphs"].values():
-        for spec in graph["inputs"] + graph["outputs"]:
+    for name in graphs.names:
+        described = graphs.describe(name)
+        for spec in described["inputs"] + described["outputs"]:
             np.broadcast_to(np.zeros([], spec["dtype"]), spec["shape"])
+        for spec in described["noise"]:
+            assert math.prod(spec["shape"]) <= 2**28
+    return graphs
 
 
-@fuzz("programs of StableHLO", 0.02, description=with_junk(_PROGRAMS))
-def test_descriptions_of_programs_with_other_values(description):
+@fuzz("folders of graphs", 0.02, description=with_junk(_GRAPHS))
+def test_descriptions_of_graphs_with_other_values(description):
     with scratch() as folder:
-        (folder / runner.DESCRIPTION).write_text(json.dumps(description))
-        hold("programs of StableHLO", _check_programs, folder)
+        (folder / graph_folder.DESCRIPTION).write_text(json.dumps(description))
+        hold("folders of graphs", _open_graphs, folder)
 
 
 def test_description_that_the_readers_take():
     with scratch() as folder:
-        (folder / runner.DESCRIPTION).write_text(json.dumps(_PROGRAMS))
-        _check_programs(folder)
+        (folder / graph_folder.DESCRIPTION).write_text(json.dumps(_GRAPHS))
+        assert _open_graphs(folder).names == ["sample"]
+
+
+def _litert_model():
+    """A LiteRT model of one operation; None where LiteRT is missing."""
+    try:
+        import flatbuffers
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError:
+        return None
+    code, buffer = schema.OperatorCodeT(), schema.BufferT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.ADD
+    buffer.data = [1, 2, 3, 4]
+    tensor, operator = schema.TensorT(), schema.OperatorT()
+    tensor.shape, tensor.buffer, tensor.name = [1], 1, b"x"
+    operator.inputs, operator.outputs = [0, 0], [0]
+    graph, model = schema.SubGraphT(), schema.ModelT()
+    graph.tensors, graph.operators = [tensor], [operator]
+    graph.inputs = graph.outputs = [0]
+    model.version, model.operatorCodes = 3, [code]
+    model.subgraphs, model.buffers = [graph], [schema.BufferT(), buffer]
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+_LITERT_MODEL = _litert_model()
+_NEEDS_LITERT = pytest.mark.skipif(
+    _LITERT_MODEL is None, reason='needs LiteRT: pip install ".[litert]"'
+)
+
+
+def _check_litert(content):
+    from nvae_tf.export.litert.program import check_model
+
+    try:
+        check_model(content)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    return content
+
+
+@_NEEDS_LITERT
+@fuzz(
+    "LiteRT models",
+    0.02,
+    content=mutated([_LITERT_MODEL or b""], [b"TFL3", bytes(4), b"\xff" * 4]),
+)
+def test_mutated_litert_models(content):
+    hold("LiteRT models", _check_litert, content)
+
+
+@_NEEDS_LITERT
+def test_litert_model_that_the_reader_takes():
+    assert _check_litert(_LITERT_MODEL)
 
 
 def _graph():

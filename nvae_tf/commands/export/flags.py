@@ -6,10 +6,14 @@ import functools
 
 from absl import flags
 
-from nvae_tf.commands.flags import define_readjust_bn
+from nvae_tf.commands.flags import (
+    define_output,
+    define_overwrite,
+    define_readjust_bn,
+)
 from nvae_tf.commands.model_flags import ModelFlags
 
-__all__ = ["SourceFlags"]
+__all__ = ["FolderFlags", "SourceFlags"]
 
 # `--help` of a command shows its own flags: these are to count as such.
 flags.disclaim_key_flags()
@@ -83,3 +87,48 @@ class SourceFlags:
         )
         self._model.tell(source.info)
         return source
+
+
+class FolderFlags:
+    """What a folder of graphs is written from, and how."""
+
+    def __init__(self, output: str, batch: int):
+        """Defines the flags.
+
+        Args:
+          output: the folder, unless told otherwise.
+          batch: the rows, likewise.
+        """
+        self._source = SourceFlags()
+        self._output = define_output(output, "Folder of the export.")
+        self._batch = flags.DEFINE_integer(
+            "batch",
+            batch,
+            "Rows that the graphs take.",
+            lower_bound=1,
+            upper_bound=65_536,
+        )
+        self._graphs = flags.DEFINE_list(
+            "graphs", ["sample", "decode", "encode"], "Which graphs to write."
+        )
+        self._overwrite = define_overwrite()
+
+    def write(self, export) -> None:
+        """Writes the folder and says so.
+
+        Args:
+          export: `nvae_tf.export.stablehlo.export.export_stablehlo`, or
+            another that takes the same.
+
+        Raises:
+          UserError: if the source is missing, or it raises it.
+        """
+        path = export(
+            self._source.load(),
+            self._output.value,
+            self._batch.value,
+            graphs=self._graphs.value,
+            temperature=self._source.temperature,
+            overwrite=self._overwrite.value,
+        )
+        print(f"Wrote {path}; it agrees with the live model.")

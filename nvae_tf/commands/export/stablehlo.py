@@ -8,25 +8,10 @@ well, the weights as safetensors, and a program that runs them with JAX, NumPy
 and safetensors alone.
 """
 
-from absl import flags
-
-from nvae_tf.commands.export.flags import SourceFlags
-from nvae_tf.commands.flags import define_output, define_overwrite
+from nvae_tf.commands.export.flags import FolderFlags
 from nvae_tf.export.stablehlo import runner
 
-_SOURCE = SourceFlags()
-_OUTPUT = define_output("stablehlo", "Folder of the export.")
-_BATCH = flags.DEFINE_integer(
-    "batch",
-    16,
-    "Rows that the graphs take.",
-    lower_bound=1,
-    upper_bound=65_536,
-)
-_GRAPHS = flags.DEFINE_list(
-    "graphs", ["sample", "decode", "encode"], "Which graphs to write."
-)
-_OVERWRITE = define_overwrite()
+_FOLDER = FolderFlags("stablehlo", batch=16)
 
 
 def main(argv) -> None:
@@ -36,12 +21,4 @@ def main(argv) -> None:
     runner.require_packages()
     from nvae_tf.export.stablehlo.export import export_stablehlo
 
-    path = export_stablehlo(
-        _SOURCE.load(),
-        _OUTPUT.value,
-        _BATCH.value,
-        graphs=_GRAPHS.value,
-        temperature=_SOURCE.temperature,
-        overwrite=_OVERWRITE.value,
-    )
-    print(f"Wrote {path}; it agrees with the live model.")
+    _FOLDER.write(export_stablehlo)

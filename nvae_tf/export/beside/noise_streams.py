@@ -8,8 +8,9 @@ import math
 
 import numpy as np
 
-__all__ = ["noise_rows"]
+__all__ = ["check_noise", "noise_rows"]
 
+_MOST_NOISE = 2**28  # Numbers that an image may take.
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
@@ -83,3 +84,28 @@ def noise_rows(seeds, kind, stream, shape):
     seeds = np.asarray(seeds, np.int64).reshape(-1)
     rows = draw(seeds, stream, math.prod(shape))
     return rows.reshape(len(seeds), *shape)
+
+
+def check_noise(specs):
+    """Checks what an export says of the noise that it takes.
+
+    Args:
+      specs: dicts of name, kind, stream and shape; see `noise_rows`.
+
+    Raises:
+      ValueError, KeyError or TypeError: if it is no such list, or of more
+        numbers than any image takes.
+    """
+    for spec in specs:
+        numbers = [spec["stream"], *spec["shape"]]
+        if (
+            spec["kind"] not in ("normal", "uniform")
+            or not isinstance(spec["name"], str)
+            or len(numbers) > 8
+            or not all(
+                isinstance(n, int) and 0 <= n <= _MOST_NOISE for n in numbers
+            )
+        ):
+            raise ValueError("a description of noise is none")
+    if sum(math.prod(spec["shape"]) for spec in specs) > _MOST_NOISE:
+        raise ValueError("it takes more noise than any image")

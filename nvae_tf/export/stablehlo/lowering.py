@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
+
+from nvae_tf.export.graphs import describe_tensor
 
 __all__ = ["Lowered", "lower_function"]
 
@@ -63,17 +64,9 @@ def lower_function(
         )
     finally:
         experimental.enable_tensor_float_32_execution(before)
-    inputs = [_described(*pair) for pair in arguments.items()]
-    inputs += [_described(*names[id(h)]) for h in concrete.captured_inputs]
+    inputs = [describe_tensor(*pair) for pair in arguments.items()]
+    inputs += [describe_tensor(*names[id(h)]) for h in concrete.captured_inputs]
     # The values of a dictionary come in the order of its sorted keys.
     returned = sorted(concrete.structured_outputs.items())
-    outputs = [_described(name, tensor) for name, tensor in returned]
+    outputs = [describe_tensor(name, tensor) for name, tensor in returned]
     return Lowered(module, {"inputs": inputs, "outputs": outputs})
-
-
-def _described(name: str, tensor) -> dict[str, Any]:
-    return {
-        "name": name,
-        "shape": tensor.shape.as_list(),
-        "dtype": np.dtype(tensor.dtype.as_numpy_dtype).name,
-    }

@@ -1,0 +1,1 @@
+"""What exports have in common that are folders of graphs."""

@@ -1,0 +1,1 @@
+"""LiteRT, once TensorFlow Lite, for phones and small devices."""
