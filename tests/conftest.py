@@ -86,11 +86,13 @@ def _as_many_passes_over_graphs_as_needed():
 def pytest_collection_finish():
     """What was imported stays: garbage is looked for in the rest."""
     gc.freeze()
+    # A graph has ten thousands of objects that stay until it goes.
+    gc.set_threshold(20_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)
 def _forget_graphs():
-    """Graphs that a test has built are released before the next test."""
+    """Graphs that a test has built are released before long."""
     yield
     if "tensorflow" not in sys.modules:
         return
@@ -102,7 +104,7 @@ def _forget_graphs():
     names = [n for n in registered if n.startswith("CustomGradient-")]
     for name in names:
         del registered[name]
-    if names:
+    if names and _resident_bytes() - _heap["after"] >= _MOST_GARBAGE:
         # Graphs are full of cycles.
         _collect()
 
@@ -122,7 +124,21 @@ def _forget_models(request):
     _collect()
 
 
+# Looking for garbage takes longer than many a test.
+_MOST_GARBAGE = 150e6
+_heap = {"after": 0.0}
+
+
 def _collect():
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
+        _heap["after"] = _resident_bytes()
+
+
+def _resident_bytes():
+    """Infinite where nobody knows."""
+    if sys.platform != "linux":
+        return float("inf")
+    pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

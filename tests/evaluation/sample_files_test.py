@@ -69,6 +69,7 @@ def test_folder_of_samples_is_whole_or_not_there(tmp_path):
         check_output("samples.zip")
 
 
+@pytest.mark.long
 def test_two_commands_that_write_one_folder_do_not_mix(tmp_path):
     """The slower one is told; the other's images stay as they are."""
     path, images = tmp_path / "samples", _images(4)

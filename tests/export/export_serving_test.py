@@ -113,6 +113,7 @@ def _run(*command, **kwargs):
     return done.stdout
 
 
+@pytest.mark.long
 def test_loads_where_keras_and_this_package_cannot_be_imported(
     folder, runner, tmp_path
 ):

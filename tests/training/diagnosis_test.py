@@ -202,6 +202,7 @@ def test_overflow_of_one_loss_term(train_step, images, monkeypatch, term):
     assert f"loss terms that are not finite: {term}, total" in str(found)
 
 
+@pytest.mark.long
 def test_gradient_that_is_not_finite_though_the_loss_is(images, monkeypatch):
     train_step = _train_step()  # Its graph is of the loss that follows.
     original = train_step.objective.penalties
