@@ -1,5 +1,6 @@
 """The peer in PyTorch is the same model, and so a fair one to compare with."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tensorflow as tf
 from benchmarks import cases, compare_peer, results
 from nvae_tf.authors import reference_import
 from nvae_tf.authors.reference_config import config_from_reference
+from nvae_tf.config import TrainConfig
 from nvae_tf.config.schedules import Coefficients
 from nvae_tf.core.errors import UserError
 from nvae_tf.model.nvae import NVAE
@@ -28,6 +30,7 @@ torch = pytest.importorskip(
 from benchmarks.torch_peer import (  # noqa: E402, after the check for PyTorch.
     distributions,
     layers,
+    learn,
     measure,
     training,
 )
@@ -489,3 +492,23 @@ def test_failure_of_either_program_is_told(monkeypatch):
     found = compare_peer.compare_samples(cases.case("tiny"), rounds=1)
     assert set(found) == set(compare_peer.SAMPLERS)
     assert all("the peer" in r["error"] for r in found.values())
+
+
+def test_peer_learns_by_our_schedules(tmp_path):
+    images = tmp_path / "images.npz"
+    blobs = np.zeros((60, 8, 8, 1), np.uint8)
+    blobs[:, 2:6, 2:6] = 255
+    np.savez(images, train=blobs[:40], held_out=blobs[40:])
+    config = model_cases.small(num_latent_scales=1, num_groups_per_scale=2)
+    train = TrainConfig(epochs=24, batch_size=8, warmup_epochs=1, seed=3)
+    points = [
+        learn.learn(
+            dataclasses.asdict(config), dataclasses.asdict(train), str(images)
+        )["points"]
+        for _ in range(2)
+    ]
+    assert points[0] == points[1]
+    assert [point["step"] for point in points[0]] == [*range(5, 125, 5)]
+    assert points[0][-1]["nelbo"] < 0.5 * points[0][0]["nelbo"]
+    assert len(points[0][0]["kl_per_group"]) == config.num_groups
+    assert all(0 <= n <= 3 for n in points[0][-1]["active"])
