@@ -46,7 +46,7 @@ def get_config(variant=None):
         gpu,
         576,
         {
-            "16gb": (24, "cell"),
+            "16gb": (16, "bn_swish"),
             "24gb": (24, "bn_swish"),
             "80gb": (96, "bn_swish"),
         },

@@ -247,7 +247,7 @@ def memory(rows: Rows, peer: Rows, predicted: Rows) -> str:
                 if {"none", "bn_swish"} <= peaks.keys()
                 else "",
             ]
-            for (case, batch_size, precision), peaks in found.items()
+            for (case, batch_size, precision), peaks in sorted(found.items())
         ],
     )
 

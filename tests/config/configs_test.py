@@ -161,11 +161,14 @@ def test_step_of_one_gpu_is_the_papers_and_fits_by_prediction(name, gpu):
     images = train.batch_size * train.accumulate
     assert images == whole.train.batch_size * count
     assert fitted.model == whole.model
-    predicted = _predicted_gigabytes()[
-        _PREDICTED.get(name, name), train.batch_size
-    ][fitted.recompute]
+    case, batch = _PREDICTED.get(name, name), train.batch_size
+    peaks = _predicted_gigabytes()[case, fitted.recompute]
+    # Memory grows less than in proportion: weights stay what they are.
+    smaller = [b for b in peaks if b <= batch] or [min(peaks)]
+    nearest = max(smaller)
+    predicted = peaks[nearest] * max(1, batch / nearest)
     # What else a process takes, and executors that plan less well.
-    assert predicted < 0.8 * int(gpu.removesuffix("gb"))
+    assert predicted <= 0.8 * int(gpu.removesuffix("gb"))
 
 
 def test_other_variants_are_fitted_to_one_gpu_too():
@@ -182,7 +185,7 @@ def test_other_variants_are_fitted_to_one_gpu_too():
 
 @functools.cache
 def _predicted_gigabytes():
-    """(case, batch) -> what is recomputed -> GB in bfloat16."""
+    """(case, what is recomputed) -> batch -> GB in bfloat16."""
     page = (CONFIGS.parent / "docs" / "gpu.md").read_text()
     table = page.split("<!-- memory -->")[1].split("<!-- /memory -->")[0]
     heading, _, *rows = [
@@ -192,12 +195,10 @@ def _predicted_gigabytes():
     found = {}
     for row in rows:
         cells = dict(zip(heading, row, strict=True))
-        if cells["precision"] == "bfloat16":
-            found[cells["model"], int(cells["batch"])] = {
-                key: float(cells[key])
-                for key in ("none", "bn_swish", "cell")
-                if cells[key]
-            }
+        for recompute in ("none", "bn_swish", "cell"):
+            if cells["precision"] == "bfloat16" and cells[recompute]:
+                peaks = found.setdefault((cells["model"], recompute), {})
+                peaks[int(cells["batch"])] = float(cells[recompute])
     return found
 
 
