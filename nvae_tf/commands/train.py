@@ -65,6 +65,7 @@ def main(argv) -> None:
         # As it was started: a script, -m or the console script.
         command = [sys.executable, *sys.orig_argv[1:]]
         sys.exit(launcher.launch(count, _WORKDIR.value, command))
+    launcher.end_with_launcher()
     from nvae_tf.training import trainer
 
     trainer.train(

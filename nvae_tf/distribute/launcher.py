@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
@@ -22,8 +23,14 @@ from nvae_tf.core.files import open_own
 from nvae_tf.distribute import cluster, machine
 from nvae_tf.distribute.cores import available_cores
 
-__all__ = ["launch", "launched", "processes_to_launch"]
+__all__ = [
+    "end_with_launcher",
+    "launch",
+    "launched",
+    "processes_to_launch",
+]
 
+# Holds the descriptor that tells of the launcher's end.
 _MARK = "NVAE_TF_LAUNCHED"
 _POLL_SECONDS = 0.2
 # What the rest gets to end by itself once a process has failed.
@@ -34,6 +41,23 @@ _TAIL_LINES = 20
 def launched() -> bool:
     """Whether this process was started by `launch`."""
     return _MARK in os.environ
+
+
+def end_with_launcher() -> None:
+    """Has this process stop once the one that launched it is gone.
+
+    Killed itself, that one could tell nobody; and who starts the command again
+    would find the workdir in use.
+    """
+    if launched():
+        descriptor = int(os.environ[_MARK])
+        threading.Thread(target=_follow, args=[descriptor], daemon=True).start()
+
+
+def _follow(descriptor: int) -> None:
+    # Nothing is ever written: it ends with the process that could.
+    os.read(descriptor, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def processes_to_launch() -> int:
@@ -87,18 +111,22 @@ def launch(num_processes: int, workdir, command: Sequence[str]) -> int:
     paths = {i: logs / f"worker_{i}.log" for i in range(1, num_processes)}
     with contextlib.ExitStack() as stack:
         outputs = {i: stack.enter_context(_open_log(paths[i])) for i in paths}
+        alive, ours = os.pipe()
+        stack.callback(os.close, ours)
         processes = []
         for i in range(num_processes):
             output = outputs.get(i)
             process = subprocess.Popen(
                 list(command),
-                env=_environment(i, ports, gpus),
+                env={**_environment(i, ports, gpus), _MARK: str(alive)},
+                pass_fds=[alive],
                 stdout=output,
                 stderr=output,
                 # A Ctrl-C reaches them through this process alone.
                 start_new_session=True,
             )
             processes.append(process)
+        os.close(alive)
         with _forwarding(processes):
             status = _wait(processes)
     for i, process in enumerate(processes):
@@ -149,7 +177,6 @@ def _environment(
         "TF_NUM_INTRAOP_THREADS": str(cores),
         "OMP_NUM_THREADS": str(cores),
         **os.environ,
-        _MARK: "1",
         "TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task}),
         **({"CUDA_VISIBLE_DEVICES": gpus[index]} if gpus else {}),
     }

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -171,6 +173,47 @@ time.sleep(600)
     shown = capfd.readouterr().err
     assert "Process 1 ended with status 1" in shown
     assert "out of memory, say" in shown
+
+
+def test_processes_stop_when_their_launcher_is_killed(tmp_path):
+    worker = """
+import os, pathlib, time
+from nvae_tf.distribute import launcher
+launcher.end_with_launcher()
+path = pathlib.Path(%r) / f"{os.getpid()}.pid"
+path.touch()
+time.sleep(600)
+"""
+    program = f"""
+import sys
+from nvae_tf.distribute import launcher
+command = [sys.executable, "-c", {worker % str(tmp_path)!r}]
+launcher.launch(2, {str(tmp_path)!r}, command)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program])
+    _wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+    pids = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    assert all(map(_runs, pids))
+    process.kill()
+    process.wait()
+    _wait_for(lambda: not any(map(_runs, pids)))
+
+
+def _wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _runs(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # Ended, but for its parent to notice.
+    stat = pathlib.Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2][1] != "Z"
 
 
 def test_processes_know_their_places_and_share_the_cores(tmp_path):
