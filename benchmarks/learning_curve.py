@@ -6,7 +6,7 @@ Both train the preset `mnist_demo`, at half its width, on its 4,500 digits, with
 the same batch size, schedules and number of steps, and are evaluated on the
 500 held-out digits after every epoch; each seed chooses initial weights, order
 and noise.  Rows go to --out as they come, and what is there is not computed
-again; the plot shows every run.  Half an hour on two cores.
+again; the plot shows every run.  Takes long on two cores.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ import tempfile
 import numpy as np
 from absl import flags
 
+from benchmarks.plots import new_figure
 from benchmarks.processes import measured
 from nvae_tf.config import presets
 from nvae_tf.config.run import Config
@@ -131,15 +132,7 @@ def draw(rows: list[dict], path) -> None:
     Raises:
       UserError: if matplotlib is missing.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError(
-            "Plots need matplotlib: pip install 'nvae_tf[report]'."
-        ) from error
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 4.5)
     axes = figure.subplots()
     for program, color in zip(PROGRAMS, ("C0", "C1"), strict=True):
         label = program

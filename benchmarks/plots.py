@@ -6,7 +6,7 @@ from benchmarks import growth, results
 from nvae_tf.core.errors import UserError
 from nvae_tf.core.files import replacing
 
-__all__ = ["draw"]
+__all__ = ["draw", "new_figure"]
 
 _PANELS = {
     "step time per image, smallest = 1": lambda r: (
@@ -49,7 +49,12 @@ def draw(store: results.Results, folder) -> dict[str, pathlib.Path]:
     return files
 
 
-def _draw_axis(axis: str, curves: dict, path: pathlib.Path) -> None:
+def new_figure(width: float, height: float):
+    """An empty figure of matplotlib's, in inches, for a file.
+
+    Raises:
+      UserError: if matplotlib is missing.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -57,8 +62,13 @@ def _draw_axis(axis: str, curves: dict, path: pathlib.Path) -> None:
         raise UserError(
             "Plots need matplotlib: pip install 'nvae_tf[report]'."
         ) from error
-    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_axis(axis: str, curves: dict, path: pathlib.Path) -> None:
+    figure = new_figure(11, 5.6)
     *panels, last = figure.subplots(2, 3).flat
     for panel, title in zip(panels, _PANELS, strict=True):
         _draw_panel(panel, title, curves)

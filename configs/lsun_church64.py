@@ -19,11 +19,9 @@ from nvae_tf.config import presets
 
 
 def get_config(variant=None):
-    variant, gpu = presets.split_gpu(variant)
-    variant = presets.choose(variant, "flow", "no_flow")
-    fitted = f"{variant}+{gpu}" if gpu else variant
-    config = presets.read(f"celeba64:{fitted}")
-    config.name = f"lsun_church64_{fitted}".replace("+", "_")
+    base = "celeba64"
+    config = presets.read(base if variant is None else f"{base}:{variant}")
+    config.name = config.name.replace(base, "lsun_church64")
     config.data.update(name="lsun/church", resize="random_crop")
     config.train.update(epochs=116)
     presets.set_cadence(config)

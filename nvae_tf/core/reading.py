@@ -7,6 +7,7 @@ never ends, and what a file says may be as long as it likes.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import reprlib
 import stat
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO
 
 from nvae_tf.core.errors import DataError, UserError
 
-__all__ = ["CHECK_PATH", "open_regular", "read_bytes", "shown"]
+__all__ = ["CHECK_PATH", "open_regular", "read_bytes", "sha256", "shown"]
 
 CHECK_PATH = "check the path and its permissions"
 # Beyond 64 bits nothing here counts, and long numbers take long to write out.
@@ -127,6 +128,16 @@ class _Shown(reprlib.Repr):
     def repr_ndarray(self, value: Any, level: int) -> str:
         del level
         return f"an array of {value.dtype} {list(value.shape)[:8]}"
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a regular file, in hexadecimal.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
+    with open_regular(path, None) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def shown(value: object, most: int = 80) -> str:

@@ -28,7 +28,7 @@ import safetensors.numpy
 from nvae_tf.core.errors import CheckpointError
 from nvae_tf.core.files import sync, write_bytes
 from nvae_tf.core.json_files import read_json
-from nvae_tf.core.reading import open_regular, shown
+from nvae_tf.core.reading import sha256, shown
 from nvae_tf.runs.retention import Note
 
 __all__ = [
@@ -80,7 +80,7 @@ def write(folder: pathlib.Path, checkpoint: Checkpoint, note: Note) -> None:
         {k: np.asarray(v, order="C") for k, v in tensors.items()}, path
     )
     sync(path)
-    _write_state(folder, step, _checksum(path), metadata, note)
+    _write_state(folder, step, sha256(path), metadata, note)
     # safetensors makes files for their owner's eyes only.
     shutil.copymode(folder / _STATE, path)
     sync(folder)
@@ -121,7 +121,7 @@ def read(folder: pathlib.Path, step: int) -> Checkpoint:
         if (
             content["step"] != step
             or content["state_sha256"] != _metadata_checksum(content["state"])
-            or content["sha256"] != _checksum(folder / _TENSORS)
+            or content["sha256"] != sha256(folder / _TENSORS)
         ):
             raise DamagedCheckpointError(
                 f"The checkpoint {folder} is damaged: a checksum is wrong."
@@ -192,8 +192,3 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _metadata_checksum(metadata) -> str:
     text = json.dumps(metadata, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _checksum(path: pathlib.Path) -> str:
-    with open_regular(path, None) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from nvae_tf.core.errors import ExportError
 from nvae_tf.core.files import write_bytes
 from nvae_tf.core.json_files import read_json
-from nvae_tf.core.reading import open_regular, shown
+from nvae_tf.core.reading import open_regular, sha256, shown
 from nvae_tf.web import runtime
 
 __all__ = [
@@ -78,7 +78,7 @@ def write(
     files = {
         path.relative_to(folder).as_posix(): {
             "bytes": path.stat().st_size,
-            "sha256": _sha256(path),
+            "sha256": sha256(path),
         }
         for path in sorted(folder.rglob("*"))
         if path.is_file()
@@ -226,9 +226,4 @@ def _digest_of(folder: pathlib.Path, name: str) -> str | None:
     if file is None:
         return None
     with file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,13 +2,10 @@
 
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
 from nvae_tf.core.errors import ExportError
 from nvae_tf.export.parity import Reference, difference
@@ -16,7 +13,11 @@ from nvae_tf.export.runners import SavedModelRunner
 from nvae_tf.export.serving import ServedModel
 from nvae_tf.export.verify import open_export
 from tests.support.export_cases import CHECKPOINTS, source, write_run
-from tests.support.graph_folders import change_description, replace_file
+from tests.support.graph_folders import (
+    change_description,
+    draw_without_tensorflow,
+    replace_file,
+)
 from tests.support.in_process import run as nvae
 
 pytest.importorskip(
@@ -92,30 +93,9 @@ def test_models_name_what_they_take_and_have_no_operations_of_others(exported):
         assert not {o for o in operations if "Flex" in o or "CUSTOM" in o}
 
 
-_WITHOUT_TENSORFLOW = """\
-import runpy, sys
-for name in ("tensorflow", "keras", "nvae_tf"):
-    sys.modules[name] = None  # An import of it raises.
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
 def test_program_beside_it_draws_without_tensorflow(exported, tmp_path):
-    grid = tmp_path / "grid.png"
-    command = [sys.executable, "-c", _WITHOUT_TENSORFLOW]
-    command += [str(exported / "litert_program.py"), str(exported)]
-    result = subprocess.run(
-        [*command, "--num=3", "--seed=7", f"--output={grid}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    with Image.open(grid) as image:
-        sheet = np.asarray(image)
+    program = exported / "litert_program.py"
+    sheet = draw_without_tensorflow(program, exported, tmp_path, num=3, seed=7)
     expected = Graphs(exported).sample(range(7, 10))
     height, width = expected.shape[1:3]
     np.testing.assert_array_equal(sheet[:height, width:], expected[1])

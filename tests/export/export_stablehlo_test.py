@@ -1,13 +1,10 @@
 """StableHLO exports: in JAX they do what the SavedModel does."""
 
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
 from nvae_tf.core.errors import ExportError
 from nvae_tf.export.beside.noise_streams import noise_rows
@@ -18,7 +15,11 @@ from nvae_tf.export.source import Source
 from nvae_tf.export.verify import open_export
 from nvae_tf.export.warmup import example_inputs
 from tests.support.export_cases import source, write_run
-from tests.support.graph_folders import change_description, replace_file
+from tests.support.graph_folders import (
+    change_description,
+    draw_without_tensorflow,
+    replace_file,
+)
 from tests.support.in_process import run as nvae
 
 pytest.importorskip("jax", reason='JAX is missing: pip install ".[stablehlo]"')
@@ -140,37 +141,10 @@ def test_all_graphs_can_be_had(tmp_path):
     assert StableHloRunner(path).names == sorted(names)
 
 
-_WITHOUT_TENSORFLOW = """\
-import runpy, sys
-for name in ("tensorflow", "keras", "nvae_tf"):
-    sys.modules[name] = None  # An import of it raises.
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
 def test_program_beside_it_draws_without_tensorflow(exported, tmp_path):
-    folder, grid = exported("tiny"), tmp_path / "grid.png"
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            _WITHOUT_TENSORFLOW,
-            str(folder / "stablehlo_program.py"),
-            str(folder),
-            "--num=4",
-            "--seed=7",
-            f"--output={grid}",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    with Image.open(grid) as image:
-        sheet = np.asarray(image)
+    folder = exported("tiny")
+    program = folder / "stablehlo_program.py"
+    sheet = draw_without_tensorflow(program, folder, tmp_path, num=4, seed=7)
     assert sheet.shape == (16, 16, 3)
     expected = Graphs(folder).sample(range(7, 11))
     np.testing.assert_array_equal(sheet[:8, 8:], expected[1])

@@ -75,7 +75,7 @@ def test_unreadable_disk_condemns_nothing(store, monkeypatch):
     def unreadable(path):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(checkpoint_folder, "_checksum", unreadable)
+    monkeypatch.setattr(checkpoint_folder, "sha256", unreadable)
     with pytest.raises(CheckpointError, match="Input/output error"):
         store.restore_latest(discard=True)
     assert store.steps() == [1, 2]

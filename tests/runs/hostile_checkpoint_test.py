@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 
 from nvae_tf.core.errors import CheckpointError, UserError
+from nvae_tf.core.reading import sha256
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.runs import checkpoint_folder
 from nvae_tf.runs.checkpoint_folder import Checkpoint
@@ -51,7 +52,7 @@ def _seal(folder, content):
     path = folder / "tensors.safetensors"
     path.write_bytes(content)
     state = json.loads((folder / "state.json").read_text())
-    state["sha256"] = checkpoint_folder._checksum(path)
+    state["sha256"] = sha256(path)
     (folder / "state.json").write_text(json.dumps(state))
 
 

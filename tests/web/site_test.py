@@ -19,6 +19,7 @@ import urllib.request
 import pytest
 
 from nvae_tf.core.errors import ExportError, UserError
+from nvae_tf.core.reading import sha256
 from nvae_tf.export.onnx_runner import OnnxRunner
 from nvae_tf.export.verify import verify
 from nvae_tf.web import kept, manifest, runtime
@@ -172,7 +173,7 @@ def test_engine_of_another_version_is_noticed(copy):
     path.write_text("another")
     content = manifest.read(copy)
     listed = content["files"]["runtime/ort.wasm.min.mjs"]
-    listed["sha256"] = manifest._sha256(path)
+    listed["sha256"] = sha256(path)
     (problem,) = manifest.problems(copy, content)
     assert "is not that of onnxruntime-web" in problem
 

@@ -6,7 +6,6 @@ give, and a program that runs them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pathlib
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 from nvae_tf.core.errors import ExportError
 from nvae_tf.core.files import new_folder
+from nvae_tf.core.reading import sha256
 from nvae_tf.export.beside import graph_folder, noise_streams, picture_grid
 from nvae_tf.export.beside.single_file import single_file
 from nvae_tf.export.folder.runner import FolderRunner
@@ -105,7 +105,7 @@ def export_folder(
     output = pathlib.Path(output)
     with new_folder(output, overwrite=overwrite, error=ExportError) as folder:
         described = form.write(folder, defined())
-        digests = {path.name: _sha256(path) for path in folder.iterdir()}
+        digests = {path.name: sha256(path) for path in folder.iterdir()}
         content = {
             "format": form.program.Graphs.FORMAT,
             "batch": batch,
@@ -126,8 +126,3 @@ def export_folder(
         reference = Reference(source, range(batch), temperature)
         check(form.runner(folder), reference)
     return output
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
