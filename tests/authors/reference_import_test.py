@@ -114,11 +114,6 @@ def test_written_checkpoint_loads_as_the_same_model(name, tmp_path):
     assert run.model == loaded.config == config
     for ours, theirs in zip(model.variables, loaded.variables, strict=True):
         np.testing.assert_array_equal(ours, theirs, err_msg=ours.path)
-    x, eps = model_cases.images(config), model_cases.noise(config)
-    for ours, theirs in zip(
-        model(x, eps=eps)[:5], loaded(x, eps=eps)[:5], strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["three_scales", "plain_vae", "two_flows"])

@@ -41,12 +41,8 @@ def trajectory(golden):
     """Two production steps, and what each of them started from."""
     _held(golden, "train0")
     step = golden.train_step()
-    look = golden_files.look_before_step(step, golden.x, golden.eps)
-    seen, metrics = [], []
-    for i in golden.steps():
-        seen.append(look(golden.coefficients(i)))
-        metrics.append(step(golden.x, golden.coefficients(i), eps=golden.eps))
-    return step, seen, metrics
+    watched = golden_files.watched(step, golden.x, golden.eps)
+    return step, [watched(golden.coefficients(i)) for i in golden.steps()]
 
 
 @pytest.fixture
@@ -153,22 +149,21 @@ def test_sampling_from_the_prior_agrees(golden, loaded):
 
 
 def test_losses_of_both_steps_agree(golden, trajectory):
-    _, seen, _ = trajectory
-    for i, (results, _) in enumerate(seen):
+    for i, (results, *_) in enumerate(trajectory[1]):
         expected = golden.group(f"train{i}")
         del expected["kl_coeff"]
         _assert_all_close(expected, results)
 
 
 def test_gradient_of_every_parameter_agrees(golden, trajectory):
-    step, seen, _ = trajectory
-    actual = golden_files.gradients_by_key(step, seen[0][1])
+    step, taken = trajectory
+    actual = golden_files.gradients_by_key(step, taken[0][1])
     golden_files.assert_gradients_agree(_held(golden, "grad0"), actual)
 
 
 def test_two_training_steps_agree(golden, trajectory):
-    step, _, metrics = trajectory
-    _assert_steps_agree(golden, step, metrics)
+    step, taken = trajectory
+    _assert_steps_agree(golden, step, [metrics for *_, metrics in taken])
 
 
 def test_two_training_steps_agree_without_a_loop(golden, eagerly):

@@ -64,7 +64,14 @@ def _served(base, folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["tiny", "plain_vae", pytest.param("normal", marks=pytest.mark.long)],
+    [
+        "served",
+        "plain_vae",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("tiny", "normal")
+        ),
+    ],
 )
 def test_graphs_agree_with_the_saved_model_in_jax(exported, name, tmp_path):
     served, graphs = _served(source(name), tmp_path), Graphs(exported(name))
@@ -142,7 +149,7 @@ def test_all_graphs_can_be_had(tmp_path):
 
 
 def test_program_beside_it_draws_without_tensorflow(exported, tmp_path):
-    folder = exported("tiny")
+    folder = exported("served")
     program = folder / "stablehlo_program.py"
     sheet = draw_without_tensorflow(program, folder, tmp_path, num=4, seed=7)
     assert sheet.shape == (16, 16, 3)
@@ -168,7 +175,7 @@ def test_products_are_computed_in_full_precision(exported):
         if op.name in ("stablehlo.convolution", "stablehlo.dot_general"):
             kinds.append(str(op.attributes["precision_config"]))
 
-    artifact = Graphs(exported("tiny")).artifact("sample")
+    artifact = Graphs(exported("served")).artifact("sample")
     portable.edit(artifact, visit)
     assert kinds
     assert all(text.count("HIGHEST") == 2 for text in kinds)
@@ -331,7 +338,7 @@ def test_wrong_arguments_are_refused(tmp_path, options, message):
 
 
 def test_noise_is_that_of_every_other_export(exported):
-    graphs = Graphs(exported("tiny"))
+    graphs = Graphs(exported("served"))
     drawn = graphs.draw_noise("sample", [5, 6])
     first = graphs.describe("sample")["noise"][0]
     np.testing.assert_array_equal(

@@ -141,8 +141,22 @@ def test_precision_survives_json():
 # --- precision ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", ["two_flows", "plain_vae", "mixture"])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("two_flows", "mixed_float16"),
+        ("mixture", "mixed_bfloat16"),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (
+                ("two_flows", "mixed_bfloat16"),
+                ("mixture", "mixed_float16"),
+                ("plain_vae", "mixed_float16"),
+                ("plain_vae", "mixed_bfloat16"),
+            )
+        ),
+    ],
+)
 def test_mixed_precision_keeps_weights_and_results_in_float32(name, precision):
     config = model_cases.CONFIGS[name]
     exact = model_cases.random_model(config)

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from nvae_tf.authors import reference_import
 from nvae_tf.config.schedules import Coefficients
-from nvae_tf.model import losses
+from nvae_tf.model import flat, losses
 from nvae_tf.model.pure_layer import Mode
 from nvae_tf.model.regularizers import SpectralRegularizer
 from nvae_tf.training.optimizer import Adamax
@@ -239,24 +239,38 @@ def assert_states_agree(gradients: dict, expected: dict, actual: dict) -> None:
     assert not wrong
 
 
-def look_before_step(step: TrainStep, x, eps):
-    """What the next step starts from, as a function of its coefficients.
+def watched(step: TrainStep, x, eps):
+    """A step that also tells what it starts from.
 
     Returns:
-      A function to `(results, gradient)` of the pass in training mode.
+      A function of coefficients that takes the step, and returns
+      `(results, gradient, metrics)`: what files hold of the pass in training
+      mode, the flat gradient, and what the step returns.
     """
+    take = type(step).__call__.python_function
+    gradients = step.objective.gradients
 
     @tf.function(autograph=False)
-    def gradients(coefficients):
-        return step.gradients(x, coefficients, eps=eps)[1:3]
+    def taken(coefficients):
+        seen = []
 
-    def look(coefficients):
+        def remembered(*args, **kwargs):
+            seen.append(gradients(*args, **kwargs))
+            return seen[-1]
+
+        step.objective.gradients = remembered
+        metrics = take(step, x, coefficients, eps=eps)
+        [(_, terms, gradient, _)] = seen
+        return terms, flat.pack(step.optimizer.pack(gradient)), metrics
+
+    def run(coefficients):
+        # A step itself has no use for densities.
         output = step.model(x, eps=eps, training=True)
-        terms, gradient = gradients(coefficients)
-        results = pass_results(step.model, output, x) | loss_results(terms)
-        return results, gradient
+        results = pass_results(step.model, output, x)
+        terms, gradient, metrics = taken(coefficients)
+        return results | loss_results(terms), gradient, metrics
 
-    return look
+    return run
 
 
 def pass_results(model, output, x) -> dict:
