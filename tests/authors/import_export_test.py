@@ -97,7 +97,16 @@ def _config(name, **changes):
     return config_from_dict(values), data["name"]
 
 
-@pytest.mark.parametrize("name", ["plain_vae_flows", "equal_groups", "normal"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "equal_groups",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("plain_vae_flows", "normal")
+        ),
+    ],
+)
 def test_what_is_exported_comes_back_bit_for_bit(name, tmp_path):
     config, dataset = _config(name)
     tensors = _checkpoint_of(config, tmp_path / "a")

@@ -64,6 +64,7 @@ def _evaluate(workdir, *arguments):
     return json.loads((workdir / "evaluation.json").read_text())
 
 
+@pytest.mark.long
 def test_stopped_evaluation_goes_on_to_the_numbers_of_one_never_stopped(
     workdir, monkeypatch, capsys
 ):

@@ -55,6 +55,7 @@ def test_every_graph_agrees_with_the_live_model(exported, name):
         assert difference(outputs, expected, 1e-3) < 1e-4, graph
 
 
+@pytest.mark.long
 def test_results_agree_with_the_authors_program(tmp_path):
     name = "bernoulli_two_scales"
     stored = np.load(REFERENCE / f"{name}.npz")

@@ -1,6 +1,7 @@
 """SavedModels: what is written, and that it does what the live model does."""
 
 import errno
+import functools
 import json
 import pathlib
 import re
@@ -53,6 +54,17 @@ def exported(tmp_path_factory):
         return path / "3"
 
     return get
+
+
+@pytest.fixture
+def traced_once(monkeypatch):
+    """For tests of files: the plain VAE's graphs are the same every time."""
+    monkeypatch.setattr(saved_model, "ServedModel", lambda _: _plain())
+
+
+@functools.cache
+def _plain():
+    return ServedModel(source("plain_vae"))
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +252,7 @@ def test_serving_files_name_the_model(exported):
     assert re.search(r"^max_batch_size \{ value: \d+ \}$", batching, re.M)
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_versions_count_up_and_adapted_files_stay(tmp_path):
     output = tmp_path / "nvae"
     (output / "12").mkdir(parents=True)
@@ -291,6 +304,7 @@ def test_serving_file_that_breaks_off_is_no_adapted_one(tmp_path, share):
     assert serving_files.write_serving_files(tmp_path) == []
 
 
+@pytest.mark.usefixtures("traced_once")
 # Room for the serving files, or not even for the smallest.
 @pytest.mark.parametrize("size", [20_000, 100])
 def test_disk_without_room_leaves_no_version(tmp_path, size):
@@ -303,6 +317,7 @@ def test_disk_without_room_leaves_no_version(tmp_path, size):
     assert not [*output.iterdir()]
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_existing_version_is_refused_or_replaced_whole(tmp_path):
     output = tmp_path / "nvae"
     (output / "3").mkdir(parents=True)
@@ -316,6 +331,7 @@ def test_existing_version_is_refused_or_replaced_whole(tmp_path):
     assert (output / "3" / "saved_model.pb").exists()
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_failed_export_leaves_everything_as_it_was(
     tmp_path, monkeypatch, overwrite
@@ -339,6 +355,7 @@ def test_failed_export_leaves_everything_as_it_was(
     assert sorted(left) == (before if overwrite else ["nvae"])
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_export_that_differs_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(parity, "_levels", lambda x: np.uint8(x < 0.5))
     with pytest.raises(ExportError, match="differs from the live model"):

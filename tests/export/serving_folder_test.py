@@ -250,7 +250,16 @@ _KNOWN = set(
 )
 
 
-@pytest.mark.parametrize("name", ["tiny", "normal", "plain_vae"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("normal", "plain_vae")
+        ),
+    ],
+)
 def test_older_servers_have_every_operation(name, tmp_path):
     ServedModel(source(name)).save(str(tmp_path / "1"))
     content = (tmp_path / "1" / "saved_model.pb").read_bytes()

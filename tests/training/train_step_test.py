@@ -335,7 +335,7 @@ def test_loss_scale_halves_on_overflow_and_grows_when_all_is_well():
 def test_accumulated_passes_are_one_step_with_the_large_batch():
     """Without batch normalisation, which sees each pass apart."""
     config = dataclasses.replace(
-        model_cases.CONFIGS["plain_vae_flows"], architecture="res_elu"
+        model_cases.CONFIGS["plain_vae"], architecture="res_elu"
     )
     x, eps = model_cases.images(config, 4), model_cases.noise(config, 4)
     large, small = _step(config), _step(config)
@@ -376,8 +376,10 @@ def test_accumulated_passes_move_the_statistics_once(beta):
     assert int(step.scalars["updates"]) == 1
     after = _values(step)
     moments = []
+    fresh = _step(config)
     for seed, images in ((_SEED, x[:2]), (_SEED + 1, x[2:])):
-        fresh = _step(config)
+        for name, variable in fresh.named_variables().items():
+            variable.assign(before[name])
         fresh(images, _coefficients(beta), seed=seed)
         moments.append(_values(fresh))
     for name in before:
@@ -393,8 +395,8 @@ def test_accumulated_passes_move_the_statistics_once(beta):
 def test_step_with_too_long_a_gradient_changes_nothing():
     config = model_cases.CONFIGS["plain_vae"]
     x = model_cases.images(config)
-    free = _step(config)
-    norm = float(free(x, _coefficients(), seed=_SEED).gradient_norm)
+    gradient = _step(config).gradients(x, _coefficients(), seed=_SEED)[2]
+    norm = np.linalg.norm(gradient)
     for limit, skips in ((norm * 1.01, 0), (norm * 0.99, 1)):
         step = _step(config)
         step.max_gradient_norm = limit
