@@ -302,8 +302,9 @@ class Config:
       recompute: what the backward pass computes again instead of keeping:
         "none", "bn_swish" (normalised and activated values, as in the paper)
         or "cell" (all that is inside a residual cell or flow cell).
-      jit_compile: compile the training step with XLA; for GPUs and TPUs.  The
-        noise of a seed is then another.
+      jit_compile: compile the training step with XLA; for GPUs and TPUs, where
+        what it gains in TensorFlow has not been measured.  The noise of a seed
+        is then another.
     """
 
     name: str = "nvae"
