@@ -159,7 +159,7 @@ class LabelsFlag:
         self._labels = flags.DEFINE_list(
             "labels",
             "",
-            f"Of a model that was trained with data.labels: {what}",
+            f"Of a model that is told classes: {what}",
         )
 
     @property
@@ -222,8 +222,7 @@ class ImageFlags:
             lower_bound=0,
         )
         self.labels = LabelsFlag(
-            "the class of all images, or one for each, as in 7 or 7,2,1; those "
-            "of the run's data are known."
+            "that of all images, 7, or of each, 7,2,1; the run's own are known."
         )
 
     @property

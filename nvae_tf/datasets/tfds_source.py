@@ -284,7 +284,8 @@ def count_classes(data: DataConfig) -> int:
 
 def _count_classes(builder, data: DataConfig, dataset: Dataset | None) -> int:
     """Classes of the feature "label"."""
-    label = (builder.info.features or {}).get("label")
+    features = builder.info.features or {}
+    label = dict(features.items()).get("label")
     count = getattr(label, "num_classes", None)
     if not count or (dataset is not None and dataset.stacked):
         raise DataError(

@@ -12,9 +12,8 @@ expressed as noise of the prior, group by group, so the way begins and ends at
 their reconstructions and every image on it is a draw that the prior could have
 made.  More than two images make a longer way.  A .png shows a row from each to
 the next, a .gif or .mp4 runs through all and back (the latter needs the extra
-`video`), and a folder (ending in /) gets one file per frame.  Of a model of
-classes every frame has that of the nearer end; those of --seeds are --labels
-in turn, by default all.
+`video`), and a folder (ending in /) gets one file per frame.  A frame has the
+class of the nearer end, if any; draws have --labels, or all, in turn.
 """
 
 from absl import flags

@@ -2,26 +2,19 @@ r"""Draws images from a trained model.
 
 A grid, or as many images as you like in a folder, to go on with later:
 
-    nvae sample --workdir=runs/demo --num=64 --temperature=0.7 \
-        --output=samples.png
+    nvae sample --workdir=runs/demo --num=64 --output=samples.png
     nvae sample --workdir=runs/demo --num=10000 --output=samples/
 
-What each scale of latents decides: a row for each number of upper scales that
-are kept as in the first image while the rest is drawn anew:
+A row for each number of upper scales of latents that are kept as in the first
+image while the rest is drawn anew, or for each class that the model knows:
 
-    nvae sample --workdir=runs/demo --fix_groups=scales --num=8 \
-        --output=scales.png
+    nvae sample --workdir=runs/demo --fix_groups=scales --num=8
+    nvae sample --workdir=runs/digits --labels=all --num=10
 
-Of a model that was trained with data.labels all classes are drawn in turn, or
-one, or a row of --num images for each of several:
-
-    nvae sample --workdir=runs/digits --labels=7 --output=sevens.png
-    nvae sample --workdir=runs/digits --labels=all --num=10 --output=rows.png
-
-Image i has the seed SEED + i and depends on nothing else but the temperature,
-the class and the model; an exported model draws the same image from the same
-seed, but that here the pixels of a model of fewer than 8 bits are at its
-levels.  In rows, image i of each has the seed SEED + i.
+Image i, of a row if there are rows, has the seed SEED + i and depends on
+nothing else but temperature, class and model; an exported model draws the same
+image, but that here the pixels of a model of fewer than 8 bits are at its
+levels.
 """
 
 from absl import flags
@@ -58,13 +51,13 @@ _FIX_GROUPS = flags.DEFINE_string(
     "'groups', which makes a figure with a row for each number of them.",
 )
 _LABELS = common_flags.LabelsFlag(
-    "the class to draw, as in 7; several, as in 0,1,2, or all: a row for each, "
-    "or in a folder in turn."
+    "draw 7, or a row each (in a folder, in turn) of 0,1,2 or all; by "
+    "default all in turn."
 )
 _COLUMNS = flags.DEFINE_integer(
     "columns",
     0,
-    "Images per row of a grid; 0: about square, or one for each class.",
+    "Images per row of a grid; 0: about square, or one of each class.",
     lower_bound=0,
 )
 _BATCH_SIZE = common_flags.define_batch_size()
