@@ -46,7 +46,6 @@ def main(argv) -> None:
     from nvae_tf.web.kept import kept_page
     from nvae_tf.web.server import PageServer
 
-    _SOURCE.require_no_classes("The page cannot be told")
     chosen = {**_SOURCE.chosen, "webgpu": _ENGINE.webgpu}
     with contextlib.ExitStack() as stack:
         place = _place(stack)

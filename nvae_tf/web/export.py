@@ -67,11 +67,6 @@ def export_web(
       ExportError: if a package or the engine is missing, the folder exists or
         cannot be written, or a graph differs from the live model.
     """
-    if source.model.config.num_classes:
-        raise ExportError(
-            "The page cannot be told the class of an image, as this model is: "
-            "export it as savedmodel or onnx."
-        )
     output = pathlib.Path(output)
     _check_output(output, overwrite)
     names = ["wasm", "webgpu"] if webgpu else ["wasm"]

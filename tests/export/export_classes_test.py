@@ -11,8 +11,6 @@ from nvae_tf.authors import reference_export
 from nvae_tf.core.errors import (
     CheckpointError,
     ClientError,
-    ExportError,
-    UserError,
 )
 from nvae_tf.export.onnx import export_onnx
 from nvae_tf.export.onnx_runner import ALL_GRAPHS, OnnxRunner
@@ -24,8 +22,7 @@ from nvae_tf.export.served.row_status import OUTPUT, RowStatus
 from nvae_tf.export.verify import open_export, verify
 from nvae_tf.export.warmup import example_inputs
 from nvae_tf.serving.client import Client
-from nvae_tf.web.export import export_web
-from tests.support.export_cases import source, write_run
+from tests.support.export_cases import source
 from tests.support.export_servers import Backend, serve_grpc
 from tests.support.in_process import run as nvae
 
@@ -293,23 +290,7 @@ def test_commands_of_clients_take_classes(served, runner, tmp_path):
 # --- what has no place for classes ------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["export web", "play"])
-def test_page_is_refused_before_weights_are_read(
-    tmp_path, monkeypatch, command
-):
-    workdir = write_run(tmp_path / "run", "classes")
-    for path in (workdir / "checkpoints").rglob("*"):
-        if path.is_file():
-            path.unlink()
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="one of 3: export it as savedmodel"):
-        nvae(command, f"--workdir={workdir}", "--output=site")
-    assert not (tmp_path / "site").exists()
-
-
-def test_page_and_authors_files_have_no_place_for_classes(tmp_path):
-    with pytest.raises(ExportError, match="class of an image"):
-        export_web(source("classes"), tmp_path / "site")
+def test_authors_program_has_no_place_for_classes():
     model, config = source("classes").model, source("classes").config
     progress = reference_export.Progress(0, 0)
     with pytest.raises(CheckpointError, match=r"model\.num_classes is 3"):

@@ -12,7 +12,6 @@ from nvae_tf.commands.flags import (
     define_readjust_bn,
 )
 from nvae_tf.commands.model_flags import ModelFlags
-from nvae_tf.core.errors import UserError
 
 __all__ = ["FolderFlags", "SourceFlags"]
 
@@ -64,22 +63,6 @@ class SourceFlags:
           UserError: if not exactly one of them is named.
         """
         return self._model.folder
-
-    def require_no_classes(self, what: str) -> None:
-        """Refuses a model that is told classes, before its weights are read.
-
-        Args:
-          what: has no place for them, the start of the sentence.
-
-        Raises:
-          UserError: if it is such a model, or there is none.
-        """
-        count = self._model.read_config().model.num_classes
-        if count:
-            raise UserError(
-                f"{what} the class of an image, of which this model is told "
-                f"one of {count}: export it as savedmodel or onnx."
-            )
 
     def load(self):
         """The `nvae_tf.export.source.Source` that the flags describe.

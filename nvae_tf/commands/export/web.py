@@ -29,7 +29,6 @@ def main(argv) -> None:
     """The command."""
     del argv
     _ENGINE.require_packages()
-    _SOURCE.require_no_classes("The page cannot be told")
     from nvae_tf.web.export import export_web
 
     path = export_web(
