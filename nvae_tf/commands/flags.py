@@ -180,9 +180,11 @@ class LabelsFlag:
 
         if not self.is_given:
             return None
-        if self._labels.value == ["all"] and config.num_classes:
-            return list(range(config.num_classes))
-        labels = whole_numbers("labels", self._labels.value)
+        if self._labels.value == ["all"]:
+            # Of a model without any the first is refused, too.
+            labels = list(range(config.num_classes or 1))
+        else:
+            labels = whole_numbers("labels", self._labels.value)
         try:
             as_labels(labels, config, len(labels), UserError)
         except UserError as error:

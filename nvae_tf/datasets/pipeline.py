@@ -17,7 +17,6 @@ from nvae_tf.core.errors import DataError
 from nvae_tf.core.threads import map_ahead
 from nvae_tf.datasets import folder, tfds_source
 from nvae_tf.datasets.arrays import open_array, open_idx, open_mnist_5k
-from nvae_tf.datasets.folder import open_folder
 from nvae_tf.datasets.geometry import FittedSource
 from nvae_tf.datasets.labels import require_labels
 from nvae_tf.datasets.order import epoch_order
@@ -29,7 +28,6 @@ from nvae_tf.datasets.reader import (
 )
 from nvae_tf.datasets.records import open_records
 from nvae_tf.datasets.sources import Source, require_split
-from nvae_tf.datasets.tfds_source import open_tfds
 
 __all__ = [
     "EvaluationBatch",
@@ -67,8 +65,8 @@ def open_source(config: Config, split: str) -> Source:
     data = config.data
     openers: dict[str, Callable[[], Source]] = {
         "mnist_5k": lambda: open_mnist_5k(split),
-        "tfds": lambda: open_tfds(data, split),
-        "image_folder": lambda: open_folder(data, split),
+        "tfds": lambda: tfds_source.open_tfds(data, split),
+        "image_folder": lambda: folder.open_folder(data, split),
         "array": lambda: open_array(data, split),
         "idx": lambda: open_idx(data, split),
         # Prepared images fit already.

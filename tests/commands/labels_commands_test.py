@@ -159,7 +159,7 @@ def test_other_classes_are_refused(workdir, tmp_path, labels, words):
 
 @pytest.mark.parametrize("labels", ["7", "all"])
 def test_unconditional_models_refuse_classes(plain, labels):
-    with pytest.raises(UserError, match=r"--labels|no classes"):
+    with pytest.raises(UserError, match="no classes"):
         run("sample", f"--workdir={plain}", f"--labels={labels}")
     with pytest.raises(UserError, match="no classes"):
         run("encode", f"--workdir={plain}", "--num=2", "--labels=7")

@@ -97,6 +97,8 @@ class GraphFolder:
                     raise ValueError(f"{name} has no {side}")
             check_noise(graph["noise"])
             taken = {spec["name"]: spec["shape"] for spec in graph["inputs"]}
+            if bool(classes) != ("label" in taken):
+                raise ValueError(f"{name} takes other classes than it tells")
             for spec in graph["noise"]:
                 if taken.get(spec["name"]) != [batch, *spec["shape"]]:
                     raise ValueError(f"{name} takes other noise than it tells")
