@@ -13,13 +13,15 @@ has 12 % more parameters and keeps a third less memory per image.
 
 To one GPU of 16, 24 or 80 GB they are fitted by `+16gb`, `+24gb` or `+80gb`,
 as in `--config=cifar10:no_flow+24gb` or `--config=cifar10:24gb`, with
-as many passes a step as make up the paper's batch.
+as many passes a step as make up the paper's batch. By a last `+labels` prior
+and decoder are told the class; the paper has no such model.
 """
 
 from nvae_tf.config import presets
 
 
 def get_config(variant=None):
+    variant, has_labels = presets.split_labels(variant)
     variant, gpu = presets.split_gpu(variant)
     variant = presets.choose(variant, "flow", "no_flow", "multi_scale")
     config = presets.create(f"cifar10_{variant}")
@@ -53,4 +55,6 @@ def get_config(variant=None):
             "80gb": (128, "bn_swish"),
         },
     )
+    if has_labels:
+        presets.tell_classes(config, 10)
     return config

@@ -7,7 +7,9 @@ The paper: 78.01 nats without flow, 78.19 with (NLL, 1000 importance samples).
 
 Variants: `no_flow` (default, the better one); `flow`, with one pair of
 flow cells per group (that number is ours, the paper does not give its own);
-and `small`, ours too: 6 groups of half the width, for two CPU cores. From
+and `small`, ours too: 6 groups of half the width, for two CPU cores. By
+`+labels`, as in `--config=mnist:small+labels` or `--config=mnist:labels`, prior
+and decoder are told the digit; the paper has no such model. From
 MNIST's four IDX files in a folder instead of TFDS:
 `--config.data.source=idx --config.data.path=DIR`.
 
@@ -20,6 +22,7 @@ from nvae_tf.config import presets
 
 
 def get_config(variant=None):
+    variant, has_labels = presets.split_labels(variant)
     variant, gpu = presets.split_gpu(variant)
     sizes = () if gpu else ("small",)
     variant = presets.choose(variant, "no_flow", "flow", *sizes)
@@ -66,4 +69,6 @@ def get_config(variant=None):
             "80gb": (400, "bn_swish"),
         },
     )
+    if has_labels:
+        presets.tell_classes(config, 10)
     return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import importlib
 import pathlib
@@ -106,7 +107,7 @@ def _commands(document: pathlib.Path) -> list[list[str]]:
 
 
 def _has_key(path: list[str]) -> bool:
-    values = Config().to_dict()
+    values = dataclasses.asdict(Config())
     for key in path:
         if not isinstance(values, dict) or key not in values:
             return False

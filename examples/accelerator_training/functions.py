@@ -47,6 +47,8 @@ def make_step(config: Config, unroll: bool) -> TrainStep:
         raise UserError(
             "train.accumulate is more than 1: that is not supported here."
         )
+    if config.data.labels:
+        raise UserError("data.labels is True: that is not supported here.")
     model = NVAE(
         config.model,
         seed=config.train.seed,

@@ -11,20 +11,19 @@ Drawn from their intensities anew on every read, as MNIST's pixels are: the
 number is one of nats that can be set beside others for binarised images, and
 what the model gives for a pixel is its intensity, so that its samples are gray
 pictures. Images and sizes are those of MNIST, and so is all else.
+
+Variants: `default`; and `labels`, whose prior and decoder are told the garment.
 """
 
 import pathlib
 import runpy
-
-from nvae_tf.config import presets
 
 _MNIST = pathlib.Path(__file__).with_name("mnist.py")
 
 
 def get_config(variant=None):
     """The locked `ConfigDict` of the run."""
-    presets.choose(variant, "default")
-    config = runpy.run_path(str(_MNIST))["get_config"]()
-    config.name = "fashion_mnist_20_channels"
+    config = runpy.run_path(str(_MNIST))["get_config"](variant)
+    config.name = f"fashion_{config.name}"
     config.data.update(path="data/fashion_mnist")
     return config

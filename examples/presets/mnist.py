@@ -13,6 +13,8 @@ so their number is what a GPU waits for, and width is nearly free: hence wide
 rather than deep. The warm-up is as long a part of the training as in the paper,
 and the weights are averaged, which a short training with a high rate
 gains most from.
+
+Variants: `default`; and `labels`, whose prior and decoder are told the digit.
 """
 
 from nvae_tf.config import presets
@@ -20,7 +22,7 @@ from nvae_tf.config import presets
 
 def get_config(variant=None):
     """The locked `ConfigDict` of the run."""
-    presets.choose(variant, "default")
+    variant = presets.choose(variant, "default", "labels")
     config = presets.read("mnist:small")
     config.name = "mnist_20_channels"
     config.model.update(
@@ -35,4 +37,6 @@ def get_config(variant=None):
         log_every=100,
     )
     config.evaluation.update(every_epochs=5, final_importance_samples=1000)
+    if variant == "labels":
+        presets.tell_classes(config, 10)
     return config

@@ -12,8 +12,11 @@ import numpy.typing as npt
 from nvae_tf.config import PRECISIONS, Config, DataConfig
 from nvae_tf.core.errors import UserError
 from nvae_tf.datasets import image_input, in_memory
+from nvae_tf.datasets.labels import LabelledSource
+from nvae_tf.datasets.sources import Source
 from nvae_tf.evaluation.evaluator import Evaluator
 from nvae_tf.model.nvae import NVAE
+from nvae_tf.sampling.classes import as_labels
 from nvae_tf.sampling.illustrator import Illustrator
 from nvae_tf.sampling.inference import Inference
 
@@ -60,7 +63,11 @@ class Companion:
         self.evaluator = Evaluator(model)
 
     def stream(
-        self, images: npt.ArrayLike, seed: int, batch_size: int
+        self,
+        images: npt.ArrayLike,
+        seed: int,
+        batch_size: int,
+        labels: npt.ArrayLike | None = None,
     ) -> Iterator[image_input.ImageBatch]:
         """Images as the model sees them, batch by batch.
 
@@ -68,13 +75,17 @@ class Companion:
           images: see `in_memory.source_of`.
           seed: of binarisation.
           batch_size: at most so many at once.
+          labels: see `nvae_tf.sampling.classes`.
 
         Raises:
-          UserError: if the images do not fit the model.
+          UserError: if the images or labels do not fit the model.
         """
         require_whole("seed", seed, 0)
         require_whole("batch_size", batch_size, 1)
-        source = in_memory.source_of(images, self.config.model)
+        source: Source = in_memory.source_of(images, self.config.model)
+        classes = as_labels(labels, self.config.model, len(source), UserError)
+        if classes is not None:
+            source = LabelledSource(source, classes)
         # Nothing to wait for, and nothing that could be damaged.
         data = dataclasses.replace(
             self.config.data, num_workers=0, skip_corrupt=False
@@ -128,6 +139,7 @@ def _default_config(model: NVAE) -> Config:
             source="image_folder",
             resize="crop",
             binarize=model.config.likelihood == "bernoulli",
+            labels=bool(model.config.num_classes),
         ),
         precision=policy if policy in PRECISIONS else "float32",
         recompute=model.recompute,

@@ -18,6 +18,7 @@ from nvae_tf.datasets import in_memory
 from nvae_tf.model import losses
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.sampling import exploration
+from nvae_tf.sampling.classes import as_labels
 from nvae_tf.sampling.illustrator import PIXELS
 
 __all__ = [
@@ -81,6 +82,7 @@ def sample(
     seed: int = 0,
     pixels: Literal["auto", "mean", "sample"] = "auto",
     truncation: float | None = None,
+    labels: npt.ArrayLike | None = None,
     batch_size: int = 64,
 ) -> npt.NDArray[np.uint8]:
     """Draws images from the prior.
@@ -90,6 +92,9 @@ def sample(
       >>> images.shape, images.dtype
       ((4, 28, 28, 1), dtype('uint8'))
 
+      And of a model that was trained with `data.labels`,
+      `nvae_tf.sample(model, 4, labels=7)` or `labels=[0, 1, 2, 3]`.
+
     Args:
       model: to draw from.
       num: how many.
@@ -97,12 +102,14 @@ def sample(
         latent group, top-down, `[num, 1]` for one per image, or `[num, L]`.
         The paper shows 0.5 to 0.7 for colour images; 1 is the model itself.
       seed: image i has the seed `seed + i` and depends on nothing else but
-        temperature and model.
+        temperature, class and model.
       pixels: "mean" for the mean image of the likelihood, "sample" to draw
         every pixel from it, "auto" for the mean of binary data and a draw of
         any other, as the paper shows them.
       truncation: restricts the noise of the latents to so many standard
         deviations, before the temperature.
+      labels: the classes, where the model knows any: an integer from 0 for
+        all of the images, or `[num]`; by default all classes in turn.
       batch_size: images at once; decides memory and speed alone.
 
     Returns:
@@ -121,6 +128,8 @@ def sample(
             f"truncation is {truncation}; it must be above 0. For mean latents "
             "use temperature=0."
         )
+    if labels is not None:
+        labels = as_labels(labels, model.config, num, UserError)
     batches = companion.illustrator.draw(
         num,
         temperature,
@@ -128,6 +137,7 @@ def sample(
         min(batch_size, num),
         pixels=pixels,
         truncation=truncation,
+        labels=labels,
     )
     return np.concatenate([*batches])
 
@@ -138,6 +148,7 @@ def reconstruct(
     seed: int = 0,
     *,
     latents: Literal["sample", "mean"] = "sample",
+    labels: npt.ArrayLike | None = None,
     batch_size: int = 64,
 ) -> npt.NDArray[np.uint8]:
     """Encodes images and decodes them again.
@@ -151,6 +162,8 @@ def reconstruct(
       images: uint8 or floats in [0, 1], `[N, H, W, C]`.
       seed: of binarisation and of the posterior's noise.
       latents: draw them from the posterior, or take its mean.
+      labels: the classes, where the model knows any: an integer from 0 for
+        all of the images, or `[N]`.
       batch_size: images at once; decides memory and speed alone.
 
     Returns:
@@ -162,12 +175,13 @@ def reconstruct(
     companion = companion_of(model)
     require_one_of("latents", latents, _LATENTS)
     shown = []
-    for batch in companion.stream(images, seed, batch_size):
+    for batch in companion.stream(images, seed, batch_size, labels):
         code = companion.inference(
             batch.images,
             seed + batch.indices,
             draw=latents == "sample",
             with_noise=False,
+            labels=batch.labels,
         )
         shown.append(
             companion.illustrator.from_logits(code.logits)[batch.valid]
@@ -181,6 +195,7 @@ def encode(
     seed: int = 0,
     *,
     latents: Literal["sample", "mean"] = "sample",
+    labels: npt.ArrayLike | None = None,
     batch_size: int = 64,
 ) -> Encoding:
     """Latents of images, and what they cost.
@@ -203,6 +218,8 @@ def encode(
       images: uint8 or floats in [0, 1], `[N, H, W, C]`.
       seed: of binarisation and of the posterior's noise.
       latents: draw them from the posterior, or take its mean in every group.
+      labels: the classes, where the model knows any: an integer from 0 for
+        all of the images, or `[N]`.
       batch_size: images at once; decides memory and speed alone.
 
     Returns:
@@ -214,13 +231,14 @@ def encode(
     companion = companion_of(model)
     require_one_of("latents", latents, _LATENTS)
     parts = []
-    for batch in companion.stream(images, seed, batch_size):
+    for batch in companion.stream(images, seed, batch_size, labels):
         code = companion.inference(
             batch.images,
             seed + batch.indices,
             draw=latents == "sample",
             with_noise=False,
             with_bounds=True,
+            labels=batch.labels,
         )
         groups = [
             [z.numpy()[batch.valid] for z in kind]
@@ -252,9 +270,10 @@ def score(
     num_samples: int = 1,
     seed: int = 0,
     *,
+    labels: npt.ArrayLike | None = None,
     batch_size: int = 64,
 ) -> Scores:
-    """Bounds on -log p(x) of each image.
+    """Bounds on -log p(x) of each image, given its class if there are any.
 
     Examples:
       >>> scores = nvae_tf.score(model, images, num_samples=5)
@@ -266,6 +285,8 @@ def score(
       images: uint8 or floats in [0, 1], `[N, H, W, C]`.
       num_samples: K, draws per image; the paper reports K = 1000.
       seed: of binarisation and noise.
+      labels: the classes, where the model knows any: an integer from 0 for
+        all of the images, or `[N]`.
       batch_size: images at once; decides memory and speed alone.
 
     Returns:
@@ -279,8 +300,8 @@ def score(
     require_whole("num_samples", num_samples, 1)
     found: list[tuple[np.ndarray, np.ndarray]] = []
     batches = (
-        (batch.images, batch.valid.astype(np.float32))
-        for batch in companion.stream(images, seed, batch_size)
+        (batch.images, batch.valid.astype(np.float32), batch.labels)
+        for batch in companion.stream(images, seed, batch_size, labels)
     )
     companion.evaluator(
         batches,
@@ -301,6 +322,7 @@ def interpolate(
     *,
     path: Literal["spherical", "linear"] = "spherical",
     seed: int = 0,
+    labels: npt.ArrayLike | None = None,
     batch_size: int = 64,
 ) -> npt.NDArray[np.uint8]:
     """Images on the way from one to another.
@@ -320,6 +342,8 @@ def interpolate(
       steps: images on the way, both ends counted.
       path: turn the noise along great circles, or go straight.
       seed: of binarisation.
+      labels: the classes of both ends, where the model knows any: an integer
+        from 0, or two; images on the way have that of the nearer end.
       batch_size: images at once; decides memory and speed alone.
 
     Returns:
@@ -333,9 +357,14 @@ def interpolate(
     require_one_of("path", path, exploration.PATHS)
     ends = [in_memory.source_of([image], model.config) for image in (a, b)]
     both = np.concatenate([end.images for end in ends])
-    (batch,) = companion.stream(both, seed, max(batch_size, 2))
-    code = companion.inference(batch.images, batch.indices, draw=False)
+    (batch,) = companion.stream(both, seed, max(batch_size, 2), labels)
+    code = companion.inference(
+        batch.images, batch.indices, draw=False, labels=batch.labels
+    )
     way = exploration.interpolated([e.numpy() for e in code.eps], steps, path)
     return exploration.images_of(
-        companion.illustrator, way, min(batch_size, steps)
+        companion.illustrator,
+        way,
+        min(batch_size, steps),
+        labels=exploration.labels_between(batch.labels, steps),
     )

@@ -235,6 +235,7 @@ def _check_expressible(model: ModelConfig, dataset: str) -> None:
     # They tell the two likelihoods of colour apart by the components.
     coloured = "normal" if _num_components(model) == 1 else "mixture"
     expected = (
+        ("model.num_classes", model.num_classes, 0),
         ("model.padding", model.padding, BINARY_PADDING if binary else 0),
         ("model.image_channels", model.image_channels, 1 if binary else 3),
         (

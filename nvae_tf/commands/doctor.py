@@ -305,7 +305,7 @@ def _step() -> Check:
     with tempfile.TemporaryDirectory() as folder:
         state = RunState(config, Workdir(folder), devices, data.steps_per_epoch)
     batches = data.from_step(0, config.train.seed)
-    images = next(batches).images
+    images = next(batches).inputs
     batches.close()
     before = [v.numpy() for v in state.model.trainable_variables]
     result = attempts.take(

@@ -17,6 +17,7 @@ from nvae_tf.core.errors import UserError
 __all__ = [
     "DrawFlags",
     "ImageFlags",
+    "LabelsFlag",
     "PixelsFlag",
     "define_batch_size",
     "define_importance_samples",
@@ -146,8 +147,55 @@ class PixelsFlag:
         return choose_pixels(config.likelihood, self._pixels.value)
 
 
+class LabelsFlag:
+    """`--labels`: the classes of what a model is to draw or look at."""
+
+    def __init__(self, what: str):
+        """Defines the flag.
+
+        Args:
+          what: it says, for the help.
+        """
+        self._labels = flags.DEFINE_list(
+            "labels",
+            "",
+            f"Of a model that is told classes: {what}",
+        )
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there are any."""
+        return bool(self._labels.value)
+
+    def read(self, config) -> list[int] | None:
+        """The classes; None where the flag is not given.
+
+        Args:
+          config: of the model.
+
+        Raises:
+          UserError: if they are none of the model's.
+        """
+        from nvae_tf.sampling.classes import as_labels
+
+        if not self.is_given:
+            return None
+        if self._labels.value == ["all"]:
+            # Of a model without any the first is refused, too.
+            labels = list(range(config.num_classes or 1))
+        else:
+            labels = whole_numbers("labels", self._labels.value)
+        try:
+            as_labels(labels, config, len(labels), UserError)
+        except UserError as error:
+            raise UserError(
+                f"--labels={','.join(self._labels.value)[:40]}: {error}"
+            ) from error
+        return labels
+
+
 class ImageFlags:
-    """`--split`, `--images`, `--indices`, `--num`: which images.
+    """`--split`, `--images`, `--indices`, `--num`, `--labels`: which images.
 
     Args:
       num: images where no flag says how many or which; 0 for all.
@@ -175,6 +223,9 @@ class ImageFlags:
             f"--indices names them. Otherwise {num or 'all'} by default.",
             lower_bound=0,
         )
+        self.labels = LabelsFlag(
+            "that of all images, 7, or of each, 7,2,1; the run's own are known."
+        )
 
     @property
     def are_given(self) -> bool:
@@ -188,12 +239,13 @@ class ImageFlags:
             return self._num.value
         return 0 if self.are_given else self._default_num
 
-    def open(self, config, num: int | None = None):
+    def open(self, config, num: int | None = None, *, labelled: bool = True):
         """Opens the images.
 
         Args:
           config: of the run.
           num: at most so many, in place of `--num`.
+          labelled: whether a model of classes is to be told theirs.
 
         Returns:
           `(source, config)`: the images, and the configuration to read them
@@ -211,7 +263,31 @@ class ImageFlags:
             source = pipeline.open_source(config, self._split.value)
         indices = whole_numbers("indices", self._indices.value)
         num = (self.num or None) if num is None else num
-        return image_input.select(source, indices, num), config
+        source = image_input.select(source, indices, num)
+        if labelled:
+            source = self._labelled(source, config.model)
+        return source, config
+
+    def _labelled(self, source, model):
+        """The images with the classes of `--labels`, where they need any."""
+        import numpy as np
+
+        from nvae_tf.datasets.labels import LabelledSource
+        from nvae_tf.sampling.classes import as_labels
+
+        labels = self.labels.read(model)
+        if labels is None:
+            if model.num_classes and not source.num_classes:
+                raise UserError(
+                    "The model is told the class of every image: say with "
+                    f"--labels which of 0 to {model.num_classes - 1} those of "
+                    "--images are, one for all or one for each."
+                )
+            return source
+        if len(labels) == 1:
+            labels *= len(source)
+        labels = as_labels(labels, model, len(source), UserError)
+        return LabelledSource(source, np.asarray(labels))
 
 
 def define_seed(what: str):

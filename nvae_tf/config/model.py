@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from typing import Any
 
 from nvae_tf.core.errors import ConfigError
 from nvae_tf.core.reading import shown
@@ -97,6 +98,7 @@ _RANGES = {
     "num_cells_enc": (1, 64),
     "num_cells_dec": (1, 64),
     "num_flow_pairs": (0, 64),
+    "num_classes": (0, 65536),
 }
 # Channels at the coarsest scale.
 _MOST_CHANNELS = 2**14
@@ -154,6 +156,8 @@ class ModelConfig:
       residual_posterior: posterior parameters relative to the prior's
         (section 3.2).
       num_flow_pairs: pairs of autoregressive flow cells per group.
+      num_classes: of the images, by which prior and decoder are conditioned;
+        0 for an unconditional model.
     """
 
     image_size: int = 32
@@ -178,6 +182,7 @@ class ModelConfig:
     use_se: bool = True
     residual_posterior: bool = True
     num_flow_pairs: int = 0
+    num_classes: int = 0
 
     def __post_init__(self):
         """Raises ConfigError for a model that cannot exist."""
@@ -328,6 +333,7 @@ class ModelConfig:
             total += below * (self.num_cells_dec * 12 * dec + enc) * dec
             if not self.is_plain_vae:
                 total += groups * self.num_cells_enc * 12 * enc**2
+            total += self.num_classes * dec
             enc, dec = enc // 2, dec // 2
         for block in range(self.num_preprocess_blocks):
             for cells, width in (
@@ -345,6 +351,11 @@ class ModelConfig:
         """
         width = self.latent_width[1] // 2 ** (self.num_latent_scales - 1)
         return batch_size * self.scale_sizes[-1] ** 2 * width**2
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; without classes, as before there were any."""
+        values = dataclasses.asdict(self)
+        return {k: v for k, v in values.items() if k != "num_classes" or v}
 
     @property
     def num_dimensions(self) -> int:

@@ -36,6 +36,8 @@ __all__ = [
     "read",
     "set_cadence",
     "split_gpu",
+    "split_labels",
+    "tell_classes",
 ]
 
 # Memory of one GPU that presets can be fitted to.
@@ -168,6 +170,34 @@ def split_gpu(variant: str | None) -> tuple[str | None, str]:
     if gpu in _GPUS:
         return (rest if plus else None), gpu
     return variant, ""
+
+
+def split_labels(variant: str | None) -> tuple[str | None, bool]:
+    """A variant, and whether its model is told the classes of the images.
+
+    Args:
+      variant: what follows the colon of `--config=NAME:VARIANT`, such as
+        "small+labels", "labels", "small" or None.
+
+    Returns:
+      The variant alone, None for the default; see `tell_classes`.
+    """
+    rest, plus, last = (variant or "").rpartition("+")
+    if last == "labels":
+        return (rest if plus else None), True
+    return variant, False
+
+
+def tell_classes(config: ConfigDict, num_classes: int) -> None:
+    """Has the model told the class of every image.
+
+    Args:
+      config: changed in place.
+      num_classes: of the images.
+    """
+    config.data.labels = True
+    config.model.num_classes = num_classes
+    config.name += "_labels"
 
 
 def fit_one_gpu(

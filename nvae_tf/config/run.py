@@ -50,6 +50,8 @@ class DataConfig:
       data_dir: where TFDS keeps its data; empty for its default.
       bits: bits per channel of the values in arrays, 1 to 16; 0 for all
         that their dtype has.
+      labels: read the class of every image, too, for a model that is told it;
+        see `ModelConfig.num_classes`.
       binarize: draw each pixel from a Bernoulli on every read (MNIST).
       flip: mirror training images left-right at random.
       resize: "crop" (shorter side to size, centre crop), "resize" (both sides
@@ -81,6 +83,7 @@ class DataConfig:
     name: str = ""
     data_dir: str = ""
     bits: int = 0
+    labels: bool = False
     binarize: bool = False
     flip: bool = False
     resize: str = "none"
@@ -336,11 +339,26 @@ class Config:
                 f"model.num_bits is {self.model.num_bits}; set it to 1."
             )
 
+        if self.model.num_classes and not self.data.labels:
+            raise ConfigError(
+                f"model.num_classes is {self.model.num_classes}, so the model "
+                "is told the class of every image, but data.labels is False: "
+                "set data.labels=True, or model.num_classes=0."
+            )
+
     @property
     def dtype_policy(self) -> str:
         """The name of Keras's policy for `precision`."""
         return policy_of(self.precision)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dict; `config_from_dict` reads it back."""
-        return dataclasses.asdict(self)
+        """Plain nested dict; `config_from_dict` reads it back.
+
+        What an unconditional run says is what it said before there were
+        labels: earlier versions read it, and compare it with theirs.
+        """
+        values = dataclasses.asdict(self)
+        values["model"] = self.model.to_dict()
+        if not self.data.labels:
+            del values["data"]["labels"]
+        return values

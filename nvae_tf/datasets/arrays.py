@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-import gzip
 import math
-import os
 import pathlib
-import struct
-import zlib
 
 import numpy as np
 
 from nvae_tf.config import DataConfig
 from nvae_tf.core.errors import DataError
 from nvae_tf.core.npz_files import NpzFile, map_npy
-from nvae_tf.core.reading import open_regular, shown
+from nvae_tf.core.reading import shown
+from nvae_tf.datasets.idx_files import read_idx, read_idx_labels
 from nvae_tf.datasets.image_files import hash_fraction
+from nvae_tf.datasets.labels import checked_labels
 from nvae_tf.datasets.sources import ArraySource, Source, Subset
 
 __all__ = [
@@ -24,7 +22,6 @@ __all__ = [
     "open_array",
     "open_idx",
     "open_mnist_5k",
-    "read_idx",
 ]
 
 MNIST_5K_HELD_OUT = 500
@@ -36,10 +33,8 @@ _ARRAY_SPLITS = {
     "test": ("test", "x_test"),
 }
 _MNIST_5K = pathlib.Path(__file__).parent / "mnist_5k.npz"
-_AGAIN = "download it again"
 # So many are gone through one by one, to part them.
 _MOST_IMAGES = 2**24
-_IDX_UBYTE = 0x08
 _IDX_SPLITS = {"train": "train", "validation": "t10k", "test": "t10k"}
 
 
@@ -52,7 +47,7 @@ def open_mnist_5k(split: str) -> Source:
     Args:
       split: "train" (4,500), "validation" or "test" (500).
     """
-    images, _ = labelled_mnist_5k()
+    images, labels = labelled_mnist_5k()
     bits = np.random.Philox(key=_MNIST_5K_SPLIT_SEED).random_raw(len(images))
     order = np.argsort(bits, kind="stable")
     if split == "train":
@@ -61,7 +56,9 @@ def open_mnist_5k(split: str) -> Source:
         chosen, kind = order[:MNIST_5K_HELD_OUT], "held-out"
     # Not sorted: the file has them by digit, and a look at the first few should
     # show all kinds.
-    return ArraySource(f"mnist_5k ({kind})", images[chosen])
+    return ArraySource(
+        f"mnist_5k ({kind})", images[chosen], labels=labels[chosen]
+    )
 
 
 def open_array(data: DataConfig, split: str) -> Source:
@@ -71,6 +68,10 @@ def open_array(data: DataConfig, split: str) -> Source:
     (one of the last two may be missing), an `.npz` with arrays of such names
     (or `x_train`, `x_test`), or one file with one array, of which
     `data.validation_fraction` is held out by a hash of the image's number.
+
+    With `data.labels`, the labels of NAME lie in an integer array `[N]` called
+    NAME_labels, of x_NAME also in y_NAME, and of an only array of an `.npz`
+    also in labels or y.
 
     Raises:
       DataError: if files or arrays are missing, damaged, of another dtype
@@ -87,7 +88,8 @@ def open_array(data: DataConfig, split: str) -> Source:
         files = {file.stem: file for file in path.glob("*.npy")}
         chosen = _pick(files, split, f"The folder {path}", "file")
         images = map_npy(files[chosen])
-        return _checked_source(str(files[chosen]), images, data)
+        labels = _npy_labels(files[chosen]) if data.labels else None
+        return _checked_source(str(files[chosen]), images, data, labels)
     if path.suffix == ".npz":
         advice = (
             "save it again with NumPy, as .npy files if it is large, or raise "
@@ -104,16 +106,19 @@ def open_array(data: DataConfig, split: str) -> Source:
             if len(arrays) != 1:
                 chosen = _pick(arrays, split, str(path), "array")
                 images = archive.read(chosen, most)
-                return _checked_source(f"{path}:{chosen}", images, data)
+                labels = _npz_labels(archive, chosen, data, most)
+                return _checked_source(f"{path}:{chosen}", images, data, labels)
             images = archive.read(*arrays, most)
+            labels = _npz_labels(archive, *arrays, data, most, "labels", "y")
     elif path.suffix == ".npy":
         images = map_npy(path)
+        labels = _npy_labels(path) if data.labels else None
     else:
         raise DataError(
             f"{path} is neither .npy nor .npz; save the images with "
             "numpy.save, or choose another data.source."
         )
-    source = _checked_source(str(path), images, data)
+    source = _checked_source(str(path), images, data, labels)
     return _hash_split(source, data, split)
 
 
@@ -122,14 +127,14 @@ def open_idx(data: DataConfig, split: str) -> Source:
 
     `data.path` is one file, of which `data.validation_fraction` is held out,
     or the folder with MNIST's four files; there "validation" is the test set.
+    With `data.labels`, those of images-idx3 lie beside it in labels-idx1.
 
     Raises:
       DataError: if a file is missing, damaged or holds no images.
     """
     path = pathlib.Path(data.path).expanduser()
     if data.path and path.is_file():
-        images = read_idx(path, data.max_unpacked_mb)
-        source = _checked_source(str(path), images, data)
+        source = _open_idx_file(path, data)
         return _hash_split(source, data, split)
     prefix = _IDX_SPLITS[split]
     if data.path and path.is_dir():
@@ -137,8 +142,7 @@ def open_idx(data: DataConfig, split: str) -> Source:
             for suffix in ("", ".gz"):
                 name = f"{prefix}-images{separator}idx3-ubyte{suffix}"
                 if (path / name).is_file():
-                    images = read_idx(path / name, data.max_unpacked_mb)
-                    return _checked_source(str(path / name), images, data)
+                    return _open_idx_file(path / name, data)
     raise DataError(
         f"data.path is {data.path!r}: there is no {prefix}-images-idx3-ubyte "
         "(or .gz) there; name MNIST's folder, or one IDX file, with "
@@ -146,75 +150,23 @@ def open_idx(data: DataConfig, split: str) -> Source:
     )
 
 
-def read_idx(path: pathlib.Path, max_unpacked_mb: int) -> np.ndarray:
-    """Reads an IDX file of images of unsigned bytes, gzipped or not.
-
-    Args:
-      path: the file.
-      max_unpacked_mb: MiB that a gzipped file may unpack to by its header.
-
-    Returns:
-      uint8 `[N, H, W]` or `[N, H, W, C]`.
-
-    Raises:
-      DataError: if it is damaged, too large or holds something else.
-    """
-    with open_regular(path, DataError, _AGAIN) as file:
-        try:
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            if not packed:
-                size = os.fstat(file.fileno()).st_size
-                return _read_idx(path, file, size, "the file has")
-            most = max_unpacked_mb * 2**20
-            with gzip.open(file) as unpacked:
-                return _read_idx(
-                    path,
-                    unpacked,
-                    most,
-                    f"data.max_unpacked_mb={max_unpacked_mb} allows",
-                )
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(
-                f"{path} cannot be read ({shown(str(error))}); {_AGAIN}."
-            ) from error
-
-
-def _read_idx(path: pathlib.Path, file, most: int, why: str) -> np.ndarray:
-    """Reads the images; no more than `most` bytes, of which `why` tells."""
-    start = file.read(4)
-    if len(start) < 4 or start[:2] != b"\0\0":
-        raise DataError(f"{path} is not an IDX file; {_AGAIN}.")
-    kind, rank = start[2], start[3]
-    if kind != _IDX_UBYTE:
-        raise DataError(
-            f"{path} holds values of IDX type {kind:#04x}; only unsigned "
-            "bytes (0x08) are images."
-        )
-    if rank not in (3, 4):
-        raise DataError(
-            f"{path} states {rank} dimensions; images are [N, height, "
-            "width] or [N, height, width, channels]."
-        )
-    header = file.read(4 * rank)
-    if len(header) < 4 * rank:
-        raise DataError(f"{path} is cut off in its header; {_AGAIN}.")
-    shape = struct.unpack(f">{rank}I", header)
-    count = math.prod(shape)
-    if count > most:
-        raise DataError(
-            f"{path} states {count:,} values of shape {shape}, more than the "
-            f"{most:,} bytes that {why}; if it is cut off or damaged, {_AGAIN}."
-        )
-    # One more, to see whether it ends there.
-    values = file.read(count + 1)
-    if len(values) != count:
-        raise DataError(
-            f"{path} states {count:,} values of shape {shape}, but holds "
-            f"{'more' if len(values) > count else f'{len(values):,}'}: it is "
-            f"cut off or damaged; {_AGAIN}."
-        )
-    return np.frombuffer(values, np.uint8).reshape(shape)
+def _open_idx_file(path: pathlib.Path, data: DataConfig) -> ArraySource:
+    """A file of images, and that of their labels where these are wanted."""
+    images = read_idx(path, data.max_unpacked_mb)
+    if not data.labels:
+        return _checked_source(str(path), images, data)
+    stem = path.name.removesuffix(".gz")
+    stem = stem.replace("images", "labels").replace("idx3", "idx1")
+    for name in (stem, f"{stem}.gz"):
+        beside = path.with_name(name)
+        if beside != path and beside.is_file():
+            labels = read_idx_labels(beside, data.max_unpacked_mb)
+            named = str(beside), labels
+            return _checked_source(str(path), images, data, named)
+    raise DataError(
+        f"data.labels is True, but beside {path} there is no {stem} (or .gz) "
+        "with the labels of its images; put it there, or set data.labels=False."
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -242,9 +194,49 @@ def _pick(arrays: dict, split: str, where: str, kind: str) -> str:
     )
 
 
+def _npy_labels(path: pathlib.Path) -> tuple[str, np.ndarray]:
+    """The labels that lie beside a file of images, and where."""
+    for name in _label_names(path.stem):
+        beside = path.with_name(f"{name}.npy")
+        if beside.is_file():
+            return str(beside), map_npy(beside)
+    raise DataError(
+        f"data.labels is True, but beside {path} there is no "
+        f"{_label_names(path.stem)[0]}.npy with the labels of its images; put "
+        "it there, or set data.labels=False."
+    )
+
+
+def _npz_labels(
+    archive: NpzFile, chosen: str, data: DataConfig, most: int, *others: str
+) -> tuple[str, np.ndarray] | None:
+    """The labels in an archive that belong to its array `chosen`."""
+    if not data.labels:
+        return None
+    names = (*_label_names(chosen), *others)
+    for name in names:
+        if name in archive.headers:
+            return f"{data.path}:{name}", archive.read(name, most)
+    raise DataError(
+        f"data.labels is True, but {data.path} has no array {names[0]} with "
+        f"the labels of {shown(chosen)}; add it, or set data.labels=False."
+    )
+
+
+def _label_names(name: str) -> tuple[str, ...]:
+    """What the labels of an array of images may be called."""
+    if name.startswith("x_"):
+        return f"y_{name[2:]}", f"{name}_labels"
+    return (f"{name}_labels",)
+
+
 def _checked_source(
-    name: str, images: np.ndarray, data: DataConfig
+    name: str,
+    images: np.ndarray,
+    data: DataConfig,
+    labels: tuple[str, np.ndarray] | None = None,
 ) -> ArraySource:
+    """A source of arrays; the labels with the name of where they were."""
     if images.ndim not in (3, 4):
         raise DataError(
             f"{name} has shape {shown(images.shape)}; images are [N, height, "
@@ -260,8 +252,12 @@ def _checked_source(
             f"{name} has shape {shown(images.shape)}; images have pixels, and "
             f"at most {_MOST_IMAGES:,} are read from one file."
         )
+    known = None
+    if labels is not None:
+        known = checked_labels(labels[1], len(images), labels[0])
     if images.dtype == bool:
-        return ArraySource(name, _with_channels(images).view(np.uint8), 1)
+        images = _with_channels(images).view(np.uint8)
+        return ArraySource(name, images, 1, known)
     if images.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{name} {_wrong_dtype(images)}")
     full = 8 * images.dtype.itemsize
@@ -270,7 +266,7 @@ def _checked_source(
         raise DataError(
             f"{name} is {images.dtype}, but data.bits is {bits}; lower it."
         )
-    return ArraySource(name, _with_channels(images), bits)
+    return ArraySource(name, _with_channels(images), bits, known)
 
 
 def _with_channels(images: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,7 +20,7 @@ from nvae_tf.datasets.image_files import (
 )
 from nvae_tf.datasets.sources import CorruptImageError, Source
 
-__all__ = ["FolderSource", "decode_image", "open_folder"]
+__all__ = ["FolderSource", "count_classes", "decode_image", "open_folder"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _SKIP = "replace or delete it, or set data.skip_corrupt=True"
@@ -49,10 +50,13 @@ class FolderSource(Source):
         name: str,
         paths: list[pathlib.Path],
         max_pixels: int = MAX_PIXELS,
+        labels: np.ndarray | None = None,
+        num_classes: int = 0,
     ):
-        """Keeps the files' paths; nothing is opened."""
-        super().__init__(name, bits=8)
+        """Keeps the files' paths and labels; nothing is opened."""
+        super().__init__(name, bits=8, num_classes=num_classes)
         self.paths = paths
+        self._labels = labels
         self._max_pixels = max_pixels
 
     def __len__(self) -> int:
@@ -62,6 +66,10 @@ class FolderSource(Source):
     def __getitem__(self, index: int) -> np.ndarray:
         """Image `index`: uint8 `[H, W, C]`, C from 1 to 4."""
         return decode_image(self.paths[index], self._max_pixels)
+
+    def read_labels(self, indices: Sequence[int]) -> np.ndarray:
+        """See `Source`."""
+        return self._labels[np.asarray(indices, np.int64)]
 
     def describe(self, index: int) -> str:
         """The file's path."""
@@ -78,19 +86,17 @@ def open_folder(data: DataConfig, split: str) -> Source:
     then.  With "folder" the sub-folders train, validation (val, valid) and
     test (any one of the last two may be missing) are the splits.
 
+    With `data.labels`, the sub-folders of `data.path` (or of a split's folder)
+    are the classes, in the order of their names; those of training count.
+
     Raises:
-      DataError: if the folder or the split is missing or empty.
+      DataError: if the folder or the split is missing or empty, or an image
+        is of no class.
     """
-    root = pathlib.Path(data.path).expanduser()
-    if not data.path or not root.is_dir():
-        raise DataError(
-            f"data.path is {data.path!r}, which is not a folder; name the "
-            "folder that holds the images with --config.data.path=DIR, or for "
-            "a model in use with --data_path."
-        )
+    root = _root(data)
     if data.split_by == "folder":
         folder = _split_folder(root, split)
-        return FolderSource(str(folder), list_images(folder), data.max_pixels)
+        return _source(str(folder), list_images(folder), folder, data)
     held_out = split != "train"
     paths = list_images(root)
     if data.split_by == "content":
@@ -111,7 +117,65 @@ def open_folder(data: DataConfig, split: str) -> Source:
             f"({data.validation_fraction})."
         )
     kind = "held-out" if held_out else "train"
-    return FolderSource(f"{root} ({kind})", paths, data.max_pixels)
+    return _source(f"{root} ({kind})", paths, root, data)
+
+
+def count_classes(data: DataConfig) -> int:
+    """The sub-folders with images for training; no image is opened.
+
+    Raises:
+      DataError: if there are none, or an image lies in none of them.
+    """
+    return len(_classes(data))
+
+
+def _classes(data: DataConfig) -> dict[str, int]:
+    """The number of every class, by the name of its folder."""
+    root = _root(data)
+    if data.split_by == "folder":
+        root = _split_folder(root, "train")
+    names = {_class_name(path, root) for path in list_images(root)}
+    return {name: number for number, name in enumerate(sorted(names))}
+
+
+def _class_name(path: pathlib.Path, root: pathlib.Path) -> str:
+    first, *others = path.relative_to(root).parts
+    if not others:
+        raise DataError(
+            f"data.labels is True, but {path} lies in no sub-folder of {root} "
+            "that would name its class; move it into one, or set "
+            "data.labels=False."
+        )
+    return first
+
+
+def _source(
+    name: str, paths: list[pathlib.Path], root: pathlib.Path, data: DataConfig
+) -> FolderSource:
+    """The files, with their labels where these are wanted."""
+    if not data.labels:
+        return FolderSource(name, paths, data.max_pixels)
+    classes = _classes(data)
+    names = [_class_name(path, root) for path in paths]
+    strangers = [found for found in names if found not in classes]
+    if strangers:
+        raise DataError(
+            f"{root / strangers[0]} is a class that no image for training is "
+            "of; remove it, or add some."
+        )
+    labels = np.array([classes[found] for found in names], np.int64)
+    return FolderSource(name, paths, data.max_pixels, labels, len(classes))
+
+
+def _root(data: DataConfig) -> pathlib.Path:
+    root = pathlib.Path(data.path).expanduser()
+    if not data.path or not root.is_dir():
+        raise DataError(
+            f"data.path is {data.path!r}, which is not a folder; name the "
+            "folder that holds the images with --config.data.path=DIR, or for "
+            "a model in use with --data_path."
+        )
+    return root
 
 
 def decode_image(

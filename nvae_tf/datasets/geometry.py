@@ -198,7 +198,7 @@ class FittedSource(Source):
         Raises:
           ConfigError: if `data.alpha` and the model's channels disagree.
         """
-        super().__init__(source.name, source.bits)
+        super().__init__(source.name, source.bits, source.num_classes)
         self._source = source
         self._data = config.data
         self._model: ModelConfig = config.model
@@ -231,6 +231,10 @@ class FittedSource(Source):
             self._fit(image, int(index))
             for image, index in zip(images, indices, strict=True)
         ]
+
+    def read_labels(self, indices: Sequence[int]) -> np.ndarray:
+        """See `Source`."""
+        return self._source.read_labels(indices)
 
     def describe(self, index: int) -> str:
         """Where image `index` comes from."""

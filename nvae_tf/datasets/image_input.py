@@ -44,11 +44,13 @@ class ImageBatch(typing.NamedTuple):
       images: float32 `[B, Hp, Wp, C]` in [0, 1]; filled up with zeros.
       indices: int64 `[B]`, numbers within the source; beyond it for filling.
       valid: bool `[B]`, which rows are images.
+      labels: int32 `[B]`, 0 for filling; None where they are not known.
     """
 
     images: tf.Tensor
     indices: np.ndarray
     valid: np.ndarray
+    labels: np.ndarray | None = None
 
 
 def fit_own(config: Config, resize: str = "crop") -> Config:
@@ -146,11 +148,12 @@ def stream(
         source, config, training=False, batch_size=batch_size, seed=seed
     )
     with contextlib.closing(batches):
-        for number, (images, weights) in enumerate(batches):
+        for number, batch in enumerate(batches):
             indices = number * batch_size + np.arange(batch_size)
-            valid = weights.numpy() > 0
+            valid = batch.weights.numpy() > 0
+            labels = None if batch.labels is None else batch.labels.numpy()
             if valid.any():
-                yield ImageBatch(images, indices, valid)
+                yield ImageBatch(batch.images, indices, valid, labels)
 
 
 def in_batches(
@@ -171,25 +174,31 @@ def in_batches(
     return np.concatenate(results)
 
 
-def read(
-    source: Source, config: Config, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def read(source: Source, config: Config, seed: int = 0) -> ImageBatch:
     """All images at once.
 
     Returns:
-      `(images, indices)`: float32 `[N, Hp, Wp, C]` in [0, 1], int64 `[N]`;
-      unreadable images are left out where `data.skip_corrupt` allows it.
+      A batch of all that can be read: unreadable images are left out where
+      `data.skip_corrupt` allows it.
 
     Raises:
       DataError: if none can be read.
     """
-    images, indices = [], []
+    images, indices, labels = [], [], []
     for batch in stream(source, config, min(len(source), 64), seed):
         images.append(batch.images.numpy()[batch.valid])
         indices.append(batch.indices[batch.valid])
+        if batch.labels is not None:
+            labels.append(batch.labels[batch.valid])
     if not images:
         raise DataError(f"No image of {source.name} can be read.")
-    return np.concatenate(images), np.concatenate(indices)
+    numbers = np.concatenate(indices)
+    return ImageBatch(
+        np.concatenate(images),
+        numbers,
+        np.ones(len(numbers), bool),
+        np.concatenate(labels) if labels else None,
+    )
 
 
 def _array_kind(path: pathlib.Path) -> str | None:
@@ -208,7 +217,11 @@ def _open_array(config: Config, path: pathlib.Path) -> Source:
         source=kind,
         path=str(path),
         bits=config.data.bits if config.data.source == kind else 0,
+        labels=False,
         # Above what any image's hash can be: all of them are held out.
         validation_fraction=math.nextafter(1.0, 0.0),
     )
-    return pipeline.open_source(dataclasses.replace(config, data=data), "test")
+    # The images alone: a class is what their user says.
+    model = dataclasses.replace(config.model, num_classes=0)
+    config = dataclasses.replace(config, model=model, data=data)
+    return pipeline.open_source(config, "test")

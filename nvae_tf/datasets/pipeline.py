@@ -9,24 +9,25 @@ workers share the work.
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 from collections.abc import Callable, Generator, Iterator
-from typing import NamedTuple
 
-import numpy as np
-import tensorflow as tf
-
-from nvae_tf.config import Config
+from nvae_tf.config import Config, DataConfig
 from nvae_tf.core.errors import DataError
 from nvae_tf.core.threads import map_ahead
+from nvae_tf.datasets import folder, tfds_source
 from nvae_tf.datasets.arrays import open_array, open_idx, open_mnist_5k
-from nvae_tf.datasets.folder import open_folder
 from nvae_tf.datasets.geometry import FittedSource
-from nvae_tf.datasets.order import CROPS, PIXELS, epoch_order, random_words
-from nvae_tf.datasets.preprocess import make_preprocess
+from nvae_tf.datasets.labels import require_labels
+from nvae_tf.datasets.order import epoch_order
+from nvae_tf.datasets.reader import (
+    EvaluationBatch,
+    Position,
+    Reader,
+    TrainingBatch,
+)
 from nvae_tf.datasets.records import open_records
-from nvae_tf.datasets.sources import CorruptImageError, Source, require_split
-from nvae_tf.datasets.tfds_source import open_tfds
+from nvae_tf.datasets.sources import Source, require_split
 
 __all__ = [
     "EvaluationBatch",
@@ -37,50 +38,10 @@ __all__ = [
     "epoch_order",
     "num_batches",
     "open_source",
+    "with_classes",
 ]
 
-_LOG = logging.getLogger(__name__)
-# Unreadable images in a row before the whole source counts as unreadable.
-_MAX_CORRUPT_IN_A_ROW = 1000
-
-
-class Position(NamedTuple):
-    """A place in the data: the next batch to deliver.
-
-    Attributes:
-      epoch: passes finished.
-      step: batches delivered in this epoch.
-    """
-
-    epoch: int = 0
-    step: int = 0
-
-
 _START = Position()
-
-
-class TrainingBatch(NamedTuple):
-    """What training reads.
-
-    Attributes:
-      images: float32 `[B, Hp, Wp, C]` in [0, 1].
-      position: the position after this batch.
-    """
-
-    images: tf.Tensor
-    position: Position
-
-
-class EvaluationBatch(NamedTuple):
-    """What evaluation reads.
-
-    Attributes:
-      images: float32 `[B, Hp, Wp, C]` in [0, 1].
-      weights: float32 `[B]`: 1 for an image, 0 for filling.
-    """
-
-    images: tf.Tensor
-    weights: tf.Tensor
 
 
 def open_source(config: Config, split: str) -> Source:
@@ -96,22 +57,51 @@ def open_source(config: Config, split: str) -> Source:
       `data.resize` "random_crop" they may be larger, `batches` crops them.
 
     Raises:
-      DataError: if the images cannot be had.
+      DataError: if the images, or with `data.labels` their labels, cannot be
+        had.
       ConfigError: if the settings contradict each other.
     """
     require_split(split)
     data = config.data
-    if data.source == "tfrecord":
-        # Prepared images fit already.
-        return open_records(config, split)
     openers: dict[str, Callable[[], Source]] = {
         "mnist_5k": lambda: open_mnist_5k(split),
-        "tfds": lambda: open_tfds(data, split),
-        "image_folder": lambda: open_folder(data, split),
+        "tfds": lambda: tfds_source.open_tfds(data, split),
+        "image_folder": lambda: folder.open_folder(data, split),
         "array": lambda: open_array(data, split),
         "idx": lambda: open_idx(data, split),
+        # Prepared images fit already.
+        "tfrecord": lambda: open_records(config, split),
     }
-    return FittedSource(openers[data.source](), config)
+    source = openers[data.source]()
+    if data.source != "tfrecord":
+        source = FittedSource(source, config)
+    if data.labels:
+        require_labels(source, config.model)
+    return source
+
+
+def with_classes(config: Config) -> Config:
+    """A configuration whose model has as many classes as the images.
+
+    Args:
+      config: of a run.  With `data.labels` and without `model.num_classes`,
+        the classes of the images for training are counted.
+
+    Raises:
+      UserError: if the images have no labels, or cannot be had.
+    """
+    if not config.data.labels or config.model.num_classes:
+        return config
+    counters: dict[str, Callable[[DataConfig], int]] = {
+        "tfds": tfds_source.count_classes,
+        "image_folder": folder.count_classes,
+    }
+    if config.data.source in counters:
+        count = counters[config.data.source](config.data)
+    else:
+        count = open_source(config, "train").num_classes
+    model = dataclasses.replace(config.model, num_classes=count)
+    return dataclasses.replace(config, model=model)
 
 
 def num_batches(
@@ -208,7 +198,7 @@ def batches(
             f"Cannot go on at batch {position.step} of {source.name}: an "
             f"epoch has {count}. Were the batch size or the images changed?"
         )
-    reader = _Reader(
+    reader = Reader(
         source,
         config,
         training,
@@ -233,140 +223,3 @@ def _places(
         if not endless:
             return
         epoch, step = epoch + 1, 0
-
-
-class _Reader:
-    """Reads and transforms the batch at a position, from any thread."""
-
-    def __init__(
-        self,
-        source,
-        config,
-        training,
-        batch_size,
-        seed,
-        count,
-        shard_index,
-        shards,
-    ):
-        self._source = source
-        self._config = config
-        self._training = training
-        self._batch_size = batch_size
-        self._global_size = batch_size * shards
-        self._first = batch_size * shard_index
-        self._count = count
-        self._seed = seed
-        self._order = (-1, np.arange(len(source)))
-        self._preprocess = make_preprocess(
-            config, source.bits, training=training
-        )
-
-    def __call__(self, position: Position) -> TrainingBatch | EvaluationBatch:
-        indices = self._indices(position)
-        images, good = self._read(indices, position.epoch)
-        keys = np.zeros((self._batch_size, 2), np.int64)
-        # Training draws differ from those of an evaluation of the same epoch.
-        word = random_words(
-            self._seed, PIXELS, int(self._training), position.epoch
-        )
-        keys[:, 0] = word.view(np.int64)[0]
-        keys[: len(indices), 1] = indices
-        with tf.device("CPU"):
-            values = self._preprocess(tf.constant(images), tf.constant(keys))
-            if not self._training:
-                return EvaluationBatch(values, tf.constant(good, tf.float32))
-        epoch, step = position
-        if step + 1 == self._count:
-            return TrainingBatch(values, Position(epoch + 1, 0))
-        return TrainingBatch(values, Position(epoch, step + 1))
-
-    def _indices(self, position: Position) -> np.ndarray:
-        epoch, order = self._order
-        if self._training and epoch != position.epoch:
-            # Several threads may do this at once: replacing one reference is
-            # atomic, and computing the same order twice does no harm.
-            order = epoch_order(len(self._source), self._seed, position.epoch)
-            self._order = (position.epoch, order)
-        start = position.step * self._global_size + self._first
-        return order[start : start + self._batch_size]
-
-    def _read(
-        self, indices: np.ndarray, epoch: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Images `[B, H, W, C]`, filled with zeros, and which are good."""
-        model = self._config.model
-        size = model.image_size
-        dtype = np.uint8 if self._source.bits <= 8 else np.uint16
-        images = np.zeros(
-            (self._batch_size, size, size, model.image_channels), dtype
-        )
-        good = np.zeros(self._batch_size, bool)
-        if not len(indices):
-            return images, good
-        for row, image in enumerate(self._load(indices)):
-            if image is None:
-                continue
-            index = int(indices[row])
-            if self._config.data.resize == "random_crop":
-                image = self._crop(image, index, epoch)
-            self._check(image, images.shape[1:], index)
-            images[row] = image
-            good[row] = True
-        return images, good
-
-    def _load(self, indices: np.ndarray):
-        """The images, with None where one is to be left out."""
-        try:
-            if self._config.data.skip_corrupt:
-                return [self._load_or_skip(int(index)) for index in indices]
-            return self._source.read(indices)
-        except OSError as error:
-            raise DataError(
-                f"{self._source.name} cannot be read: {error}."
-            ) from error
-
-    def _load_or_skip(self, index: int) -> np.ndarray | None:
-        source = self._source
-        for step in range(min(len(source), _MAX_CORRUPT_IN_A_ROW)):
-            candidate = (index + step) % len(source)
-            if candidate not in source.corrupt:
-                try:
-                    return source[candidate]
-                except CorruptImageError as error:
-                    source.corrupt.add(candidate)
-                    _LOG.warning(
-                        "Skipped (%d so far): %s", len(source.corrupt), error
-                    )
-            if not self._training:
-                return None
-        raise DataError(
-            f"{source.describe(index)} and the {step} images after it in "
-            f"{source.name} cannot be read."
-        )
-
-    def _crop(self, image: np.ndarray, index: int, epoch: int) -> np.ndarray:
-        size = self._config.model.image_size
-        free = np.array(image.shape[:2]) - size
-        if self._training:
-            words = random_words(self._seed, CROPS, epoch, index)
-            top, left = words % (np.maximum(free, 0) + 1).astype(np.uint64)
-        else:
-            top, left = free // 2
-        top, left = int(top), int(left)
-        return image[top : top + size, left : left + size]
-
-    def _check(self, image: np.ndarray, shape: tuple, index: int) -> None:
-        if image.shape != shape:
-            raise DataError(
-                f"{self._source.describe(index)} is {list(image.shape)}, but "
-                f"the model takes {list(shape)} (height, width, channels): "
-                "set data.resize, or model.image_size and "
-                "model.image_channels."
-            )
-        bits = self._source.bits
-        if bits < 8 * image.dtype.itemsize and image.max() >= 2**bits:
-            raise DataError(
-                f"{self._source.describe(index)} holds the value "
-                f"{image.max()}, which does not fit data.bits={bits}."
-            )

@@ -15,6 +15,7 @@ from nvae_tf.config import Config
 from nvae_tf.core.errors import ConfigError, DataError
 from nvae_tf.core.json_files import read_json
 from nvae_tf.core.threads import map_ahead
+from nvae_tf.datasets.labels import within
 from nvae_tf.datasets.pipeline import open_source
 from nvae_tf.datasets.records import (
     FORMAT,
@@ -117,6 +118,10 @@ def prepare(
     if config.data.source != "image_folder":
         # Of folders alone: its default has been another.
         del settings["split_by"]
+    classes = sources["train"].num_classes if config.data.labels else 0
+    if classes:
+        # Not of others: preparations of before said nothing of it.
+        settings["num_classes"] = classes
     _check_settings(root / _SETTINGS, settings)
     counts, num_shards, skipped = {}, {}, 0
     with tqdm.tqdm(
@@ -149,6 +154,7 @@ def prepare(
             "images": counts,
             "num_shards": num_shards,
             "skipped": skipped,
+            **({"num_classes": classes} if classes else {}),
         },
     )
     for left_over in root.glob(".*.tmp"):  # Of a killed preparation.
@@ -188,8 +194,10 @@ def _write_split(root, split, source, config, images_per_shard, bar) -> list:
         stop = min(start + images_per_shard, len(source))
         index = read_shard_index(path)
         if index is None:
-            images = _images(source, range(start, stop), config)
-            index = write_shard(path, _counted(images, bar))
+            rows = range(start, stop)
+            images = _counted(_images(source, rows, config), bar)
+            labels = within(source, rows, 0) if config.data.labels else None
+            index = write_shard(path, images, labels)
         else:
             bar.update(stop - start)
         written.append(index)

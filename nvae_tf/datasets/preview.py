@@ -24,6 +24,7 @@ class Preview:
       num_levels: different values in the batch.
       skipped: unreadable images met.
       source: name of the source.
+      labels: int32 `[B]`; None without `data.labels`.
     """
 
     batch: np.ndarray
@@ -32,6 +33,7 @@ class Preview:
     num_levels: int
     skipped: int
     source: str
+    labels: np.ndarray | None = None
 
 
 def preview(config: Config, split: str, batch_size: int = 0) -> Preview:
@@ -59,8 +61,11 @@ def preview(config: Config, split: str, batch_size: int = 0) -> Preview:
     with contextlib.closing(iterator):
         first = next(iterator)
     batch = first.images.numpy()
+    labels = None if first.labels is None else first.labels.numpy()
     if not training:
-        batch = batch[first.weights.numpy() > 0]
+        good = first.weights.numpy() > 0
+        batch = batch[good]
+        labels = None if labels is None else labels[good]
     return Preview(
         batch=batch,
         num_images=len(source),
@@ -70,4 +75,5 @@ def preview(config: Config, split: str, batch_size: int = 0) -> Preview:
         num_levels=len(np.unique(batch)),
         skipped=len(source.corrupt),
         source=source.name,
+        labels=labels,
     )

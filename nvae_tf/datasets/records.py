@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import pathlib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from nvae_tf.core.files import replacing, write_bytes
 from nvae_tf.core.json_files import read_json
 from nvae_tf.core.npz_files import read_npz
 from nvae_tf.core.reading import open_regular, shown
+from nvae_tf.datasets.labels import MOST_CLASSES
 from nvae_tf.datasets.sources import SPLITS, CorruptImageError, Source
 
 __all__ = [
@@ -53,12 +54,14 @@ class Index(NamedTuple):
       lengths: int64 `[N]`, of the data.
       checksums: uint32 `[N]`, CRC-32 of the data.
       skipped: unreadable images that were left out.
+      labels: int64 `[N]`, of the images; None where they were not read.
     """
 
     offsets: np.ndarray
     lengths: np.ndarray
     checksums: np.ndarray
     skipped: int
+    labels: np.ndarray | None = None
 
     @property
     def file_size(self) -> int:
@@ -70,10 +73,14 @@ class RecordSource(Source):
     """The images of one split of a prepared folder."""
 
     def __init__(
-        self, name: str, shards: list[tuple[pathlib.Path, Index]], bits: int
+        self,
+        name: str,
+        shards: list[tuple[pathlib.Path, Index]],
+        bits: int,
+        num_classes: int = 0,
     ):
-        """Wraps shards and their indices."""
-        super().__init__(name, bits)
+        """Wraps shards and their indices, with labels where there are any."""
+        super().__init__(name, bits, num_classes)
         self._shards = shards
         counts = [len(index.offsets) for _, index in shards]
         self._ends = np.cumsum(np.array(counts, np.int64))
@@ -114,6 +121,11 @@ class RecordSource(Source):
                 f"are not of {self.bits} bits; {_PREPARE}."
             )
         return image
+
+    def read_labels(self, indices: Sequence[int]) -> np.ndarray:
+        """See `Source`."""
+        found = [self._find(int(index)) for index in indices]
+        return np.array([places.labels[row] for _, places, row in found])
 
     def describe(self, index: int) -> str:
         """The shard's path and the record's number."""
@@ -179,7 +191,14 @@ def open_records(config: Config, split: str) -> RecordSource:
                 f"with --output={root}, which writes only what is damaged."
             )
         shards.append((path, index))
-    return RecordSource(f"{root} ({name})", shards, manifest["bits"])
+    classes = manifest.get("num_classes", 0) if config.data.labels else 0
+    for path, index in shards if classes else ():
+        if index.labels is None or (index.labels >= classes).any():
+            raise DataError(
+                f"The index of {path} has not the labels of {classes} classes; "
+                f"{again} with another --output."
+            )
+    return RecordSource(f"{root} ({name})", shards, manifest["bits"], classes)
 
 
 def _read_manifest(root: pathlib.Path) -> dict[str, Any]:
@@ -209,6 +228,8 @@ def _read_manifest(root: pathlib.Path) -> dict[str, Any]:
         and all(splits.get(name) in SPLITS for name in SPLITS),
         "num_shards": isinstance(counts, dict)
         and all(type(count) is int for count in counts.values()),
+        "num_classes": type(manifest.get("num_classes", 0)) is int
+        and 0 <= manifest.get("num_classes", 0) <= MOST_CLASSES,
     }
     if checks["splits"] and checks["num_shards"]:
         checks["num_shards"] = {
@@ -244,9 +265,11 @@ def read_shard_index(path: pathlib.Path) -> Index | None:
 
 def _checked_index(arrays: dict[str, np.ndarray]) -> Index | None:
     """The index in arrays that anybody may have written; None for no index."""
-    if arrays.keys() != set(Index._fields):
+    labels = arrays.pop("labels", None)
+    if arrays.keys() != set(Index._fields) - {"labels"}:
         return None
-    offsets, lengths, checksums, skipped = (arrays[n] for n in Index._fields)
+    *names, _ = Index._fields
+    offsets, lengths, checksums, skipped = (arrays[n] for n in names)
     kinds = [(a.dtype, a.ndim) for a in (offsets, lengths, checksums)]
     if kinds != [(np.int64, 1), (np.int64, 1), (np.uint32, 1)]:
         return None
@@ -258,7 +281,13 @@ def _checked_index(arrays: dict[str, np.ndarray]) -> Index | None:
         return None
     if not np.array_equal(offsets, _offsets(lengths)):
         return None
-    return Index(offsets, lengths, checksums, int(skipped))
+    if labels is not None and not (
+        labels.dtype == np.int64
+        and labels.shape == lengths.shape
+        and (labels >= 0).all()
+    ):
+        return None
+    return Index(offsets, lengths, checksums, int(skipped), labels)
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:
@@ -268,13 +297,16 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
 
 
 def write_shard(
-    path: pathlib.Path, images: Iterable[np.ndarray | None]
+    path: pathlib.Path,
+    images: Iterable[np.ndarray | None],
+    labels: np.ndarray | None = None,
 ) -> Index:
     """Writes a shard, then its index, each whole or not at all.
 
     Args:
       path: the shard's file.
       images: uint8 or uint16 `[H, W, C]` each; None for a skipped one.
+      labels: int64, one for each of them; None where they are not known.
 
     Returns:
       The index.
@@ -282,13 +314,13 @@ def write_shard(
     Raises:
       DataError: if a file cannot be written.
     """
-    lengths, checksums, skipped = [], [], 0
+    lengths, checksums, kept = [], [], []
     with replacing(path) as temporary:
         try:
             with tf.io.TFRecordWriter(str(temporary)) as writer:
                 for image in images:
+                    kept.append(image is not None)
                     if image is None:
-                        skipped += 1
                         continue
                     # Deterministic: else the order of the features, and so
                     # the bytes, would change from process to process.
@@ -301,11 +333,16 @@ def write_shard(
             raise DataError(f"Cannot write {path}: {error.message}.") from error
     sizes = np.array(lengths, np.int64)
     index = Index(
-        _offsets(sizes), sizes, np.array(checksums, np.uint32), skipped
+        _offsets(sizes),
+        sizes,
+        np.array(checksums, np.uint32),
+        kept.count(False),
+        None if labels is None else labels[np.array(kept, bool)],
     )
+    arrays = {k: v for k, v in index._asdict().items() if v is not None}
     with replacing(_index_path(path)) as temporary:
         with open(temporary, "wb") as file:
-            np.savez(file, **index._asdict())
+            np.savez(file, **arrays)
     return index
 
 

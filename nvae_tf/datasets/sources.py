@@ -47,14 +47,16 @@ class Source:
       name: for messages, such as "mnist_5k/train".
       bits: bits per channel of the values; the dtype is uint8 up to 8 bits
         and uint16 above.
+      num_classes: of the images; 0 where their labels are not known.
       corrupt: numbers of the images that `data.skip_corrupt` has passed over
         so far.
     """
 
-    def __init__(self, name: str, bits: int = 8):
-        """Remembers the name and the bits."""
+    def __init__(self, name: str, bits: int = 8, num_classes: int = 0):
+        """Remembers the name, the bits and the classes."""
         self.name = name
         self.bits = bits
+        self.num_classes = num_classes
         self.corrupt: set[int] = set()
 
     def __len__(self) -> int:
@@ -74,6 +76,14 @@ class Source:
         """Images `indices`, each `[H, W, C]`; one at a time by default."""
         return [self[int(index)] for index in indices]
 
+    def read_labels(self, indices: Sequence[int]) -> np.ndarray:
+        """The classes of images `indices`, integers `[B]`.
+
+        Raises:
+          DataError: if one cannot be read.
+        """
+        raise NotImplementedError
+
     def describe(self, index: int) -> str:
         """Where image `index` comes from, for messages."""
         return f"image {index} of {self.name}"
@@ -84,12 +94,21 @@ class ArraySource(Source):
 
     Attributes:
       images: uint8 or uint16 `[N, H, W, C]`.
+      labels: integers `[N]`; None where they are not known.
     """
 
-    def __init__(self, name: str, images: np.ndarray, bits: int = 8):
-        """Wraps `images`, which are not copied."""
-        super().__init__(name, bits)
+    def __init__(
+        self,
+        name: str,
+        images: np.ndarray,
+        bits: int = 8,
+        labels: np.ndarray | None = None,
+    ):
+        """Wraps `images` and `labels`, which are not copied."""
+        known = labels is not None and len(labels)
+        super().__init__(name, bits, int(labels.max()) + 1 if known else 0)
         self.images = images
+        self.labels = labels
 
     def __len__(self) -> int:
         """Number of images."""
@@ -103,13 +122,17 @@ class ArraySource(Source):
         """Images `indices` as one array `[B, H, W, C]`."""
         return self.images[np.asarray(indices, np.int64)]
 
+    def read_labels(self, indices: Sequence[int]) -> np.ndarray:
+        """See `Source`."""
+        return self.labels[np.asarray(indices, np.int64)]
+
 
 class Subset(Source):
     """Some images of another source, in a given order."""
 
     def __init__(self, name: str, source: Source, indices: Iterable[int]):
         """Keeps `indices` of `source` under a new name."""
-        super().__init__(name, source.bits)
+        super().__init__(name, source.bits, source.num_classes)
         self._source = source
         self._indices = np.asarray(indices, np.int64)
 
@@ -124,6 +147,11 @@ class Subset(Source):
     def read(self, indices: Sequence[int]) -> Sequence[np.ndarray]:
         """Images `indices` of the subset."""
         return self._source.read(self._indices[np.asarray(indices, np.int64)])
+
+    def read_labels(self, indices: Sequence[int]) -> np.ndarray:
+        """See `Source`."""
+        chosen = self._indices[np.asarray(indices, np.int64)]
+        return self._source.read_labels(chosen)
 
     def describe(self, index: int) -> str:
         """Where image `index` comes from."""

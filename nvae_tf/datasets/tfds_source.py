@@ -21,7 +21,14 @@ from nvae_tf.core.errors import DataError
 from nvae_tf.core.reading import shown
 from nvae_tf.datasets.sources import CorruptImageError, Source
 
-__all__ = ["DATASETS", "Dataset", "StackedSource", "TfdsSource", "open_tfds"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "StackedSource",
+    "TfdsSource",
+    "count_classes",
+    "open_tfds",
+]
 
 _LOG = logging.getLogger(__name__)
 STACKED_MNIST_SEED = 2020
@@ -38,6 +45,7 @@ class Dataset:
       test: TFDS's split for testing.
       invert: whether ink is dark in the files; the model wants it bright.
       stacked: whether three gray images make one in colour.
+      num_classes: of the labels in it; 0 where they are none, or unknown.
     """
 
     builder: str
@@ -46,6 +54,7 @@ class Dataset:
     test: str = "test"
     invert: bool = False
     stacked: bool = False
+    num_classes: int = 0
 
 
 # By `data.name`.  Sizes (train, held out): MNIST and Fashion-MNIST 60,000 and
@@ -55,11 +64,11 @@ class Dataset:
 # OMNIGLOT is TFDS's own split, 19,280 and 13,180 images of 105 pixels: the
 # 28-pixel set with 24,345 and 8,070 images of other papers is another file.
 DATASETS: dict[str, Dataset] = {
-    "mnist": Dataset("mnist"),
-    "fashion_mnist": Dataset("fashion_mnist"),
+    "mnist": Dataset("mnist", num_classes=10),
+    "fashion_mnist": Dataset("fashion_mnist", num_classes=10),
     "stacked_mnist": Dataset("mnist", stacked=True),
     "omniglot": Dataset("omniglot", invert=True),
-    "cifar10": Dataset("cifar10"),
+    "cifar10": Dataset("cifar10", num_classes=10),
     "downsampled_imagenet/32x32": Dataset(
         "downsampled_imagenet/32x32",
         validation="validation",
@@ -88,22 +97,33 @@ DATASETS: dict[str, Dataset] = {
 
 
 class TfdsSource(Source):
-    """The feature "image" of a TFDS data source."""
+    """The features "image" and "label" of a TFDS data source."""
 
-    def __init__(self, name: str, examples, *, invert: bool = False):
+    def __init__(
+        self,
+        name: str,
+        examples,
+        *,
+        invert: bool = False,
+        labels=None,
+        num_classes: int = 0,
+    ):
         """Wraps a random-access TFDS data source.
 
         Args:
           name: for messages.
           examples: what `tfds.data_source` returns.
           invert: whether to exchange black and white.
+          labels: likewise, of which "label" is read and no image decoded.
+          num_classes: of the labels.
 
         Raises:
           DataError: if the dataset holds no 8- or 16-bit images.
         """
-        super().__init__(name, bits=8)
+        super().__init__(name, bits=8, num_classes=num_classes)
         self._examples = examples
         self._invert = invert
+        self._labels = labels
         if len(examples):
             image = np.asarray(self._load(0))
             if image.dtype == np.uint16:
@@ -123,13 +143,20 @@ class TfdsSource(Source):
         image = np.asarray(self._load(index))
         return ~image if self._invert else image
 
-    def _load(self, index: int) -> np.ndarray:
+    def read_labels(self, indices: Sequence[int]) -> np.ndarray:
+        """See `Source`."""
+        return np.array(
+            [self._load(int(i), self._labels, "label") for i in indices],
+            np.int64,
+        )
+
+    def _load(self, index: int, examples=None, feature="image") -> np.ndarray:
         try:
-            return self._examples[index]["image"]
+            return (examples or self._examples)[index][feature]
         except KeyError as error:
             raise DataError(
-                f"{self.name} has no feature 'image', so it cannot be trained "
-                "on; choose another data.name."
+                f"{self.name} has no feature {feature!r}, so it cannot be "
+                "trained on; choose another data.name."
             ) from error
         except Exception as error:  # Of TFDS, ArrayRecord or Pillow.
             raise CorruptImageError(
@@ -209,8 +236,16 @@ def open_tfds(data: DataConfig, split: str) -> Source:
     if dataset is None:
         dataset = _dataset_of(builder)
     tfds_split = getattr(dataset, split)
+    labels, num_classes = None, 0
+    if data.labels:
+        num_classes = _count_classes(builder, data, dataset)
     try:
         examples = builder.as_data_source(split=tfds_split)
+        if num_classes:
+            labels = builder.as_data_source(
+                split=tfds_split,
+                decoders={"image": tfds.decode.SkipDecoding()},
+            )
     except NotImplementedError as error:
         raise DataError(
             f"{data.name} lies in {builder.data_dir} in a format without "
@@ -224,9 +259,40 @@ def open_tfds(data: DataConfig, split: str) -> Source:
             "prepare it again."
         ) from error
     source = TfdsSource(
-        f"{data.name} ({tfds_split})", examples, invert=dataset.invert
+        f"{data.name} ({tfds_split})",
+        examples,
+        invert=dataset.invert,
+        labels=labels,
+        num_classes=num_classes,
     )
     return StackedSource(source) if dataset.stacked else source
+
+
+def count_classes(data: DataConfig) -> int:
+    """Classes of `data.name`; nothing is prepared.
+
+    Raises:
+      DataError: if it has no labels, or there is no such dataset.
+    """
+    dataset = DATASETS.get(data.name)
+    if dataset is not None and dataset.num_classes:
+        return dataset.num_classes
+    tfds = extras.require("tensorflow_datasets", "data", "data.source 'tfds'")
+    name = dataset.builder if dataset else data.name
+    return _count_classes(_builder(tfds, name, data), data, dataset)
+
+
+def _count_classes(builder, data: DataConfig, dataset: Dataset | None) -> int:
+    """Classes of the feature "label"."""
+    features = builder.info.features or {}
+    label = dict(features.items()).get("label")
+    count = getattr(label, "num_classes", None)
+    if not count or (dataset is not None and dataset.stacked):
+        raise DataError(
+            f"data.labels is True, but {data.name} has no one label for each "
+            "of its images; set it to False, or choose another data.name."
+        )
+    return int(count)
 
 
 def _builder(tfds, name: str, data: DataConfig):

@@ -78,7 +78,11 @@ class Devices(typing.NamedTuple):
         return f"{text} ({', '.join(sorted(names))})"
 
     def per_replica(self, tensor):
-        """Slices of a tensor's first axis, one for each local replica."""
+        """Slices of a tensor's first axis, one for each local replica.
+
+        Args:
+          tensor: or a tuple of several that have the same first axis.
+        """
         if self.local_replicas == 1:
             return tensor
         parts = self.local_parts(tensor)
@@ -89,8 +93,14 @@ class Devices(typing.NamedTuple):
     def local_parts(self, tensor) -> dict[int, typing.Any]:
         """Slices of a tensor's first axis, by the replica that takes them."""
         first = self.worker * self.local_replicas
-        parts = tf.split(tensor, self.local_replicas)
+        if isinstance(tensor, tuple):
+            parts = zip(*map(self._split, tensor), strict=True)
+        else:
+            parts = self._split(tensor)
         return dict(enumerate(parts, first))
+
+    def _split(self, tensor):
+        return tf.split(tensor, self.local_replicas)
 
 
 def open_devices(name: str = "one_device") -> Devices:

@@ -87,7 +87,8 @@ class Evaluator:
         """Streams over the images.
 
         Args:
-          batches: of `(images, weights)`, see `nvae_tf.datasets.pipeline`.
+          batches: of `(images, weights)` or `(images, weights, labels)`, see
+            `nvae_tf.datasets.pipeline`.
           num_importance_samples: K passes per batch.
           seed: of the noise.
           **options: `should_stop`, `draws_per_pass`, `progress`, `on_pass`
@@ -102,13 +103,14 @@ class Evaluator:
         # Around the whole: replicas are traced in threads of their own.
         with self.model.computing_in(self._precision):
             estimate = self._estimator(
-                batches, num_importance_samples, seed, **options
+                map(_paired, batches), num_importance_samples, seed, **options
             )
         if estimate is None:
             return None
         return self._evaluation(estimate, num_importance_samples)
 
     def _terms(self, x, eps) -> Terms:
+        x, labels = x if isinstance(x, tuple) else (x, None)
         config = self.model.config
         noise = [
             tf.reshape(part, [-1, *shape])
@@ -118,7 +120,7 @@ class Evaluator:
                 strict=True,
             )
         ]
-        out = self.model(x, eps=noise)
+        out = self.model(x, eps=noise, labels=labels)
         nll = losses.reconstruction_nll(self.model.likelihood(out.logits), x)
         return Terms(nll, out.log_p, out.log_q, out.kl_per_channel)
 
@@ -145,3 +147,11 @@ class Evaluator:
             nelbo_standard_error=estimate.nelbo_standard_error,
             nll_standard_error=estimate.nll_standard_error,
         )
+
+
+def _paired(batch):
+    """A batch as `ImportanceEstimator` takes it."""
+    images, weights, *labels = batch
+    if labels and labels[0] is not None:
+        return (images, labels[0]), weights
+    return images, weights

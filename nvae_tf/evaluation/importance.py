@@ -135,7 +135,8 @@ class ImportanceEstimator:
 
     Args:
       terms: `(x [N, ...], eps float32 [N, D]) -> Terms`, `eps` standard
-        Normal: one pass of the model.  It runs on every replica.
+        Normal: one pass of the model.  It runs on every replica.  What x is
+        does not matter here: a tensor or a tuple of some.
       noise_size: D.
       strategy: whose replicas share every batch; by default the one in whose
         scope this is called.
@@ -171,8 +172,8 @@ class ImportanceEstimator:
         same result: none may stop alone.
 
         Args:
-          batches: of `(images [B, ...], weights [B])`, weights 0 or 1; the
-            local replicas divide B, which is the same in all batches.
+          batches: of `(x [B, ...], weights [B])`, weights 0 or 1; the local
+            replicas divide B, which is the same in all batches.
           num_draws: K.
           seed: of the noise.
           should_stop: asked before every pass whether to give up.
@@ -255,9 +256,10 @@ class ImportanceEstimator:
         # Draw after draw, all images in each.
         keys = tf.tile(_keys(numbers[0], first + tf.range(size)), [copies])
         eps = _noise(keys, tf.repeat(draws, images), self._noise_size)
-        terms = self._terms(
-            tf.tile(x, [copies] + [1] * (x.shape.rank - 1)), eps
+        x = tf.nest.map_structure(
+            lambda t: tf.tile(t, [copies] + [1] * (t.shape.rank - 1)), x
         )
+        terms = self._terms(x, eps)
         log_weight = losses.log_importance_weight(
             terms.nll, terms.log_p, terms.log_q
         )
@@ -275,11 +277,14 @@ class ImportanceEstimator:
             for part in self._strategy.experimental_local_results(value)
         ]
 
-    def _share(self, tensor):
+    def _share(self, tensors):
         """Slices of the first axis, one for each replica of this process."""
         if self._local_replicas == 1:
-            return tensor
-        return self._per_replica(tf.split(tensor, self._local_replicas))
+            return tensors
+        return tf.nest.map_structure(
+            lambda t: self._per_replica(tf.split(t, self._local_replicas)),
+            tensors,
+        )
 
     def _per_replica(self, values: Sequence):
         values = iter(values)

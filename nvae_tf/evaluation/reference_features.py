@@ -27,6 +27,7 @@ _IRRELEVANT = (
     "binarize",
     "flip",
     "num_workers",
+    "labels",
     "max_pixels",
     "max_unpacked_mb",
 )

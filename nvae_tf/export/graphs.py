@@ -63,6 +63,9 @@ class Graphs:
           name: one of `nvae_tf.export.onnx_runner.ALL_GRAPHS`.
         """
         function, noise, specs = getattr(self, f"_{name}")()
+        classes = self._facts.config.num_classes
+        if classes:
+            specs = [*specs, self._spec("label", (), tf.int32)]
         source = self._source
         params = source.draw_params if name == "sample" else source.params
         weights: dict[str, np.ndarray] = {}
@@ -70,7 +73,10 @@ class Graphs:
 
         def run(inputs, weights):
             programs = Programs(self._model, _fill(tree, weights))
-            return function(programs, *inputs)
+            label = None
+            if classes:
+                *inputs, label = inputs
+            return function(programs, *inputs, label=label)
 
         return GraphDefinition(
             run, noise, [*self._specs(noise), *specs], weights
@@ -97,10 +103,10 @@ class Graphs:
         groups = self._facts.config.num_groups
         noise = self._eps + self._facts.pixel_noise
 
-        def sample(programs, *inputs):
+        def sample(programs, *inputs, label):
             *drawn, temperature = inputs
             images, mean = programs.sample(
-                drawn[:groups], temperature, drawn[groups:]
+                drawn[:groups], temperature, drawn[groups:], label
             )
             return {
                 "images": to_uint8(images),
@@ -116,50 +122,50 @@ class Graphs:
             for i, shape in enumerate(self._facts.latent_shapes)
         ]
 
-        def decode(programs, *latents):
-            mean = programs.decode(latents)
+        def decode(programs, *latents, label):
+            mean = programs.decode(latents, label)
             return {"images": to_uint8(mean), "mean": mean}
 
         return decode, [], specs
 
     def _encode(self):
-        def encode(programs, *inputs):
+        def encode(programs, *inputs, label):
             *eps, images = inputs
-            latents = programs.encode(images, eps)
+            latents = programs.encode(images, eps, label)
             return {f"z_{i}": z for i, z in enumerate(latents)}
 
         return encode, self._eps, [self._images]
 
     def _reconstruct(self):
-        def reconstruct(programs, *inputs):
+        def reconstruct(programs, *inputs, label):
             *eps, images = inputs
-            mean = programs.reconstruct(images, eps)
+            mean = programs.reconstruct(images, eps, label)
             return {"reconstructed": to_uint8(mean), "mean": mean}
 
         return reconstruct, self._eps, [self._images]
 
     def _score(self):
-        def score(programs, *inputs):
+        def score(programs, *inputs, label):
             *eps, images = inputs
-            return programs.score(images, eps)
+            return programs.score(images, eps, label)
 
         return score, self._eps, [self._images]
 
     def _from_noise(self):
         groups = self._facts.config.num_groups
 
-        def from_noise(programs, *inputs):
+        def from_noise(programs, *inputs, label):
             *eps, temperature = inputs
-            mean = programs.mean(eps[:groups], temperature)
+            mean = programs.mean(eps[:groups], temperature, label)
             return {"images": to_uint8(mean), "mean": mean}
 
         temperature = self._spec("temperature", (groups,))
         return from_noise, self._eps, [temperature]
 
     def _infer(self):
-        def infer(programs, *inputs):
+        def infer(programs, *inputs, label):
             *eps, images = inputs
-            noise, mean, scores = programs.infer(images, eps)
+            noise, mean, scores = programs.infer(images, eps, label)
             named = {f"noise_{i}": e for i, e in enumerate(noise)}
             return {**named, "mean": mean, **scores}
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from nvae_tf.core.errors import ExportError
 from nvae_tf.core.files import scratch_folder, sync
 from nvae_tf.export import onnx_file, onnx_sampler
-from nvae_tf.export.beside import noise_streams, picture_grid
+from nvae_tf.export.beside import class_labels, noise_streams, picture_grid
 from nvae_tf.export.beside.single_file import single_file
 from nvae_tf.export.model_card import describe
 from nvae_tf.export.onnx_convert import MAX_INLINE_BYTES, save
@@ -149,7 +149,9 @@ def _is_ours(path: pathlib.Path) -> bool:
 
 def _sampler_program() -> bytes:
     """The sampler and what it imports of ours, as one file."""
-    return single_file(onnx_sampler, noise_streams, picture_grid, onnx_file)
+    return single_file(
+        onnx_sampler, class_labels, noise_streams, picture_grid, onnx_file
+    )
 
 
 def _move(folder: pathlib.Path, output: pathlib.Path) -> None:

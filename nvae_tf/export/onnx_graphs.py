@@ -42,6 +42,9 @@ class OnnxGraphs:
             "nvae_num_groups": str(source.model.config.num_groups),
             "nvae_fixed_batch": str(fixed_batch or 0),
         }
+        classes = source.model.config.num_classes
+        if classes:
+            self._metadata["nvae_num_classes"] = str(classes)
 
     def convert(self, name: str) -> Any:
         """Converts a graph.

@@ -22,7 +22,7 @@ __all__ = [
 GRAPHS = ("sample", "decode", "encode", "reconstruct", "score")
 ALL_GRAPHS = (*GRAPHS, "from_noise", "infer")
 
-_DTYPES = {"float": "float32", "uint8": "uint8"}
+_DTYPES = {"float": "float32", "uint8": "uint8", "int32": "int32"}
 
 
 def require_packages() -> None:

@@ -8,8 +8,11 @@ module:
     sampler = Sampler("nvae.onnx")
     images = sampler.sample(seeds=range(64), temperature=0.7)
 
+Of a model that was trained with labels, `--labels=7` or `labels=7` says which
+class is drawn, by default all of them in turn.
+
 The graph has no random operations: noise comes in, drawn here.  An image
-depends on its own seed and on the temperature, not on the batch around it:
+depends on its own seed, class and temperature, not on the batch around it:
 row i of `--seed=S` has the seed S + i.
 """
 
@@ -20,6 +23,7 @@ import sys
 
 import numpy as np
 
+from nvae_tf.export.beside.class_labels import add_labels, label_rows
 from nvae_tf.export.beside.noise_streams import check_noise, noise_rows
 from nvae_tf.export.beside.picture_grid import grid, write_png
 from nvae_tf.export.onnx_file import read_metadata, whole
@@ -43,6 +47,7 @@ class Sampler:
       session: the `onnxruntime.InferenceSession`.
       noise: what the graph takes: dicts of name, kind, stream, shape.
       num_groups: L, latent groups.
+      num_classes: that the model is told; 0 for none.
 
     Raises:
       ValueError: if the file is not such a graph, or a provider that was asked
@@ -63,6 +68,7 @@ class Sampler:
             check_noise(self.noise)
             self.num_groups = whole(metadata["nvae_num_groups"])
             self.fixed_batch = whole(metadata.get("nvae_fixed_batch", "0"))
+            self.num_classes = whole(metadata.get("nvae_num_classes", "0"))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path} does not tell what noise it takes "
@@ -83,7 +89,10 @@ class Sampler:
         # What is installed may still find no device.
         _require(asked, self.session.get_providers())
         taken = {value.name for value in self.session.get_inputs()}
-        if taken != {"temperature", *(spec["name"] for spec in self.noise)}:
+        told = {"temperature", *(spec["name"] for spec in self.noise)}
+        if self.num_classes:
+            told.add("label")
+        if taken != told:
             raise ValueError(
                 f"{path} takes other noise than it tells; export it again."
             )
@@ -97,7 +106,15 @@ class Sampler:
             for spec in self.noise
         }
 
-    def sample(self, seeds, temperature=0.7, *, output="images", batch_size=16):
+    def sample(
+        self,
+        seeds,
+        temperature=0.7,
+        *,
+        labels=None,
+        output="images",
+        batch_size=16,
+    ):
         """Draws an image for every seed.
 
         Args:
@@ -105,6 +122,8 @@ class Sampler:
           temperature: scales the noise of the latent groups: a number, `[L]`
             for one per group, top-down, `[N, L]`, or `[N, 1]` for one per
             image.  One axis always means groups.
+          labels: of a model of classes, one of them for all images, or
+            integers `[N]`; by default all classes in turn.
           output: "images" (uint8), "images_float" or "mean" (float32 in
             [0, 1]; the mean image of the same latents).
           batch_size: images at a time.
@@ -113,14 +132,15 @@ class Sampler:
           `[N, H, W, C]`.
 
         Raises:
-          ValueError: if the temperature or a seed does not fit, or the graph
-            does not run.
+          ValueError: if the temperature, a label or a seed does not fit, or the
+            graph does not run.
         """
         try:
             seeds = np.asarray(list(seeds), np.int64)
         except OverflowError as error:
             raise ValueError("Seeds must be integers of 64 bits.") from error
         temperature = self._temperature(temperature, len(seeds))
+        labels = label_rows(labels, self.num_classes, len(seeds))
         batch_size = self.fixed_batch or batch_size
         results = []
         for start in range(0, len(seeds), batch_size):
@@ -133,6 +153,8 @@ class Sampler:
                 rows = rows[valid]
             feed = self.draw_noise(seeds[rows])
             feed["temperature"] = temperature[rows]
+            if labels is not None:
+                feed["label"] = labels[rows]
             results.append(self._run(output, feed)[: valid.sum()])
         return np.concatenate(results)
 
@@ -219,6 +241,7 @@ def main(argv=None):
     parser.add_argument("--num", type=_number, default=64, help="images")
     parser.add_argument("--seed", type=_number, default=0, help="of the first")
     parser.add_argument("--temperature", type=float, default=0.7)
+    add_labels(parser)
     parser.add_argument("--batch_size", type=_number, default=16)
     parser.add_argument("--output", default="grid.png", help="a PNG file")
     parser.add_argument(
@@ -239,6 +262,7 @@ def main(argv=None):
         images = Sampler(options.model, providers).sample(
             range(options.seed, options.seed + options.num),
             options.temperature,
+            labels=options.labels,
             batch_size=options.batch_size,
         )
         write_png(options.output, grid(images))

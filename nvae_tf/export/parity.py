@@ -18,6 +18,7 @@ from nvae_tf.export.source import Source
 from nvae_tf.model import losses
 from nvae_tf.model.noise import pixel_noise_specs
 from nvae_tf.model.nvae import NVAE
+from nvae_tf.sampling.classes import in_turn
 from nvae_tf.sampling.images import decode_png, encode_png
 
 __all__ = ["Reference", "difference", "tolerances"]
@@ -47,6 +48,7 @@ class Reference:
         self._draw_params = source.draw_params
         self._config = c = model.config
         self._seeds = np.asarray(seeds, np.int64)
+        self._labels = in_turn(c, len(self._seeds))
         self._temperature = np.full(
             [len(self._seeds), c.num_groups], temperature, np.float32
         )
@@ -62,6 +64,8 @@ class Reference:
           return different ones of them.
         """
         inputs, outputs = getattr(self, f"_ask_{name}")()
+        if self._labels is not None:
+            inputs = {**inputs, "label": self._labels}
         status = np.full(len(self._seeds), row_status.RowStatus.SERVED)
         return inputs, {**outputs, row_status.OUTPUT: np.int32(status)}
 
@@ -106,6 +110,7 @@ class Reference:
             temperature=self._temperature,
             params=self._draw_params,
             with_latents=True,
+            labels=self._labels,
         )
 
     def _pixels(self, logits):
@@ -139,13 +144,18 @@ class Reference:
         # `decode_noise` with the statistics of training.
         inputs = self._ask_decode_noise()[0]
         out = self._model.decode(
-            eps=self._eps, temperature=self._temperature, params=self._params
+            eps=self._eps,
+            temperature=self._temperature,
+            params=self._params,
+            labels=self._labels,
         )
         return inputs, _shown(np.asarray(self._pixels(out.logits).mean()))
 
     def _ask_decode(self):
         latents = self._drawn[3]
-        out = self._model.decode(latents=latents, params=self._params)
+        out = self._model.decode(
+            latents=latents, params=self._params, labels=self._labels
+        )
         mean = np.asarray(self._pixels(out.logits).mean())
         return _numbered("z", latents), _shown(mean)
 
@@ -184,6 +194,7 @@ class Reference:
             eps=eps,
             params=self._params,
             with_latents=True,
+            labels=self._labels,
         )
 
     def _ask_encode(self):
@@ -213,7 +224,10 @@ class Reference:
         inputs, out = self._inferred
         z = [np.asarray(t) for t in out.latents.z]
         prior = self._model.decode(
-            latents=z, params=self._params, with_latents=True
+            latents=z,
+            params=self._params,
+            with_latents=True,
+            labels=self._labels,
         ).latents
         noise = [
             (t - np.asarray(mean)) / np.asarray(scale)

@@ -45,7 +45,7 @@ class Programs:
         self._decode = tf.function(self._decode, autograph=False)
         self._infer = tf.function(self._infer, autograph=False)
 
-    def sample(self, eps, temperature, pixel_noise):
+    def sample(self, eps, temperature, pixel_noise, label=None):
         """Draws images from the prior.
 
         Args:
@@ -53,12 +53,15 @@ class Programs:
           temperature: float32 `[B, L]`.
           pixel_noise: a float32 tensor `[B, *shape]` for each of
             `self.pixel_noise`.
+          label: int32 `[B]`, where the model has classes; what is of none is
+            NaN.
 
         Returns:
           `(images, mean)`, float32 `[B, H, W, C]` in [0, 1]: the draw, and the
           mean image of the same latents.
         """
-        pixels = self._pixels(self._decode(list(eps), temperature, None))
+        logits = self._decode(list(eps), temperature, None, label)
+        pixels = self._pixels(logits)
         mean = pixels.mean()
         match self.config.likelihood:
             case "mixture":
@@ -68,51 +71,56 @@ class Programs:
             case _:
                 return mean, mean
 
-    def mean(self, eps, temperature):
+    def mean(self, eps, temperature, label=None):
         """The mean image of a draw; see `sample`."""
-        return self._pixels(self._decode(list(eps), temperature, None)).mean()
+        logits = self._decode(list(eps), temperature, None, label)
+        return self._pixels(logits).mean()
 
-    def decode(self, latents):
+    def decode(self, latents, label=None):
         """The mean image of L latents `[B, h, w, d]`; float32 in [0, 1]."""
-        return self._pixels(self._decode(None, None, list(latents))).mean()
+        logits = self._decode(None, None, list(latents), label)
+        return self._pixels(logits).mean()
 
-    def encode(self, images, eps):
+    def encode(self, images, eps, label=None):
         """Posterior draws of the latents.
 
         Args:
           images: uint8 `[B, H, W, C]`.
           eps: L float32 tensors `[B, h, w, d]`.
+          label: see `sample`.
 
         Returns:
           L float32 tensors `[B, h, w, d]`, what `decode` takes.
         """
-        return self._infer(self.to_model(images), list(eps))["z"]
+        return self._infer(self.to_model(images), list(eps), label)["z"]
 
-    def reconstruct(self, images, eps):
+    def reconstruct(self, images, eps, label=None):
         """The mean image of a posterior draw; float32 `[B, H, W, C]`."""
-        out = self._infer(self.to_model(images), list(eps))
+        out = self._infer(self.to_model(images), list(eps), label)
         return self._pixels(out["logits"]).mean()
 
-    def score(self, images, eps):
+    def score(self, images, eps, label=None):
         """Bounds on the likelihood, from one posterior draw.
 
         Args:
           images: uint8 `[B, H, W, C]`.
           eps: L float32 tensors `[B, h, w, d]`.
+          label: see `sample`.
 
         Returns:
           dict of float32 tensors: `nelbo` `[B]` in nats, `kl_per_group`
           `[B, L]` in nats, `bits_per_dim` `[B]`.
         """
         x = self.to_model(images)
-        return self._bounds(x, self._infer(x, list(eps)))
+        return self._bounds(x, self._infer(x, list(eps), label))
 
-    def infer(self, images, eps):
+    def infer(self, images, eps, label=None):
         """All that the posterior says of images, in one walk down.
 
         Args:
           images: uint8 `[B, H, W, C]`.
           eps: L float32 tensors `[B, h, w, d]`.
+          label: see `sample`.
 
         Returns:
           `(noise, mean, bounds)`: a posterior draw as noise of the prior,
@@ -120,10 +128,13 @@ class Programs:
           `[B, h, w, d]`; its mean image; what `score` returns.
         """
         x = self.to_model(images)
-        out = self._infer(x, list(eps))
+        out = self._infer(x, list(eps), label)
         # Every group of the prior sees the latents above.
         prior = self._model.decode(
-            latents=out["z"], params=self._params, with_latents=True
+            latents=out["z"],
+            params=self._params,
+            with_latents=True,
+            labels=label,
         ).latents
         noise = [
             (z - mean) / scale
@@ -153,21 +164,23 @@ class Programs:
         margin = [[0, 0], [c.padding] * 2, [c.padding] * 2, [0, 0]]
         return tf.pad(x, margin) if c.padding else x
 
-    def _decode(self, eps, temperature, latents):
+    def _decode(self, eps, temperature, latents, label):
         return self._model.decode(
             eps=eps,
             temperature=temperature,
             latents=latents,
             params=self._params,
+            labels=label,
         ).logits
 
-    def _infer(self, x, eps):
+    def _infer(self, x, eps, label):
         out = self._model(
             x,
             eps=eps,
             params=self._params,
             with_densities=False,
             with_latents=True,
+            labels=label,
         )
         return {
             "logits": out.logits,

@@ -67,7 +67,8 @@ class ServedModel:
             self.draws = Programs(model, self._tensors(folded))
         self.signatures = {
             name: tf.function(
-                _by_rows(function, specs), autograph=False
+                _by_rows(function, specs, model.config.num_classes),
+                autograph=False,
             ).get_concrete_function(*specs)
             for name, (function, specs) in self._definitions().items()
         }
@@ -129,12 +130,18 @@ class ServedModel:
             png = _spec("png_bytes", (), tf.string)
             definitions["sample_png"] = self._sample_png, [seed, temperature]
             definitions["encode_png"] = self._encode_png, [png]
+        if p.config.num_classes:
+            label = _spec("label", (), tf.int32)
+            definitions = {
+                name: (_last_as_label(function), [*specs, label])
+                for name, (function, specs) in definitions.items()
+            }
         return definitions
 
     def _eps(self, seed):
         return noise.normal_rows(seed, self.programs.latent_shapes)
 
-    def _draw(self, seed, temperature):
+    def _draw(self, seed, temperature, label):
         """`(images, mean)`, float32."""
         p = self.draws
         pixel_noise = []
@@ -145,72 +152,79 @@ class ServedModel:
                 else noise.normal_rows
             )
             pixel_noise += rows(seed, [spec.shape], spec.stream)
-        return p.sample(self._eps(seed), temperature, pixel_noise)
+        return p.sample(self._eps(seed), temperature, pixel_noise, label)
 
-    def _sample(self, seed, temperature):
-        drawn, _ = self._draw(seed, temperature)
+    def _sample(self, seed, temperature, label=None):
+        drawn, _ = self._draw(seed, temperature, label)
         return {"images": to_uint8(drawn), _DRAWN: drawn}
 
-    def _sample_float(self, seed, temperature):
-        images, mean = self._draw(seed, temperature)
+    def _sample_float(self, seed, temperature, label=None):
+        images, mean = self._draw(seed, temperature, label)
         return {"images": images, "mean": mean}
 
-    def _sample_png(self, seed, temperature):
-        drawn, _ = self._draw(seed, temperature)
+    def _sample_png(self, seed, temperature, label=None):
+        drawn, _ = self._draw(seed, temperature, label)
         png = tf.map_fn(
             tf.io.encode_png, to_uint8(drawn), fn_output_signature=tf.string
         )
         return {"png_bytes": png, _DRAWN: drawn}
 
-    def _decode(self, *latents):
-        return _shown(self.programs.decode(latents))
+    def _decode(self, *latents, label=None):
+        return _shown(self.programs.decode(latents, label))
 
-    def _decode_noise(self, *arguments):
+    def _decode_noise(self, *arguments, label=None):
         *eps, temperature = arguments
-        return _shown(self.draws.mean(eps, temperature))
+        return _shown(self.draws.mean(eps, temperature, label))
 
-    def _encode(self, images):
+    def _encode(self, images, label=None):
         """The path without noise, and a draw from the noise of seed 0."""
         count = tf.shape(images)[0]
         sampled = self._eps(tf.zeros([count], tf.int64))
         still = [tf.zeros_like(eps) for eps in sampled]
         outputs = {}
         for name, eps in (("mean", still), ("z", sampled)):
-            for i, z in enumerate(self.programs.encode(images, eps)):
+            for i, z in enumerate(self.programs.encode(images, eps, label)):
                 outputs[f"{name}_{i}"] = z
         return outputs
 
-    def _encode_png(self, png_bytes):
+    def _encode_png(self, png_bytes, label=None):
         shape = self.programs.image_shape
         images, status = png_rows.decode_rows(png_bytes, shape)
-        return {**self._encode(images), row_status.OUTPUT: status}
+        return {**self._encode(images, label), row_status.OUTPUT: status}
 
-    def _reconstruct(self, images, seed):
-        return _shown(self.programs.reconstruct(images, self._eps(seed)))
+    def _reconstruct(self, images, seed, label=None):
+        eps = self._eps(seed)
+        return _shown(self.programs.reconstruct(images, eps, label))
 
-    def _score(self, images, seed):
-        return self.programs.score(images, self._eps(seed))
+    def _score(self, images, seed, label=None):
+        return self.programs.score(images, self._eps(seed), label)
 
-    def _interpolate(self, seed_a, seed_b, t, temperature):
+    def _interpolate(self, seed_a, seed_b, t, temperature, label=None):
         """Along the great circle through two draws of the noise."""
         angle = 0.5 * math.pi * t[:, None, None, None]
         eps = [
             tf.cos(angle) * a + tf.sin(angle) * b
             for a, b in zip(self._eps(seed_a), self._eps(seed_b), strict=True)
         ]
-        return _shown(self.draws.mean(eps, temperature))
+        return _shown(self.draws.mean(eps, temperature, label))
+
+
+def _last_as_label(function):
+    """A function of the same, the last of it by name."""
+    return lambda *arguments: function(*arguments[:-1], label=arguments[-1])
 
 
 def _spec(name, shape, dtype=tf.float32) -> tf.TensorSpec:
     return tf.TensorSpec([None, *shape], dtype, name)
 
 
-def _by_rows(function, specs):
+def _by_rows(function, specs, num_classes):
     """A signature that serves every row by itself.
 
     Args:
       function: of batches, into tensors by name.
       specs: of what it takes.
+      num_classes: of the model.
 
     Returns:
       Likewise, and the output `status` besides.
@@ -235,6 +249,11 @@ def _by_rows(function, specs):
                     fits, code = _check_numbers(spec.name, arguments[i])
                     status = _first(status, fits, code)
                     arguments[i] = _where(fits, arguments[i])
+                elif spec.name == "label":
+                    label = arguments[i]
+                    fits = (label >= 0) & (label < num_classes)
+                    status = _first(status, fits, RowStatus.BAD_LABEL)
+                    arguments[i] = _where(fits, label)
         outputs = function(*arguments)
         if row_status.OUTPUT in outputs:
             found = outputs.pop(row_status.OUTPUT)

@@ -184,7 +184,7 @@ def verify(export: Export, source: Source | None = None) -> list[Result]:
     """
     reference = None
     if source is not None:
-        model = source.config.to_dict()["model"]
+        model = source.config.model.to_dict()
         if json.loads(json.dumps(model)) != export.facts["config"]["model"]:
             raise ExportError(
                 f"{export.path} is not an export of this workdir: their "
@@ -236,17 +236,18 @@ def _check_status(run, name, inputs, outputs) -> str:
     served = row_status.RowStatus.SERVED
     if np.any(outputs[row_status.OUTPUT] != served):
         return "A row that is in order was not served."
-    if "temperature" not in inputs:
-        return ""
-    temperature = inputs["temperature"].copy()
-    temperature[1] = -1.0
-    mixed = run(name, {**inputs, "temperature": temperature})
-    if mixed[row_status.OUTPUT][1] == served:
-        return "A row that makes no sense was served."
-    if not all(
-        np.array_equal(mixed[k][::2], v[::2]) for k, v in outputs.items()
-    ):
-        return "A row that was not served changed another."
+    for key in ("temperature", "label"):
+        if key not in inputs:
+            continue
+        values = inputs[key].copy()
+        values[1] = -1
+        mixed = run(name, {**inputs, key: values})
+        if mixed[row_status.OUTPUT][1] == served:
+            return "A row that makes no sense was served."
+        if not all(
+            np.array_equal(mixed[k][::2], v[::2]) for k, v in outputs.items()
+        ):
+            return "A row that was not served changed another."
     return ""
 
 

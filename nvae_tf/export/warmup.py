@@ -64,6 +64,9 @@ def example_inputs(
             value = np.array([encode_png(image) for image in images], object)
         elif dtype == "int64":
             value = np.arange(count)
+        elif dtype == "int32":
+            # The label of a class that every model has.
+            value = np.zeros(shape, np.int32)
         elif dtype == "uint8":
             value = random.integers(0, 256, shape, np.uint8)
         elif name == "temperature":

@@ -4,6 +4,8 @@ One walk serves training (latents from the posterior), sampling and export
 (latents from the prior).
 """
 
+import math
+
 import tensorflow as tf
 
 from nvae_tf.config import ModelConfig, cell_operations
@@ -12,7 +14,62 @@ from nvae_tf.model.latent_group import LatentGroup
 from nvae_tf.model.pure_layer import Mode, PureLayer
 from nvae_tf.model.scan import scan
 
-__all__ = ["TopDownDecoder"]
+__all__ = ["ClassEmbedding", "TopDownDecoder"]
+
+
+class ClassEmbedding(PureLayer):
+    """What the state of one scale learns of an image's class.
+
+    It begins at zero: at its first step a model of classes computes what the
+    unconditional model of the same seed does.  That breaks no symmetry that
+    matters, since the gradient to a class is that of its own images.
+
+    Args:
+      num_classes: K.
+      width: channels of the state, C.
+    """
+
+    def __init__(self, num_classes: int, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.width = width
+
+    def build(self, input_shape):
+        """Creates the table `[K, C]`."""
+        del input_shape
+        self.table = self.add_stacked("table", (self.num_classes, self.width))
+        self.built = True
+
+    def initialize(self, seed):
+        """Sets the table to zero."""
+        del seed
+        self.table.assign(tf.zeros(self.table.shape))
+
+    def read_params(self, mode=Mode.INFERENCE):
+        """The table, whatever the mode."""
+        del mode
+        return {"table": tf.convert_to_tensor(self.table)}
+
+    def call(self, labels, params=None, mode=Mode.INFERENCE):
+        """Looks classes up.
+
+        Args:
+          labels: int32 `[B]`.
+          params: what `read_params` returned, or None.
+          mode: see `Mode`.
+
+        Returns:
+          `(rows, updates)`: float32 `[B, 1, 1, C]`, NaN where a label is of no
+          class, and no updates.
+        """
+        params = self.read_params(mode) if params is None else params
+        # A product, not a gather: its gradient is dense, and what is out of
+        # range reads no other row on any device.
+        is_class = tf.equal(labels[:, None], tf.range(self.num_classes)[None])
+        rows = tf.linalg.matmul(tf.cast(is_class, tf.float32), params["table"])
+        known = tf.reduce_any(is_class, axis=1, keepdims=True)
+        rows = tf.where(known, rows, math.nan)
+        return rows[:, None, None, :], {}
 
 
 class TopDownDecoder(PureLayer):
@@ -54,6 +111,10 @@ class TopDownDecoder(PureLayer):
                     recompute=recompute,
                     stack=count,
                     name=f"scale_{s}",
+                )
+            if config.num_classes:
+                self.parts[f"class_{s}"] = ClassEmbedding(
+                    config.num_classes, width, name=f"class_{s}"
                 )
 
     def build(self, input_shape):
@@ -102,6 +163,7 @@ class TopDownDecoder(PureLayer):
         unroll=False,
         with_densities=True,
         with_latents=False,
+        labels=None,
     ):
         """Walks down all groups.
 
@@ -118,6 +180,7 @@ class TopDownDecoder(PureLayer):
           unroll: see `scan`.
           with_densities: see `LatentGroup`.
           with_latents: see `LatentGroup`.
+          labels: int32 `[B]`, where the model has classes.
 
         Returns:
           `(h, results, updates)`: the last state, and a dictionary of the
@@ -141,6 +204,7 @@ class TopDownDecoder(PureLayer):
             batch = tf.shape(head["noise" if latents is None else "z"])[0]
             h = tf.cast(params["prior_h0"], dtype)[None]
             h = tf.repeat(h, batch, axis=0)
+            h = self._with_class(h, 0, labels, params, mode)
         static = {
             "mode": mode,
             "with_densities": with_densities,
@@ -151,11 +215,15 @@ class TopDownDecoder(PureLayer):
             h=h, features=top, params=params["first"], **head, **static
         )
         h = tf.cast(h, dtype)  # The plain VAE's comes from a float32 latent.
+        if config.is_plain_vae:
+            # It has no state before.
+            h = self._with_class(h, 0, labels, params, mode)
         results = [tf.nest.map_structure(lambda x: x[None], first)]
         for s, groups in enumerate(config.groups_top_down):
             if s:
                 name = f"up_{s}"
                 h, updates[name] = self.parts[name](h, params[name], mode=mode)
+                h = self._with_class(h, s, labels, params, mode)
             count = groups - (s == 0)
             if not count:
                 continue
@@ -176,6 +244,14 @@ class TopDownDecoder(PureLayer):
             updates[group.name] = outputs["updates"]
         merged = {name: [r[name] for r in results] for name in first}
         return h, merged, updates
+
+    def _with_class(self, h, s, labels, params, mode):
+        """The state with what scale s knows of the classes, if any."""
+        if labels is None:
+            return h
+        name = f"class_{s}"
+        rows, _ = self.parts[name](labels, params[name], mode=mode)
+        return h + tf.cast(rows, h.dtype)
 
     def _inputs(self, s, noise, latents, features, temperature):
         """What the groups of scale s take, stacked."""

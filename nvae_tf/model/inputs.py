@@ -9,7 +9,13 @@ import tensorflow as tf
 from nvae_tf.config import ModelConfig
 from nvae_tf.core.errors import DataError
 
-__all__ = ["by_scale", "checked_images", "noise_by_scale", "per_group"]
+__all__ = [
+    "by_scale",
+    "checked_images",
+    "checked_labels",
+    "noise_by_scale",
+    "per_group",
+]
 
 
 def checked_images(x, config: ModelConfig):
@@ -44,6 +50,52 @@ def checked_images(x, config: ModelConfig):
                 "values in [0, 1]."
             )
     return x
+
+
+def checked_labels(labels, config: ModelConfig, batch: int | None):
+    """The classes of the images as a tensor, int32 `[B]`; None for None.
+
+    In a graph, whose values nobody knows yet, a label of no class passes: what
+    comes of that row is NaN, see `nvae_tf.model.decoder.ClassEmbedding`.
+
+    Args:
+      labels: integers `[B]`, from 0.
+      config: of the model.
+      batch: B; None if it is not known.
+
+    Raises:
+      DataError: if they are none, the model has classes and is not told one,
+        or has none and is.
+    """
+    count = config.num_classes
+    if labels is None:
+        if count:
+            raise DataError(
+                f"This model is told the class of every image: give `labels`, "
+                f"integers [B] from 0 to {count - 1}."
+            )
+        return None
+    if not count:
+        raise DataError("This model knows no classes: leave `labels` out.")
+    labels = tf.convert_to_tensor(labels)
+    if not labels.dtype.is_integer or labels.shape.rank != 1:
+        raise DataError(
+            f"The labels are {labels.dtype.name} {labels.shape.as_list()}; "
+            "they must be integers [B]."
+        )
+    if None not in (batch, labels.shape[0]) and labels.shape[0] != batch:
+        raise DataError(
+            f"There are {labels.shape[0]} labels for {batch} images; give one "
+            "for each."
+        )
+    if tf.executing_eagerly() and labels.shape[0]:
+        low, high = int(tf.reduce_min(labels)), int(tf.reduce_max(labels))
+        if low < 0 or high >= count:
+            raise DataError(
+                f"The labels go from {low} to {high}; this model has the "
+                f"classes 0 to {count - 1}."
+            )
+    return tf.cast(labels, tf.int32)
 
 
 def noise_by_scale(config: ModelConfig, eps, seed, batch_size) -> list:

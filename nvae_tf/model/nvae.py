@@ -189,6 +189,7 @@ class NVAE(PureLayer, keras.Model):
         mode=None,
         with_densities=True,
         with_latents=False,
+        labels=None,
     ) -> NVAEOutput:
         """Encodes and decodes images.
 
@@ -202,17 +203,21 @@ class NVAE(PureLayer, keras.Model):
           mode: see `Mode`; by default it follows from `training`.
           with_densities: whether to compute `log_q` and `log_p`.
           with_latents: whether to return the latents.
+          labels: integers `[B]`, the images' classes, where the model has any;
+            None for an unconditional model.
 
         Returns:
           An `NVAEOutput`.
 
         Raises:
-          DataError: if x is not such a batch of images.
+          DataError: if x is not such a batch of images, or the labels do not
+            fit the model.
           ValueError: if `eps` does not fit the latent shapes.
         """
         if mode is None:
             mode = Mode.TRAINING if training else Mode.INFERENCE
         x = inputs.checked_images(x, self.config)
+        labels = inputs.checked_labels(labels, self.config, x.shape[0])
         params = self.read_params(mode) if params is None else params
         noise = inputs.noise_by_scale(self.config, eps, seed, tf.shape(x)[0])
         x = tf.cast(x, self.compute_dtype)
@@ -229,6 +234,7 @@ class NVAE(PureLayer, keras.Model):
             unroll=self.unroll,
             with_densities=with_densities,
             with_latents=with_latents,
+            labels=labels,
         )
         logits, image_updates = self.parts["image"](
             h, params["image"], mode=mode
@@ -258,6 +264,7 @@ class NVAE(PureLayer, keras.Model):
         params=None,
         mode=Mode.INFERENCE,
         with_latents=False,
+        labels=None,
     ) -> NVAEOutput:
         """Decodes draws from the prior, or given latents.
 
@@ -272,11 +279,13 @@ class NVAE(PureLayer, keras.Model):
           params: see `call`.
           mode: see `Mode`.
           with_latents: whether to return the latents.
+          labels: see `call`.
 
         Returns:
           An `NVAEOutput` without KL and densities.
 
         Raises:
+          DataError: if the labels do not fit the model.
           ValueError: if `eps`, `latents` or `temperature` does not fit.
         """
         params = self.read_params(mode) if params is None else params
@@ -286,6 +295,7 @@ class NVAE(PureLayer, keras.Model):
         else:
             latents = inputs.by_scale(self.config, latents, "latents")
         batch = (noise or latents)[0].shape[1]
+        labels = inputs.checked_labels(labels, self.config, batch)
         h, results, decoder_updates = self.parts["decoder"](
             noise,
             temperature=inputs.per_group(self.config, temperature, batch),
@@ -295,6 +305,7 @@ class NVAE(PureLayer, keras.Model):
             dtype=tf.as_dtype(self.compute_dtype),
             unroll=self.unroll,
             with_latents=with_latents,
+            labels=labels,
         )
         logits, image_updates = self.parts["image"](
             h, params["image"], mode=mode
@@ -310,13 +321,21 @@ class NVAE(PureLayer, keras.Model):
         )
 
     def sample_logits(
-        self, eps=None, temperature=1.0, *, seed=None, batch_size=None
+        self,
+        eps=None,
+        temperature=1.0,
+        *,
+        seed=None,
+        batch_size=None,
+        labels=None,
     ):
         """Likelihood parameters of draws from the prior, `[B, H, W, P]`.
 
         See `decode` for the arguments.
         """
-        return self.decode(eps, seed, temperature, batch_size).logits
+        return self.decode(
+            eps, seed, temperature, batch_size, labels=labels
+        ).logits
 
 
 def _sum_groups(per_scale):

@@ -58,24 +58,38 @@ class Pictures:
         count = min(_BATCH, len(source))
         places = np.linspace(0, len(source) - 1, count).astype(int).tolist()
         chosen = image_input.select(source, places)
-        x, indices = image_input.read(chosen, self._config, self._seed)
-        pairs = self._illustrator.reconstruct(x, self._seed)
+        batch = image_input.read(chosen, self._config, self._seed)
+        pairs = self._illustrator.reconstruct(
+            batch.images, self._seed, batch.labels
+        )
         pictures = {
             "reconstructions": _png(self._illustrator.grid_of_pairs(pairs, 4))
         }
-        if len(x) > 1:
-            pictures["interpolation"] = self._interpolation(x, indices)
+        if len(batch.indices) > 1:
+            pictures["interpolation"] = self._interpolation(batch)
         return pictures
 
-    def _interpolation(self, x: np.ndarray, indices: np.ndarray) -> bytes:
-        rows = min(_ROWS, len(x) // 2)
-        code = Inference(self._model)(x, indices, draw=False)
-        ways = []
+    def _interpolation(self, batch: image_input.ImageBatch) -> bytes:
+        rows = min(_ROWS, len(batch.indices) // 2)
+        code = Inference(self._model)(
+            batch.images, batch.indices, draw=False, labels=batch.labels
+        )
+        ways, labels = [], []
         for row in range(rows):
-            ends = [e.numpy()[[2 * row, 2 * row + 1]] for e in code.eps]
+            pair = [2 * row, 2 * row + 1]
+            ends = [e.numpy()[pair] for e in code.eps]
             ways.append(exploration.interpolated(ends, _STEPS))
+            if batch.labels is not None:
+                labels.append(
+                    exploration.labels_between(batch.labels[pair], _STEPS)
+                )
         eps = [np.concatenate(group) for group in zip(*ways, strict=True)]
-        frames = exploration.images_of(self._illustrator, eps, _BATCH)
+        frames = exploration.images_of(
+            self._illustrator,
+            eps,
+            _BATCH,
+            labels=np.concatenate(labels) if labels else None,
+        )
         return _png(images.grid(frames, _STEPS, gap=2))
 
 

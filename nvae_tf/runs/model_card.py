@@ -125,6 +125,7 @@ def describe(
         "num_bits": model.num_bits,
         "likelihood": model.likelihood,
         "latent_shapes": [list(shape) for shape in model.latent_shapes],
+        **({"num_classes": model.num_classes} if model.num_classes else {}),
     }
 
 
@@ -208,6 +209,7 @@ _KINDS = {
     "precision": _is_line,
     "parameters": _is_count,
     "sha256": _is_line,
+    "num_classes": _is_count,
 }
 
 
@@ -252,6 +254,8 @@ def _header(facts: Mapping[str, Any], config: Mapping) -> str:
         "license": facts["license"] or _UNKNOWN,
         "tags": ["nvae", "vae", "image-generation"],
     }
+    if facts.get("num_classes"):
+        header["tags"].append("class-conditional")
     if datasets:
         header["datasets"] = datasets
     task = {"type": _TASK, "name": "Unconditional Image Generation"}
@@ -313,6 +317,8 @@ def _table(facts: Mapping, config: Mapping) -> str:
         "architecture": f"{config['model']['architecture']}, "
         f"{len(facts['latent_shapes'])} latent groups, top-down: {latents}",
     }
+    if facts.get("num_classes"):
+        rows["classes"] = f"{facts['num_classes']}, of which it is told one"
     if "parameters" in facts:
         rows["parameters"] = f"{facts['parameters']:,}"
     if "batch_norm" in facts:

@@ -97,7 +97,7 @@ class Workdir:
         """
         if not self.config_path.exists() or not self.checkpoints().steps():
             return []
-        old, new = (c.to_dict() for c in (self.read_config(), config))
+        old, new = map(dataclasses.asdict, (self.read_config(), config))
         changed = dict(_differences(old, new))
         if config.data.source != "image_folder":
             # Of folders alone: its default has been another.
@@ -340,7 +340,7 @@ def load_model(
     config = workdir.read_config()
     found = _read_checkpoint(workdir, checkpoint)
     saved = found.metadata.get("model")
-    if saved is not None and saved != dataclasses.asdict(config.model):
+    if saved is not None and saved != config.model.to_dict():
         raise CheckpointError(
             f"The checkpoint of step {found.step} in {path} is of another "
             "configuration than config.json beside it: restore that file."

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nvae_tf.sampling.classes import as_labels, take_labels
 from nvae_tf.sampling.illustrator import Illustrator
 from nvae_tf.sampling.temperatures import as_rows, take_rows
 
@@ -16,6 +17,7 @@ __all__ = [
     "PATHS",
     "images_of",
     "interpolated",
+    "labels_between",
     "levels",
     "shifted",
     "top_groups_only",
@@ -29,6 +31,7 @@ def images_of(
     eps: Sequence[np.ndarray],
     batch_size: int,
     temperature=1.0,
+    labels=None,
 ) -> np.ndarray:
     """Mean images of noise, however many rows it has.
 
@@ -38,11 +41,13 @@ def images_of(
       batch_size: images at once.
       temperature: a number, `[L]`, `[N, L]` or `[N, 1]`; see
         `nvae_tf.sampling.temperatures`.
+      labels: an integer or `[N]`, where the model has classes.
 
     Returns:
       uint8 `[N, H, W, C]`.
     """
     number = len(eps[0])
+    labels = as_labels(labels, illustrator.model.config, number)
     groups = illustrator.model.config.num_groups
     temperature = as_rows(temperature, groups, number)
     images = []
@@ -50,7 +55,9 @@ def images_of(
         # The last batch is filled up: one graph serves all.
         rows = np.minimum(np.arange(start, start + batch_size), number - 1)
         drawn = illustrator.from_noise(
-            [e[rows] for e in eps], take_rows(temperature, rows)
+            [e[rows] for e in eps],
+            take_rows(temperature, rows),
+            labels=take_labels(labels, rows),
         )
         images.append(drawn[: number - start])
     return np.concatenate(images)
@@ -73,7 +80,8 @@ def levels(
       temperature: see `Illustrator.draw_seeds`; its images are a row's.
       seed: of the first image, whose upper groups are the fixed ones; column i
         has the seed `seed + i`, so all rows have the same lower groups.
-      **options: `pixels` and `truncation` of `Illustrator.draw_seeds`.
+      **options: `pixels`, `truncation` and `labels` of
+        `Illustrator.draw_seeds`.
 
     Returns:
       uint8 `[len(fixed), num, H, W, C]`; column 0 is one image throughout.
@@ -141,6 +149,26 @@ def interpolated(
         ).astype(np.float32)
         for e in (np.asarray(e, np.float64) for e in eps)
     ]
+
+
+def labels_between(labels: np.ndarray | None, steps: int) -> np.ndarray | None:
+    """The classes on the way that `interpolated` goes.
+
+    There is nothing between two classes: every frame has that of the nearer
+    station.
+
+    Args:
+      labels: integers `[K]`, of the stations; None where there are none.
+      steps: frames from one station to the next, both counted.
+
+    Returns:
+      int32 `[(K - 1) * steps]`, or None.
+    """
+    if labels is None:
+        return None
+    near = (np.arange(steps) >= (steps + 1) // 2).astype(int)
+    pairs = np.stack([labels[:-1], labels[1:]], axis=1)
+    return pairs[:, near].reshape(-1).astype(np.int32)
 
 
 def shifted(

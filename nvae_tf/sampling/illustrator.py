@@ -15,6 +15,7 @@ from nvae_tf.model.noise import (
     truncated,
 )
 from nvae_tf.model.nvae import NVAE
+from nvae_tf.sampling.classes import as_labels, in_turn, take_labels
 from nvae_tf.sampling.images import grid, to_uint8
 from nvae_tf.sampling.temperatures import as_rows, take_rows
 
@@ -69,6 +70,7 @@ class Illustrator:
         pixels: str = "auto",
         truncation: float | None = None,
         fix_groups: int = 0,
+        labels=None,
     ) -> Iterator[np.ndarray]:
         """Images of draws from the prior.
 
@@ -82,6 +84,8 @@ class Illustrator:
           truncation: likewise.
           fix_groups: so many upper groups have the noise of the first image
             in all of them.
+          labels: an integer or `[num]`; by default all classes of the model
+            in turn, where it has any.
 
         Yields:
           Batches `[B, H, W, C]` uint8, without padding, `num` images in all.
@@ -90,17 +94,23 @@ class Illustrator:
           UserError: if an image is not finite.
         """
         temperature = self._as_rows(temperature, num)
+        config = self.model.config
+        if labels is None:
+            labels = in_turn(config, num)
+        labels = as_labels(labels, config, num)
         for start in range(0, num, batch_size):
             # Always a whole batch: one graph serves the last one too.
             rows = start + np.arange(batch_size)
             seeds = seed + rows
+            rows = np.minimum(rows, num - 1)
             images = self.draw_seeds(
                 seeds,
-                take_rows(temperature, np.minimum(rows, num - 1)),
+                take_rows(temperature, rows),
                 pixels=pixels,
                 truncation=truncation,
                 fix_groups=fix_groups,
                 top_seeds=np.full_like(seeds, seed),
+                labels=take_labels(labels, rows),
             )
             yield images[: num - start]
 
@@ -113,6 +123,7 @@ class Illustrator:
         truncation: float | None = None,
         fix_groups: int = 0,
         top_seeds=None,
+        labels=None,
     ) -> np.ndarray:
         """Images of given seeds, in one batch.
 
@@ -126,6 +137,7 @@ class Illustrator:
             deviations, see `noise.truncated`; None for all of it.
           fix_groups: so many upper groups take their noise from `top_seeds`.
           top_seeds: integers `[B]`, needed with `fix_groups`.
+          labels: an integer or `[B]`, where the model has classes.
 
         Returns:
           uint8 `[B, H, W, C]`, without padding.
@@ -140,7 +152,9 @@ class Illustrator:
             eps = [*top[:fix_groups], *eps[fix_groups:]]
         if truncation is not None:
             eps = [truncated(e, truncation) for e in eps]
-        return self.from_noise(eps, temperature, seeds, pixels=pixels)
+        return self.from_noise(
+            eps, temperature, seeds, pixels=pixels, labels=labels
+        )
 
     def noise(self, seeds) -> list[np.ndarray]:
         """Noise of the latents for seeds `[B]`: L arrays `[B, h, w, d]`."""
@@ -148,7 +162,13 @@ class Illustrator:
         return [e.numpy() for e in self._noise(seeds)]
 
     def from_noise(
-        self, eps: Sequence, temperature=1.0, seeds=None, *, pixels="mean"
+        self,
+        eps: Sequence,
+        temperature=1.0,
+        seeds=None,
+        *,
+        pixels="mean",
+        labels=None,
     ) -> np.ndarray:
         """Images of given noise, their mean unless told otherwise.
 
@@ -157,22 +177,25 @@ class Illustrator:
           temperature: see `draw_seeds`.
           seeds: integers `[B]`, of the pixels' noise where they are drawn.
           pixels: see `draw_seeds`.
+          labels: likewise.
 
         Returns:
           uint8 `[B, H, W, C]`, without padding.
 
         Raises:
-          UserError: if an image is not finite.
+          UserError: if an image is not finite, or a label is no class.
         """
         rows = self._as_rows(temperature, len(eps[0]))
+        labels = self._labels(labels, len(eps[0]))
         eps = [tf.convert_to_tensor(e, tf.float32) for e in eps]
-        logits = self._decode(eps, tf.constant(rows))
+        logits = self._decode(eps, tf.constant(rows), labels)
         return self.from_logits(logits, seeds, pixels=pixels)
 
-    def from_latents(self, z: Sequence) -> np.ndarray:
+    def from_latents(self, z: Sequence, labels=None) -> np.ndarray:
         """Mean images of L latents `[B, h, w, d]`; uint8 `[B, H, W, C]`."""
+        labels = self._labels(labels, len(z[0]))
         z = [tf.convert_to_tensor(t, tf.float32) for t in z]
-        return self.from_logits(self._decode_latents(z))
+        return self.from_logits(self._decode_latents(z, labels))
 
     def from_logits(self, logits, seeds=None, *, pixels="mean") -> np.ndarray:
         """Images of the likelihood's parameters.
@@ -201,18 +224,20 @@ class Illustrator:
         images = np.concatenate([*self.draw(num, temperature, seed)])
         return grid(images, columns, gap=2)
 
-    def reconstruct(self, x, seed: int = 0) -> np.ndarray:
+    def reconstruct(self, x, seed: int = 0, labels=None) -> np.ndarray:
         """Pairs of an image and its reconstruction.
 
         Args:
           x: `[B, H, W, C]`, as the model sees images.
           seed: of the posterior's noise: that of row i is `seed + i`.
+          labels: integers `[B]`, the images' classes, where the model has any.
 
         Returns:
           uint8 `[B, 2, H, W, C]`, without padding.
         """
+        labels = self._labels(labels, len(x))
         seeds = tf.range(tf.shape(x)[0]) + seed
-        images = self._reconstruct(x, tf.cast(seeds, tf.int64))
+        images = self._reconstruct(x, tf.cast(seeds, tf.int64), labels)
         return to_uint8(tf.stack([self.crop(x), images], axis=1))
 
     def crop(self, images):
@@ -244,22 +269,29 @@ class Illustrator:
     def _as_rows(self, temperature, count: int) -> np.ndarray:
         return as_rows(temperature, self.model.config.num_groups, count)
 
+    def _labels(self, labels, count: int):
+        """As a tensor; checked, since a graph cannot."""
+        labels = as_labels(labels, self.model.config, count)
+        return None if labels is None else tf.constant(labels)
+
     @tf.function(autograph=False, reduce_retracing=True)
     def _noise(self, seeds):
         return normal_rows(seeds, self.model.config.latent_shapes)
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _decode(self, eps, temperature):
-        return self.model.decode(eps=eps, temperature=temperature).logits
+    def _decode(self, eps, temperature, labels):
+        return self.model.decode(
+            eps=eps, temperature=temperature, labels=labels
+        ).logits
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _decode_latents(self, z):
-        return self.model.decode(latents=z).logits
+    def _decode_latents(self, z, labels):
+        return self.model.decode(latents=z, labels=labels).logits
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _reconstruct(self, x, seeds):
+    def _reconstruct(self, x, seeds, labels):
         eps = normal_rows(seeds, self.model.config.latent_shapes)
-        out = self.model(x, eps=eps, with_densities=False)
+        out = self.model(x, eps=eps, with_densities=False, labels=labels)
         return self._likelihood(out.logits).mean()
 
     @tf.function(autograph=False, reduce_retracing=True)

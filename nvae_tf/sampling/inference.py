@@ -16,6 +16,7 @@ import tensorflow as tf
 from nvae_tf.model import losses
 from nvae_tf.model.noise import normal_rows
 from nvae_tf.model.nvae import NVAE
+from nvae_tf.sampling.classes import as_labels
 
 __all__ = ["Code", "Inference"]
 
@@ -63,6 +64,7 @@ class Inference:
         draw: bool = True,
         with_noise: bool = True,
         with_bounds: bool = False,
+        labels=None,
     ) -> Code:
         """Latents of images.
 
@@ -75,20 +77,23 @@ class Inference:
             pass through the prior.
           with_bounds: whether to give `nelbo` and `kl_per_group`; without
             `draw`, this takes another pass.
+          labels: integers `[B]`, the images' classes, where the model has any.
 
         Returns:
           A `Code`.
         """
         seeds = tf.constant(seeds, tf.int64)
-        code = self._infer(x, seeds, tf.constant(float(draw)), with_noise)
+        labels = self._labels(labels, len(seeds))
+        scale = tf.constant(float(draw))
+        code = self._infer(x, seeds, scale, with_noise, labels)
         if not with_bounds:
             return code._replace(nelbo=None, kl_per_group=None)
         if not draw:
-            nelbo, kl = self._nelbo(x, seeds)
+            nelbo, kl = self._nelbo(x, seeds, labels)
             return code._replace(nelbo=nelbo, kl_per_group=kl)
         return code
 
-    def bounds(self, x, seeds, num_samples: int = 1) -> np.ndarray:
+    def bounds(self, x, seeds, num_samples: int = 1, labels=None) -> np.ndarray:
         """Bounds on `-log p(x)`, each from K draws of the posterior.
 
         Args:
@@ -96,16 +101,18 @@ class Inference:
           seeds: integers `[B]`, each of its image's noise.
           num_samples: K of the importance-weighted bound; 1 gives the NELBO,
             its KL computed in closed form where there are no flows.
+          labels: integers `[B]`, the images' classes, where the model has any.
 
         Returns:
           float32 `[B]`, nats.
         """
         seeds = np.asarray(seeds, np.int64)
+        labels = self._labels(labels, len(seeds))
         if num_samples == 1:
-            return self._nelbo(x, tf.constant(seeds))[0].numpy()
+            return self._nelbo(x, tf.constant(seeds), labels)[0].numpy()
         # Far apart, so that two images never share noise.
         weights = [
-            self._log_weight(x, tf.constant(seeds + (k << 40)))
+            self._log_weight(x, tf.constant(seeds + (k << 40)), labels)
             for k in range(num_samples)
         ]
         return losses.nll_from_weights(tf.stack(weights)).numpy()
@@ -126,28 +133,38 @@ class Inference:
         top = tf.reshape(tf.cast(top, tf.float32), [tf.shape(x)[0], -1])
         return tf.math.l2_normalize(top, axis=1)
 
+    def _labels(self, labels, count: int):
+        """As a tensor; checked, since a graph cannot."""
+        labels = as_labels(labels, self.model.config, count)
+        return None if labels is None else tf.constant(labels)
+
     @tf.function(autograph=False, reduce_retracing=True)
-    def _infer(self, x, seeds, scale, with_noise: bool):
+    def _infer(self, x, seeds, scale, with_noise: bool, labels):
         shapes = self.model.config.latent_shapes
         eps = [scale * e for e in normal_rows(seeds, shapes)]
-        out = self.model(x, eps=eps, with_densities=False, with_latents=True)
+        out = self.model(
+            x, eps=eps, with_densities=False, with_latents=True, labels=labels
+        )
         z, mean, sigma = out.latents
-        noise = self._as_noise(z) if with_noise else None
+        noise = self._as_noise(z, labels) if with_noise else None
         bounds = self._bounds(out, x)
         return Code(z, mean, sigma, noise, out.logits, *bounds)
 
-    def _as_noise(self, z):
+    def _as_noise(self, z, labels):
         """L latents as noise of the prior, whose groups see those above."""
-        prior = self.model.decode(latents=z, with_latents=True).latents
+        prior = self.model.decode(
+            latents=z, with_latents=True, labels=labels
+        ).latents
         return [
             (t - mean) / sigma
             for t, mean, sigma in zip(z, prior.mean, prior.scale, strict=True)
         ]
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _nelbo(self, x, seeds):
+    def _nelbo(self, x, seeds, labels):
         eps = normal_rows(seeds, self.model.config.latent_shapes)
-        return self._bounds(self.model(x, eps=eps, with_densities=False), x)
+        out = self.model(x, eps=eps, with_densities=False, labels=labels)
+        return self._bounds(out, x)
 
     def _bounds(self, out, x):
         """NELBO `[B]` and KL per group `[B, L]`."""
@@ -156,8 +173,8 @@ class Inference:
         return nll + tf.reduce_sum(kl, axis=1), kl
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def _log_weight(self, x, seeds):
+    def _log_weight(self, x, seeds, labels):
         eps = normal_rows(seeds, self.model.config.latent_shapes)
-        out = self.model(x, eps=eps)
+        out = self.model(x, eps=eps, labels=labels)
         nll = losses.reconstruction_nll(self.model.likelihood(out.logits), x)
         return losses.log_importance_weight(nll, out.log_p, out.log_q)

@@ -20,6 +20,7 @@ from nvae_tf.core.files import write_bytes
 from nvae_tf.core.npz_files import read_npz
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.pure_layer import Mode
+from nvae_tf.sampling.classes import in_turn
 from nvae_tf.sampling.temperatures import as_rows
 
 __all__ = [
@@ -47,7 +48,8 @@ def readjust_batch_norm(
 ) -> None:
     """Lets the decoder's moving statistics settle on draws from the prior.
 
-    Changes the model's moving means and variances; the encoder's stay.
+    Changes the model's moving means and variances; the encoder's stay.  Of
+    classes all are drawn, in turn.
 
     Args:
       model: the model.
@@ -67,17 +69,22 @@ def readjust_batch_norm(
     temperature = tf.constant(as_rows(temperature, model.config.num_groups, 1))
 
     @tf.function(autograph=False)
-    def one_pass(number):
+    def one_pass(number, labels):
         out = model.decode(
             seed=tf.stack([seed, number]),
             temperature=temperature,
             batch_size=batch_size,
             mode=Mode.TRAINING,
+            labels=labels,
         )
         model.apply_updates(out.updates)
 
     for number in progress(range(steps)):
-        one_pass(tf.constant(number))
+        labels = in_turn(model.config, batch_size, number * batch_size)
+        one_pass(
+            tf.constant(number),
+            None if labels is None else tf.constant(labels),
+        )
     for name, variable in statistics.items():
         if not np.all(np.isfinite(variable.numpy())):
             for other, value in before.items():

@@ -33,6 +33,7 @@ class Client:
     Attributes:
       image_shape: `(H, W, C)` of the model's images.
       num_groups: L, its latent groups.
+      has_classes: whether it is told the class of every image.
 
     Raises:
       ClientError: if the server does not answer, or its model is no NVAE.
@@ -46,9 +47,13 @@ class Client:
         self._concurrency = concurrency
         self._signatures = predictor.signatures()
         self.image_shape, self.num_groups = _shapes(self._signatures)
+        self.has_classes = "label" in self._signatures["decode"]["inputs"]
 
     def sample(
-        self, seeds: Iterable[int], temperature: float | Sequence = 0.7
+        self,
+        seeds: Iterable[int],
+        temperature: float | Sequence = 0.7,
+        labels: int | Sequence[int] | None = None,
     ) -> np.ndarray:
         """Draws an image for every seed.
 
@@ -57,27 +62,34 @@ class Client:
           temperature: a number, `[L]` for one per latent group, top-down,
             `[N, L]`, or `[N, 1]` for one per image.  What is sent is
             `[N, L]`.
+          labels: the class of all images, or `[N]`, where the model is told
+            any.
 
         Returns:
           uint8 `[N, H, W, C]`.
 
         Raises:
-          ClientError: if the temperature does not fit, or the server refuses
-            the request.
+          ClientError: if the temperature or a label does not fit, or the
+            server refuses the request.
         """
         seeds = np.asarray(list(seeds), np.int64)
         rows = as_rows(temperature, self.num_groups, len(seeds), ClientError)
         # One form for all requests: those that a server merges must agree.
         temperature = np.broadcast_to(rows, (len(seeds), self.num_groups))
-        inputs = {"seed": seeds, "temperature": temperature}
+        inputs = {
+            "seed": seeds,
+            "temperature": temperature,
+            **self._label(labels, len(seeds)),
+        }
         return self._run("sample", inputs, self._images)["images"]
 
-    def reconstruct(self, images, seeds) -> np.ndarray:
+    def reconstruct(self, images, seeds, labels=None) -> np.ndarray:
         """Encodes and decodes.
 
         Args:
           images: uint8 `[N, H, W, C]`.
           seeds: N integers, of the posterior draws.
+          labels: see `sample`.
 
         Returns:
           uint8 `[N, H, W, C]`.
@@ -85,15 +97,16 @@ class Client:
         Raises:
           ClientError: if the server refuses the request.
         """
-        inputs = {"images": images, "seed": np.asarray(seeds, np.int64)}
+        inputs = self._given(images, seeds, labels)
         return self._run("reconstruct", inputs, self._images)["images"]
 
-    def score(self, images, seeds) -> dict[str, np.ndarray]:
+    def score(self, images, seeds, labels=None) -> dict[str, np.ndarray]:
         """Bounds on the images' likelihood.
 
         Args:
           images: uint8 `[N, H, W, C]`.
           seeds: N integers, of the posterior draws.
+          labels: see `sample`.
 
         Returns:
           float32 `nelbo` `[N]` in nats, `kl_per_group` `[N, L]`,
@@ -102,13 +115,37 @@ class Client:
         Raises:
           ClientError: if the server refuses the request.
         """
-        inputs = {"images": images, "seed": np.asarray(seeds, np.int64)}
+        inputs = self._given(images, seeds, labels)
         wanted = {
             "nelbo": ("float32", ()),
             "kl_per_group": ("float32", (self.num_groups,)),
             "bits_per_dim": ("float32", ()),
         }
         return self._run("score", inputs, wanted)
+
+    def _given(self, images, seeds, labels) -> dict[str, np.ndarray]:
+        return {
+            "images": images,
+            "seed": np.asarray(seeds, np.int64),
+            **self._label(labels, len(images)),
+        }
+
+    def _label(self, labels, count: int) -> dict[str, np.ndarray]:
+        """The input of that name, where the model has one."""
+        if not self.has_classes:
+            if labels is None:
+                return {}
+            raise ClientError("The served model knows no classes: give none.")
+        values = np.asarray(labels)
+        if values.dtype.kind not in "iu" or values.shape not in ((), (count,)):
+            raise ClientError(
+                "The served model is told the class of every image: give one "
+                f"for all, or {count} for one each, integers from 0."
+            )
+        # Others are no class of any model, and have more bits.
+        if np.any((values < 0) | (values >= 2**31)):
+            raise ClientError("The label of a class is an integer from 0.")
+        return {"label": np.broadcast_to(values, [count]).astype(np.int32)}
 
     @property
     def _images(self) -> dict[str, tuple]:
@@ -164,7 +201,7 @@ def _shapes(signatures: Mapping[str, Mapping]) -> tuple[tuple, int]:
     """
     try:
         dtype, shape = signatures["reconstruct"]["inputs"]["images"]
-        groups = len(signatures["decode"]["inputs"])
+        groups = len(signatures["decode"]["inputs"].keys() - {"label"})
         height, width, channels = shape[1:]
         known = (
             dtype == "uint8"

@@ -21,7 +21,8 @@ class Attempt(NamedTuple):
     """A step: what it was given and what it gave.
 
     Attributes:
-      images: float32 `[B, H, W, C]` of this process, one for each pass.
+      images: float32 `[B, H, W, C]` of this process, one for each pass; of a
+        model of classes, pairs of these and their labels.
       coefficients: floats.
       seeds: int32 `[2]`, one for each pass.
       result: of all replicas.

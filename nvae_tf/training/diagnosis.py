@@ -18,7 +18,7 @@ import tensorflow as tf
 from nvae_tf.config import ModelConfig
 from nvae_tf.config.schedules import Coefficients
 from nvae_tf.model.pure_layer import PureLayer
-from nvae_tf.training.objective import LossTerms
+from nvae_tf.training.objective import LossTerms, images_of
 from nvae_tf.training.train_step import TrainStep
 
 __all__ = ["Diagnosis", "LayerFinding", "diagnose", "non_finite", "observed"]
@@ -144,7 +144,7 @@ def diagnose(
     Args:
       train_step: with its state as it is: the skipped step changed nothing
         that matters here.
-      images: the step's batch, float32 `[B, H, W, C]`.
+      images: the step's batch, what `Objective.gradients` takes.
       coefficients: the step's, numbers or float32 scalars.
       seed: int32 `[2]`, of the step's noise.
 
@@ -152,7 +152,7 @@ def diagnose(
       A `Diagnosis`; `str` of it is for the user.
     """
     variables = _state_names(train_step)
-    fault = _fault_of_images(images)
+    fault = _fault_of_images(images_of(images))
     if fault:
         return Diagnosis(variables, fault)
     coefficients = Coefficients(*[tf.cast(c, tf.float32) for c in coefficients])
@@ -169,7 +169,9 @@ def diagnose(
     if result.layer or result.loss_terms:
         return result
     gradient = train_step.gradient(
-        tf.convert_to_tensor(images), coefficients, tf.constant(seed, tf.int32)
+        tf.nest.map_structure(tf.convert_to_tensor, images),
+        coefficients,
+        tf.constant(seed, tf.int32),
     )
     return dataclasses.replace(
         result,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -113,7 +112,7 @@ def write_run(
                 "steps_per_epoch": None,
                 "position": [epoch, 0],
                 "seed": config.train.seed,
-                "model": dataclasses.asdict(config.model),
+                "model": config.model.to_dict(),
                 "metrics_offset": len(record.encode()),
                 "evaluation": None,
                 "evaluation_due": False,

@@ -11,7 +11,7 @@ from nvae_tf.model.nvae import NVAE, NVAEOutput
 from nvae_tf.model.pure_layer import Mode
 from nvae_tf.model.regularizers import SpectralRegularizer, batch_norm_loss
 
-__all__ = ["LossTerms", "Objective"]
+__all__ = ["LossTerms", "Objective", "images_of"]
 
 
 class LossTerms(typing.NamedTuple):
@@ -55,7 +55,7 @@ class Objective:
         """What depends on the images.
 
         Args:
-          x: float32 `[B, H, W, C]`.
+          x: what `gradients` takes.
           output: of a training pass over `x`.
           coefficients: float32 scalars.
           kl_sizes: see `gradients`.
@@ -65,7 +65,7 @@ class Objective:
           `[B]`, `[B]` and `[L]`.
         """
         likelihood = self.model.likelihood(output.logits)
-        nll = losses.reconstruction_nll(likelihood, x)
+        nll = losses.reconstruction_nll(likelihood, images_of(x))
         kl, gamma = losses.balanced_kl(
             output.kl_per_group, self._alphas, coefficients.beta, kl_sizes
         )
@@ -103,7 +103,8 @@ class Objective:
         the sum to the variables.
 
         Args:
-          x: float32 `[B, H, W, C]`.
+          x: float32 `[B, H, W, C]`; of a model of classes the pair of these
+            and their labels, int32 `[B]`.
           coefficients: float32 scalars.
           variables: of the model.
           seed: int32 `[2]`, of the noise; or
@@ -166,7 +167,7 @@ class Objective:
         """A training pass and its loss, without what a gradient needs.
 
         Args:
-          x: float32 `[B, H, W, C]`.
+          x: see `gradients`.
           coefficients: float32 scalars.
           seed: int32 `[2]`.
 
@@ -188,14 +189,21 @@ class Objective:
         return losses.kl_sizes(output.kl_per_group)
 
     def _forward(self, x, seed, eps, params) -> NVAEOutput:
+        images, labels = x if isinstance(x, tuple) else (x, None)
         return self.model(
-            x,
+            images,
+            labels=labels,
             eps=eps,
             seed=seed,
             training=True,
             params=params,
             with_densities=False,
         )
+
+
+def images_of(x):
+    """The images of what a step takes: themselves, or of a pair the first."""
+    return x[0] if isinstance(x, tuple) else x
 
 
 def _sum(gradients):

@@ -155,6 +155,11 @@ def make_plan(config: Config, num_replicas: int = 1) -> Plan:
       config: of the run.
       num_replicas: devices that would train together.
     """
+    problem = None
+    try:
+        config = pipeline.with_classes(config)
+    except UserError as error:
+        problem = str(error)
     model = model_without_weights(config.model)
     num_parameters = sum(
         math.prod(variable.shape) for variable in model.trainable_variables
@@ -184,7 +189,7 @@ def make_plan(config: Config, num_replicas: int = 1) -> Plan:
         device_bytes=device_bytes,
         problems=(),
     )
-    problems = [data.error, *_foresee(config, plan), data.warning]
+    problems = [problem or data.error, *_foresee(config, plan), data.warning]
     return dataclasses.replace(plan, problems=tuple(filter(None, problems)))
 
 

@@ -1,6 +1,5 @@
 """All that a run is at one of its steps, and how it is saved and restored."""
 
-import dataclasses
 import json
 import logging
 from collections.abc import Mapping
@@ -370,7 +369,7 @@ class RunState:
             "position": divmod(save_point.step, self.steps_per_epoch),
             "images_per_step": self.images_per_step,
             "seed": self.config.train.seed,
-            "model": dataclasses.asdict(self.config.model),
+            "model": self.config.model.to_dict(),
             "metrics_offset": save_point.metrics_offset,
             "evaluation": self.last_evaluation,
             "evaluation_due": self.evaluation_due,

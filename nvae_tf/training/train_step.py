@@ -113,7 +113,8 @@ class TrainStep:
         """The pass, its loss and this replica's gradient; changes nothing.
 
         Args:
-          x: float32 `[B, H, W, C]`.
+          x: float32 `[B, H, W, C]`; of a model of classes the pair of these
+            and their labels, int32 `[B]`.
           coefficients: float32 scalars.
           seed: int32 `[2]`, of the noise; or
           eps: L tensors `[B, h, w, d]`.
@@ -227,8 +228,12 @@ class TrainStep:
         """
 
         def run(x, seed):
+            images, labels = x if isinstance(x, tuple) else (x, None)
             output = self.model(
-                x, seed=self._own(seed), mode=Mode.INITIALIZATION
+                images,
+                seed=self._own(seed),
+                mode=Mode.INITIALIZATION,
+                labels=labels,
             )
             self.model.apply_updates(output.updates)
             return tf.reduce_all(

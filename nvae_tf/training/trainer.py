@@ -11,6 +11,7 @@ import tensorflow as tf
 from nvae_tf.config import Config, schedules
 from nvae_tf.core.errors import RESUME_STATUS, UserError
 from nvae_tf.core.progress import StopRequest, stop_requests
+from nvae_tf.datasets import pipeline
 from nvae_tf.distribute.cores import share_cores
 from nvae_tf.distribute.devices import Devices, open_devices
 from nvae_tf.evaluation.evaluator import Evaluation
@@ -78,6 +79,7 @@ def train(
             _LOG.info(
                 "Training on %s in %s.", devices.describe(), config.precision
             )
+        config = pipeline.with_classes(config)
         changed = folder.check_config(config)
         watchdog = stack.enter_context(
             Watchdog(60 * config.train.watchdog_minutes, folder.path)
@@ -207,7 +209,7 @@ class Trainer:
             for _, layer in model.leaves()
         ):
             batches = self._batches_from(0)
-            first = self.devices.per_replica(next(batches).images)
+            first = self.devices.per_replica(next(batches).inputs)
             batches.close()
             if not train_step.initialize_from(first, self._seed(0)):
                 raise UserError(
@@ -288,7 +290,7 @@ class Trainer:
         return attempts.take(
             self.state.train_step,
             self.devices,
-            [next(self._batches).images for _ in range(count)],
+            [next(self._batches).inputs for _ in range(count)],
             coefficients,
             [self._seed(self.step * count + i) for i in range(count)],
             stop=self._stop_requested(),

@@ -57,7 +57,7 @@ class Validator:
         self._illustrator = Illustrator(state.model)
         # An image that the model cannot take is better known now than after
         # an epoch.
-        self._first_images()
+        self._first_batch()
 
     def measure(
         self,
@@ -128,17 +128,21 @@ class Validator:
                 f"{prefix}samples/temperature_{temperature}",
                 self._illustrator.sample_grid(_IMAGES, temperature),
             )
-        pairs = self._illustrator.reconstruct(self._first_images()[:_IMAGES])
+        first = self._first_batch()
+        pairs = self._illustrator.reconstruct(
+            first.images[:_IMAGES],
+            labels=None if first.labels is None else first.labels[:_IMAGES],
+        )
         metrics.image(
             step,
             f"{prefix}reconstructions",
             self._illustrator.grid_of_pairs(pairs),
         )
 
-    def _first_images(self):
+    def _first_batch(self):
         batches = self._batches()
         try:
-            return next(batches).images
+            return next(batches)
         finally:
             batches.close()
 

@@ -54,6 +54,11 @@ def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
                 "latent_shapes",
             )
         },
+        **(
+            {"num_classes": facts["num_classes"]}
+            if facts.get("num_classes")
+            else {}
+        ),
         "alpha": data["alpha"],
         "data": f"{data['source']}{f' ({name})' if name else ''}",
     }

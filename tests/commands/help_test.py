@@ -17,6 +17,7 @@ _OF_WHAT = {
     "checkpoint",
     "data_path",
     "images",
+    "labels",
     "model",
     "num",
     "output",

@@ -100,7 +100,8 @@ def test_whole_numbers_serve_as_floats():
         field.name
         for field in dataclasses.fields(ModelConfig)
         if field.name.startswith(("num_", "image_", "min_"))
-        and field.name not in ("num_flow_pairs", "num_preprocess_blocks")
+        and field.name
+        not in ("num_classes", "num_flow_pairs", "num_preprocess_blocks")
     ],
 )
 def test_sizes_of_zero_are_refused(name):

@@ -32,7 +32,7 @@ VARIANTS = {
     "stacked_mnist": ("no_flow", "flow"),
     "lsun_church64": ("flow", "no_flow"),
     "image_folder": ("default",),
-    "mnist_demo": ("default",),
+    "mnist_demo": ("default", "labels"),
     "tiny": ("default",),
     "defaults": ("defaults",),
 }
@@ -183,6 +183,25 @@ def test_other_variants_are_fitted_to_one_gpu_too():
         _load("mnist", "flow+12gb")
 
 
+@pytest.mark.parametrize(
+    ("name", "variant", "plain"),
+    [
+        ("mnist", "labels", None),
+        ("mnist", "small+labels", "small"),
+        ("mnist", "flow+24gb+labels", "flow+24gb"),
+        ("mnist_demo", "labels", None),
+        ("cifar10", "no_flow+labels", "no_flow"),
+        ("cifar10", "24gb+labels", "24gb"),
+    ],
+)
+def test_variants_with_labels_differ_in_nothing_else(name, variant, plain):
+    told, untold = _config(name, variant), _config(name, plain)
+    assert told.name == f"{untold.name}_labels"
+    assert told.model == dataclasses.replace(untold.model, num_classes=10)
+    assert told.data == dataclasses.replace(untold.data, labels=True)
+    assert told.train == untold.train
+
+
 @functools.cache
 def _predicted_gigabytes():
     """(case, what is recomputed) -> batch -> GB in bfloat16."""
@@ -280,7 +299,7 @@ def test_tfds_names_are_known(name, variant):
 def test_defaults_are_those_of_the_dataclasses():
     config = defaults.create(Config().name)
     assert config_from_dict(config) == Config()
-    assert config.to_dict() == Config().to_dict()
+    assert config.to_dict() == dataclasses.asdict(Config())
 
 
 def test_configs_are_locked():

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from nvae_tf.core.errors import DataError
-from nvae_tf.datasets.arrays import labelled_mnist_5k, read_idx
+from nvae_tf.datasets.arrays import labelled_mnist_5k
+from nvae_tf.datasets.idx_files import read_idx
 from nvae_tf.datasets.pipeline import batches, open_source
 from tests.support.data_helpers import make_config
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from nvae_tf.core.errors import DataError
-from nvae_tf.datasets.pipeline import batches, open_source
+from nvae_tf.datasets.pipeline import batches, open_source, with_classes
 from nvae_tf.datasets.tfds_source import DATASETS, StackedSource, TfdsSource
 from tests.support.data_helpers import make_config, write_picture
 
@@ -275,3 +275,29 @@ def test_two_sizes_of_ffhq_are_an_error(tmp_path, few_faces):
 
 def test_tests_build_nothing_outside_their_folder():
     assert not (pathlib.Path.home() / "tensorflow_datasets").exists()
+
+
+def test_labels_are_read_beside_the_images(tmp_path):
+    config = tfds_config("tiny_digits", tmp_path, labels=True)
+    source = open_source(config, "train")
+    assert source.num_classes == 2
+    given = source.read_labels(range(len(source)))
+    shown = [int(source[i].flat[0]) for i in range(len(source))]
+    np.testing.assert_array_equal(given, np.array(shown) % 2)
+    assert with_classes(config).model.num_classes == 2
+
+
+@pytest.mark.parametrize("name", ["stacked_mnist", "tiny_words"])
+def test_datasets_without_a_label_are_refused(tmp_path, name):
+    config = tfds_config(name, tmp_path, labels=True)
+    with pytest.raises(DataError, match=r"data\.labels is True"):
+        with_classes(config)
+
+
+def test_classes_of_known_datasets_are_those_of_tfds(tmp_path):
+    for name, dataset in DATASETS.items():
+        if dataset.num_classes:
+            label = tfds.builder(
+                dataset.builder, data_dir=tmp_path
+            ).info.features["label"]
+            assert label.num_classes == dataset.num_classes, name

@@ -29,18 +29,16 @@ def read(source, config, count, **arguments):
     iterator = batches(source, config, training=True, **arguments)
     with contextlib.closing(iterator):
         return [
-            (np.asarray(images), position)
-            for images, position in (next(iterator) for _ in range(count))
+            (np.asarray(batch.images), batch.position)
+            for batch in (next(iterator) for _ in range(count))
         ]
 
 
 def evaluate(source, config, **arguments):
     arguments = {"batch_size": 4, "seed": 7} | arguments
     return [
-        (np.asarray(images), np.asarray(weights))
-        for images, weights in batches(
-            source, config, training=False, **arguments
-        )
+        (np.asarray(batch.images), np.asarray(batch.weights))
+        for batch in batches(source, config, training=False, **arguments)
     ]
 
 

@@ -202,6 +202,9 @@ def test_manifest_of_other_kinds_is_refused(prepared, name, value):
         {"num_shards": {"test": 1}},
         {"num_shards": {"train": True}},
         {"num_shards": {"train": 10**15}},
+        {"num_classes": -1},
+        {"num_classes": 10**9},
+        {"num_classes": "3"},
     ],
 )
 def test_manifest_that_does_not_hang_together_is_refused(prepared, changes):
@@ -224,20 +227,28 @@ def test_manifest_that_does_not_hang_together_is_refused(prepared, changes):
         ("skipped", np.zeros(2)),
         ("skipped", np.array("x")),
         ("more", np.zeros(2)),
+        ("labels", np.zeros(99, np.int64)),
+        ("labels", np.zeros(3)),
+        ("labels", np.array([0, 1, -1])),
     ],
 )
 def test_index_of_other_kinds_is_none(prepared, name, value):
     path = records.shard_path(prepared[0], "train", 0, 1)
     index = read_shard_index(path)
     place = path.with_suffix(".index.npz")
-    np.savez(place, **{**index._asdict(), name: value})
+    np.savez(place, **{**_arrays(index), name: value})
     assert read_shard_index(path) is None
     _refused(lambda p: open_records(_config(p), "train"), prepared[0])
 
 
+def _arrays(index):
+    """What the file of an index holds."""
+    return {k: v for k, v in index._asdict().items() if v is not None}
+
+
 def test_index_that_unpacks_to_more_than_the_images_is_none(prepared):
     path = records.shard_path(prepared[0], "train", 0, 1)
-    index = read_shard_index(path)._asdict()
+    index = _arrays(read_shard_index(path))
     place = path.with_suffix(".index.npz")
     np.savez_compressed(place, **{**index, "offsets": np.zeros(2**20)})
     assert read_shard_index(path) is None

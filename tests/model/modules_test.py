@@ -145,6 +145,12 @@ _SINGLE = {
             "features": [(0, 2, 2, 2, 16), (2, 2, 4, 4, 8)],
         },
     ),
+    "classes": _Case(
+        lambda **k: decoder.ClassEmbedding(3, 8, **k),
+        None,
+        {"labels": (2,)},
+        keeps_dtype=False,  # Tables are float32.
+    ),
     "image": _Case(
         lambda **k: image_decoder.ImageDecoder(_CONFIG, 1, **k),
         8,
@@ -170,6 +176,8 @@ def _inputs(case, dtype="float32"):
     def draw(name, shape):
         if isinstance(shape, list):
             return [draw(name, s) for s in shape]
+        if name == "labels":
+            return tf.constant(rng.integers(0, 3, shape), tf.int32)
         kind = "float32" if name == "noise" else dtype
         return tf.cast(rng.normal(size=shape), kind)
 

@@ -1,6 +1,5 @@
 """Tests of checkpoints and workdirs that come from strangers."""
 
-import dataclasses
 import json
 import os
 import struct
@@ -37,7 +36,7 @@ def _write(folder, tensors, config=None, **state):
     config = config or _config()
     workdir = Workdir(folder)
     workdir.write_config(config)
-    state = {"model": dataclasses.asdict(config.model), **state}
+    state = {"model": config.model.to_dict(), **state}
     workdir.checkpoints().save(3, tensors, state)
     return folder / "checkpoints" / "00000003"
 

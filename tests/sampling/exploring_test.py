@@ -254,7 +254,7 @@ def test_own_folder_is_read_as_the_model_sees_images(tmp_path):
     source = image_input.open_images(
         own, [str(tmp_path / "pictures"), str(tmp_path / "a.png")]
     )
-    x, indices = image_input.read(source, own)
+    x, indices, *_ = image_input.read(source, own)
     assert x.shape == (2, 8, 8, 1)
     assert indices.tolist() == [0, 1]
     assert source.describe(0).endswith("b.png")
@@ -279,10 +279,10 @@ def test_own_arrays_are_read_whole_and_in_order(tmp_path, kind):
         header = bytes([0, 0, 8, 3, *[0, 0, 0, 30], *[0, 0, 0, 8] * 2])
         path.write_bytes(gzip.compress(header + array.tobytes()))
     source = image_input.open_images(config, [str(path)])
-    x, _ = image_input.read(source, config)
+    x = image_input.read(source, config).images
     np.testing.assert_array_equal(x[..., 0], array / 255)
     chosen = image_input.select(source, [7, 2])
-    x, _ = image_input.read(chosen, config)
+    x = image_input.read(chosen, config).images
     np.testing.assert_array_equal(x[..., 0], array[[7, 2]] / 255)
     assert len(image_input.select(source, num=4)) == 4
     with pytest.raises(DataError, match=r"no image 30 .*--indices"):
@@ -298,7 +298,7 @@ def test_unreadable_own_images_are_left_out_where_the_run_allows_it(tmp_path):
     source = image_input.open_images(config, [str(tmp_path)])
     (batch,) = image_input.stream(source, config, 4)
     assert batch.valid.tolist() == [True, False, True, False]
-    _, indices = image_input.read(source, config)
+    indices = image_input.read(source, config).indices
     assert indices.tolist() == [0, 2]
 
 

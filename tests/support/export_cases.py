@@ -54,7 +54,16 @@ _SERVED = {
         num_mixtures=1,
         num_latent_scales=1,
         architecture="res_bnswish",
-    )
+    ),
+    # Two scales, and so two places that are told the class.
+    "classes": small(
+        image_channels=3,
+        num_bits=8,
+        likelihood="mixture",
+        num_mixtures=1,
+        architecture="res_bnswish",
+        num_classes=3,
+    ),
 }
 CHECKPOINTS = ("bernoulli_two_scales", "dmol_flow_one_scale")
 
@@ -68,7 +77,11 @@ def source(name: str) -> Source:
     model = random_model((MODELS | _SERVED)[name])
     is_binary = model.config.likelihood == "bernoulli"
     config = Config(
-        name=name, model=model.config, data=DataConfig(binarize=is_binary)
+        name=name,
+        model=model.config,
+        data=DataConfig(
+            binarize=is_binary, labels=bool(model.config.num_classes)
+        ),
     )
     return Source(model, config, info)
 

@@ -28,7 +28,11 @@ def main(out: str, strategy: str, replicas: int) -> None:
             [tf.config.LogicalDeviceConfiguration()] * replicas,
         )
     devices = open_devices(strategy)
-    config = run_helpers.make_config("", model={"num_latent_scales": 1}).model
+    config = run_helpers.make_config(
+        "",
+        model={"num_latent_scales": 1, "num_classes": 3},
+        data={"labels": True},
+    ).model
     with devices.strategy.scope():
         model = NVAE(config, seed=3, unroll=devices.shares_graph)
         step = TrainStep(
@@ -50,8 +54,11 @@ def main(out: str, strategy: str, replicas: int) -> None:
             random.normal(size=(GLOBAL_BATCH, *s)).astype(np.float32)
             for s in config.latent_shapes
         ]
+        labels = np.arange(GLOBAL_BATCH, dtype=np.int32) % 3
         metrics = step(
-            devices.per_replica(tf.constant(x[rows])),
+            devices.per_replica(
+                (tf.constant(x[rows]), tf.constant(labels[rows]))
+            ),
             Coefficients(*map(tf.constant, (0.4, 1e-2, 1e-2))),
             eps=[devices.per_replica(tf.constant(e[rows])) for e in eps],
             # Every process has a vote.

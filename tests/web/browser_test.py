@@ -172,6 +172,48 @@ def test_samples_are_those_of_python(open_view, sampler):
     _assert_same(_pixels(page, "#grid canvas")[:3], expected)
 
 
+def test_class_is_chosen_for_all_of_the_page(page_of, browser):
+    site = page_of("classes")
+    sampler = Sampler(site / "model" / "nvae.onnx")
+
+    def expected(seeds, labels):
+        mean = sampler.sample(seeds, 0.7, labels=labels, output="mean")
+        return np.rint(255 * mean)[..., 0]
+
+    browser.problems.clear()
+    with _serving(PageServer(site)) as address:
+        browser.go("about:blank")
+        browser.go(f"{address}#view=samples&seed=3&count=4&pixels=mean")
+        browser.wait_for(_READY)
+        _wait(browser, "samples")
+        canvases = "#grid canvas"
+        seeds = [3, 4, 5, 6]
+        shown = _pixels(browser, canvases)
+        _assert_same(shown, expected(seeds, [0, 1, 2, 0]))
+        _change(browser, "#label", "2")
+        _wait(browser, "samples")
+        _assert_same(_pixels(browser, canvases), expected(seeds, 2))
+        # Another view is of the same class, and so is a link.
+        _click(browser, "#tab-latent")
+        _wait(browser, "latent")
+        assert browser.evaluate("document.querySelector('#label').value") == "2"
+        browser.wait_for("location.hash.includes('label=2')")
+        _click(browser, "#tab-samples")
+        # A sample of another class is gone on with as what it is.
+        _change(browser, "#label", "")
+        _wait(browser, "samples")
+        _click(browser, "#grid button:nth-child(2)")
+        _click(browser, "#chosen [data-do=encode]")
+        _wait(browser, "image")
+        assert browser.evaluate("document.querySelector('#label').value") == "1"
+    assert browser.problems == []
+
+
+def test_page_of_a_model_without_classes_offers_none(open_view):
+    page = open_view()
+    assert page.evaluate("document.querySelector('#class').hidden")
+
+
 def test_page_says_what_it_loads(open_view, site, url):
     # What the line says, from before the page's own scripts.
     script = open_view().command(

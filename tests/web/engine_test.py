@@ -60,6 +60,53 @@ def test_every_scale_has_its_temperature(page_of):
     np.testing.assert_allclose(_pictures(mean, expected), expected, atol=1e-5)
 
 
+def test_pictures_are_of_the_classes_that_rows_say(page_of):
+    folder = page_of("classes")
+    sampler = Sampler(folder / "model" / "nvae.onnx")
+    seeds, labels = [4, 4, 9], [2, 0, 1]
+    rows = [
+        {**row, "label": label}
+        for row, label in zip(
+            _rows(seeds, 0.8, sampler.num_groups), labels, strict=True
+        )
+    ]
+    (mean,) = _call(folder, ("draw", [rows, "mean", True]))
+    expected = sampler.sample(seeds, 0.8, labels=labels, output="mean")
+    found = _pictures(mean, expected)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_own_images_are_looked_at_under_their_class(page_of):
+    folder = page_of("classes")
+    python = _Python(folder)
+    image = np.random.default_rng(1).integers(0, 256, python.shape)
+    image = image.astype(np.uint8)
+    row = {
+        "source": {"image": "key"},
+        "temperature": [0.5] * len(python.specs),
+    }
+    asked = []
+    for label in (2, 0):
+        asked.append(("infer", ["key", image.ravel(), label]))
+        asked.append(("draw", [[{**row, "label": label}], "mean", True]))
+    # What was known of it under another class stays what it was.
+    asked.append(("draw", [[{**row, "label": 2}], "mean", True]))
+    first, mean, second, other, again = _call(folder, *asked)
+    for label, scores, shown in ((2, first, mean), (0, second, other)):
+        expected = python.infer(image, python.noise(0), label)
+        np.testing.assert_allclose(
+            scores["nelbo"], expected["nelbo"][0], rtol=1e-4
+        )
+        zeros = [np.zeros_like(e) for e in python.noise(0)]
+        whole = python.infer(image, zeros, label)["mean"][0]
+        np.testing.assert_allclose(
+            np.reshape(shown, python.shape), whole, atol=1e-4
+        )
+    assert first["nelbo"] != second["nelbo"]
+    np.testing.assert_array_equal(again, mean)
+
+
 class _Python:
     """The same through the ONNX files, in Python."""
 
@@ -89,8 +136,9 @@ class _Python:
             )
         return self.runner.run(graph, feeds)["mean"]
 
-    def infer(self, image, eps):
+    def infer(self, image, eps, label=0):
         feeds = {f"eps_{i}": e for i, e in enumerate(eps)}
+        feeds["label"] = np.array([label], np.int32)
         return self.runner.run("infer", {**feeds, "images": image[None]})
 
     def still(self, image):

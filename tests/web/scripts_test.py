@@ -218,6 +218,18 @@ def test_link_changes_what_the_model_has_and_nothing_else():
         assert _followed(bad)["state"] == before, bad
 
 
+def test_link_names_a_class_of_a_model_that_has_any():
+    def followed(model, text):
+        (result,) = call(CHECKS, "followed", (model, text))
+        return result["state"]["label"]
+
+    told = {**_MODEL, "num_classes": 3}
+    assert followed(told, "label=2") == 2
+    for text in ("label=3", "label=-1", "label=1.5", "label=", "seed=1"):
+        assert followed(told, text) is None, text
+    assert followed(_MODEL, "label=2") is None
+
+
 def test_link_with_more_pictures_than_are_kept_names_none_that_is_gone():
     pictures = [np.uint8(255) * (np.arange(16) == i) for i in range(9)]
     links = call(

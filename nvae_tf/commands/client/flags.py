@@ -11,9 +11,10 @@ import numpy as np
 from absl import flags
 
 from nvae_tf.commands.flags import define_resize
+from nvae_tf.commands.values import whole_numbers
 from nvae_tf.core.errors import ClientError, UserError
 
-__all__ = ["PhotoFlags", "ServerFlags", "write_images"]
+__all__ = ["ClassFlag", "PhotoFlags", "ServerFlags", "write_images"]
 
 # `--help` of a command shows its own flags: these are to count as such.
 flags.disclaim_key_flags()
@@ -130,6 +131,30 @@ class ServerFlags:
         )
         with contextlib.closing(predictor):
             yield Client(predictor, self._batch_size.value)
+
+
+class ClassFlag:
+    """`--labels`: the classes of the images."""
+
+    def __init__(self):
+        """Defines the flag."""
+        self._labels = flags.DEFINE_list(
+            "labels",
+            "",
+            "Of a model that is told classes: that of all images, 7, or of "
+            "each, 7,2,1.",
+        )
+
+    def read(self) -> int | list[int] | None:
+        """The classes; None where the flag is not given.
+
+        Raises:
+          UserError: if they are no whole numbers.
+        """
+        labels = whole_numbers("labels", self._labels.value)
+        if not labels:
+            return None
+        return labels[0] if len(labels) == 1 else labels
 
 
 class PhotoFlags:

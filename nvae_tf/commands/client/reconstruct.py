@@ -8,10 +8,16 @@ Images are turned upright, cropped and scaled as training does it.
 import numpy as np
 
 from nvae_tf.commands import flags as common_flags
-from nvae_tf.commands.client.flags import PhotoFlags, ServerFlags, write_images
+from nvae_tf.commands.client.flags import (
+    ClassFlag,
+    PhotoFlags,
+    ServerFlags,
+    write_images,
+)
 
 _SERVER = ServerFlags()
 _PHOTOS = PhotoFlags()
+_CLASSES = ClassFlag()
 _SEED = common_flags.define_seed("Of the posterior draws.")
 _OUTPUT = common_flags.define_output(
     "reconstructions.png",
@@ -23,10 +29,11 @@ _OUTPUT = common_flags.define_output(
 def main(argv) -> None:
     """Reads, reconstructs and writes."""
     del argv
+    labels = _CLASSES.read()
     with _SERVER.connect() as client:
         paths, images = _PHOTOS.read(client.image_shape)
         seeds = np.full(len(paths), _SEED.value)
-        results = client.reconstruct(images, seeds)
+        results = client.reconstruct(images, seeds, labels)
     if _OUTPUT.value.lower().endswith(".png"):
         results = np.concatenate([images, results], axis=2)
     write_images(_OUTPUT.value, results, [path.stem for path in paths])

@@ -13,11 +13,12 @@ import numpy as np
 
 from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands import values
-from nvae_tf.commands.client.flags import PhotoFlags, ServerFlags
+from nvae_tf.commands.client.flags import ClassFlag, PhotoFlags, ServerFlags
 from nvae_tf.core.files import write_bytes
 
 _SERVER = ServerFlags()
 _PHOTOS = PhotoFlags()
+_CLASSES = ClassFlag()
 _SEED = common_flags.define_seed("Of the posterior draws.")
 _OUTPUT = common_flags.define_output("", "Also write a .csv.")
 
@@ -27,10 +28,11 @@ def main(argv) -> None:
     del argv
     if _OUTPUT.value:
         values.require_suffix(_OUTPUT.value, ".csv")
+    labels = _CLASSES.read()
     with _SERVER.connect() as client:
         paths, images = _PHOTOS.read(client.image_shape)
         seeds = np.full(len(paths), _SEED.value)
-        scores = client.score(images, seeds)
+        scores = client.score(images, seeds, labels)
     nelbo, bits = scores["nelbo"], scores["bits_per_dim"]
     rows = list(zip(paths, nelbo, bits, strict=True))
     print(f"{'nats':>12} {'bits/dim':>9}  file")

@@ -43,4 +43,5 @@ def main(argv) -> None:
     print(
         "Train with --config.data.source=tfrecord "
         f"--config.data.path={_OUTPUT.value}"
+        f"{' --config.data.labels=True' if config.data.labels else ''}"
     )

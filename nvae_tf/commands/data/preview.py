@@ -40,6 +40,8 @@ def main(argv) -> None:
         f"values:  {batch.min():g} to {batch.max():g}, mean "
         f"{batch.mean():.4f}, {shown.num_levels} levels"
     )
+    if shown.labels is not None:
+        print(f"labels:  {' '.join(map(str, shown.labels))}")
     if shown.skipped:
         print(f"skipped: {shown.skipped} unreadable images")
     print(f"grid:    {_OUTPUT.value}")

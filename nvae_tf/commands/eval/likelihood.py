@@ -160,7 +160,6 @@ def _all_devices():
 def _evaluate(strategy, model, config, source, info, path, stop):
     """`(evaluation or None, where its progress is kept or None)`."""
     import contextlib
-    import dataclasses
 
     from nvae_tf.core.progress import progress
     from nvae_tf.datasets import pipeline
@@ -178,7 +177,7 @@ def _evaluate(strategy, model, config, source, info, path, stop):
         "ema": info["ema"],
         "weights": weights_digest(model),
         "split": _SPLIT.value,
-        "data": dataclasses.asdict(config.data),
+        "data": config.to_dict()["data"],
         "num_images": len(source),
         "num_importance_samples": _SAMPLES.value,
         "batch_size": batch_size,

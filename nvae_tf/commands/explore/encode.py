@@ -84,6 +84,7 @@ def _encode(model, config, source, progress) -> dict:
             draw=_LATENTS.value == "sample",
             with_noise="eps" in _KINDS.value,
             with_bounds=True,
+            labels=batch.labels,
         )
         for kind in _KINDS.value:
             for group, array in enumerate(getattr(code, kind)):

@@ -12,7 +12,8 @@ expressed as noise of the prior, group by group, so the way begins and ends at
 their reconstructions and every image on it is a draw that the prior could have
 made.  More than two images make a longer way.  A .png shows a row from each to
 the next, a .gif or .mp4 runs through all and back (the latter needs the extra
-`video`), and a folder (ending in /) gets one file per frame.
+`video`), and a folder (ending in /) gets one file per frame.  A frame has the
+class of the nearer end, if any; draws have --labels, or all, in turn.
 """
 
 from absl import flags
@@ -70,13 +71,20 @@ def main(argv) -> None:
     if seeds:
         temperature = _DRAW.prepare(model, info)
         eps, originals = illustrator.noise(seeds), None
+        labels = _labels_of_draws(model.config, len(seeds))
     else:
         _DRAW.require_unused()
         temperature = 1.0
-        eps, originals = _encode(illustrator, config)
+        eps, originals, labels = _encode(illustrator, config)
     way = exploration.interpolated(eps, _STEPS.value, _PATH.value)
     batch_size = min(_BATCH_SIZE.value, len(way[0]))
-    frames = exploration.images_of(illustrator, way, batch_size, temperature)
+    frames = exploration.images_of(
+        illustrator,
+        way,
+        batch_size,
+        temperature,
+        exploration.labels_between(labels, _STEPS.value),
+    )
     _write(frames, originals if _ORIGINALS.value else None)
     print(
         f"From each of {len(eps[0])} {'draws' if seeds else 'images'} to the "
@@ -95,23 +103,36 @@ def _check_output() -> None:
 
 
 def _encode(illustrator, config):
-    """Noise of the images, and the images as uint8."""
+    """Noise of the images, the images as uint8, and their classes."""
     from nvae_tf.datasets import image_input
     from nvae_tf.sampling import images
     from nvae_tf.sampling.inference import Inference
 
     source, config = _IMAGES.open(config)
-    x, indices = image_input.read(source, config, _SEED.value)
-    if len(x) < 2:
+    batch = image_input.read(source, config, _SEED.value)
+    if len(batch.indices) < 2:
         raise UserError(
             "Two images are needed; name them with --indices=0,1 or "
             "--images=a.png,b.png."
         )
-    code = Inference(illustrator.model)(x, indices, draw=False)
+    code = Inference(illustrator.model)(
+        batch.images, batch.indices, draw=False, labels=batch.labels
+    )
     return (
         [e.numpy() for e in code.eps],
-        images.to_uint8(illustrator.crop(x)),
+        images.to_uint8(illustrator.crop(batch.images)),
+        batch.labels,
     )
+
+
+def _labels_of_draws(config, num):
+    """`--labels` in turn, or all classes; None of a model without any."""
+    from nvae_tf.sampling import classes
+
+    labels = _IMAGES.labels.read(config)
+    if labels is None:
+        return classes.in_turn(config, num)
+    return classes.cycled(labels, num)
 
 
 def _write(frames, originals) -> None:

@@ -54,8 +54,10 @@ def main(argv) -> None:
         others = None
     else:
         queries = _samples(illustrator, info)
-        source, held_out = _IMAGES.open(config, num=len(queries))
-        others, _ = image_input.read(source, held_out, _SEED.value)
+        source, held_out = _IMAGES.open(
+            config, num=len(queries), labelled=False
+        )
+        others = image_input.read(source, held_out, _SEED.value).images
     everything = (
         queries if others is None else np.concatenate([queries, others])
     )
@@ -84,7 +86,10 @@ def _samples(illustrator, info):
     """Draws as the model would see them, `[N, Hp, Wp, C]` in [0, 1]."""
     import numpy as np
 
+    from nvae_tf.sampling.classes import cycled
+
     num = _IMAGES.num or _DEFAULT_NUM
+    labels = _IMAGES.labels.read(illustrator.model.config)
     temperature = _DRAW.prepare(illustrator.model, info)
     drawn = illustrator.draw(
         num,
@@ -92,6 +97,7 @@ def _samples(illustrator, info):
         _SEED.value,
         min(num, _BATCH_SIZE.value),
         pixels=_PIXELS.choose(illustrator.model.config),
+        labels=None if labels is None else cycled(labels, num),
     )
     return illustrator.to_model(np.concatenate([*drawn]))
 
@@ -99,8 +105,9 @@ def _samples(illustrator, info):
 def _own_images(config):
     from nvae_tf.datasets import image_input
 
-    source, config = _IMAGES.open(config)
-    return image_input.read(source, config, _SEED.value)[0]
+    # The encoder alone looks at them, which is not told their classes.
+    source, config = _IMAGES.open(config, labelled=False)
+    return image_input.read(source, config, _SEED.value).images
 
 
 def _search(illustrator, config, queries):

@@ -76,7 +76,10 @@ def _rank(model, config, source):
         desc="scoring",
     ):
         bounds = inference.bounds(
-            batch.images, _SEED.value + batch.indices, _SAMPLES.value
+            batch.images,
+            _SEED.value + batch.indices,
+            _SAMPLES.value,
+            batch.labels,
         )
         shown = images.to_uint8(illustrator.crop(batch.images))
         ranking.add(

@@ -92,9 +92,10 @@ def main(argv) -> None:
             draw=_LATENTS.value == "sample",
             with_noise=count is not None,
             with_bounds=_NELBO.value,
+            labels=batch.labels,
         )
         originals = images.to_uint8(illustrator.crop(batch.images))
-        shown = _reconstruct(illustrator, code, seeds, count)
+        shown = _reconstruct(illustrator, code, seeds, count, batch.labels)
         pairs.append(np.stack([originals, shown], axis=1)[batch.valid])
         if _NELBO.value:
             bounds += code.nelbo.numpy()[batch.valid].tolist()
@@ -113,7 +114,7 @@ def main(argv) -> None:
     print(f"{len(pairs)} images and their reconstructions in {_OUTPUT.value}")
 
 
-def _reconstruct(illustrator, code, seeds, count):
+def _reconstruct(illustrator, code, seeds, count, labels):
     """uint8 `[B, H, W, C]`, from all groups or the upper ones."""
     if count is None:
         return illustrator.from_logits(code.logits)
@@ -130,4 +131,4 @@ def _reconstruct(illustrator, code, seeds, count):
     lower = parse_temperatures(config, _TEMPERATURE.value)
     temperature[count:] = np.broadcast_to(lower, temperature.shape)[count:]
     eps = top_groups_only([e.numpy() for e in code.eps], count, noise)
-    return illustrator.from_noise(eps, temperature)
+    return illustrator.from_noise(eps, temperature, labels=labels)

@@ -2,19 +2,19 @@ r"""Draws images from a trained model.
 
 A grid, or as many images as you like in a folder, to go on with later:
 
-    nvae sample --workdir=runs/demo --num=64 --temperature=0.7 \
-        --output=samples.png
+    nvae sample --workdir=runs/demo --num=64 --output=samples.png
     nvae sample --workdir=runs/demo --num=10000 --output=samples/
 
-What each scale of latents decides: a row for each number of upper scales that
-are kept as in the first image while the rest is drawn anew:
+A row for each number of upper scales of latents that are kept as in the first
+image while the rest is drawn anew, or for each class that the model knows:
 
-    nvae sample --workdir=runs/demo --fix_groups=scales --num=8 \
-        --output=scales.png
+    nvae sample --workdir=runs/demo --fix_groups=scales --num=8
+    nvae sample --workdir=runs/digits --labels=all --num=10
 
-Image i has the seed SEED + i and depends on nothing else but the temperature
-and the model; an exported model draws the same image from the same seed, but
-that here the pixels of a model of fewer than 8 bits are at its levels.
+Image i, of a row if there are rows, has the seed SEED + i and depends on
+nothing else but temperature, class and model; an exported model draws the same
+image, but that here the pixels of a model of fewer than 8 bits are at its
+levels.
 """
 
 from absl import flags
@@ -24,12 +24,15 @@ from nvae_tf.commands import values
 from nvae_tf.commands.model_flags import ModelFlags
 from nvae_tf.core.errors import UserError
 
+_MOST_COLUMNS = 20
+
 _MODEL = ModelFlags()
 _DRAW = common_flags.DrawFlags(_MODEL)
 _NUM = flags.DEFINE_integer(
     "num",
     64,
-    "Number of images; with --fix_groups=scales or groups, per row.",
+    "Number of images; with --fix_groups=scales or groups, or several "
+    "--labels in a grid, per row.",
     lower_bound=1,
     upper_bound=10_000_000,
 )
@@ -47,10 +50,14 @@ _FIX_GROUPS = flags.DEFINE_string(
     "Keep so many upper groups as in the first image; or 'scales' or "
     "'groups', which makes a figure with a row for each number of them.",
 )
+_LABELS = common_flags.LabelsFlag(
+    "draw 7, or a row each (in a folder, in turn) of 0,1,2 or all; by "
+    "default all in turn."
+)
 _COLUMNS = flags.DEFINE_integer(
     "columns",
     0,
-    "Images per row of a grid; 0: about square.",
+    "Images per row of a grid; 0: about square, or one of each class.",
     lower_bound=0,
 )
 _BATCH_SIZE = common_flags.define_batch_size()
@@ -86,12 +93,18 @@ def main(argv) -> None:
         )
     from nvae_tf.sampling.illustrator import Illustrator
 
+    if _LABELS.is_given:
+        # Before weights are read.
+        _LABELS.read(_MODEL.read_config().model)
     model, _, info = _MODEL.load()
     counts = _fixed_counts(model.config, fixed)
     temperature = _DRAW.prepare(model, info)
     illustrator = Illustrator(model)
+    labels = _LABELS.read(model.config)
     if is_figure:
         _write_figure(illustrator, counts, temperature)
+    elif labels and len(labels) > 1 and not is_folder:
+        _write_rows(illustrator, counts[0], temperature, labels)
     elif is_folder:
         _write_folder(illustrator, counts[0], temperature, info)
     else:
@@ -125,6 +138,16 @@ def _options(illustrator) -> dict:
     }
 
 
+def _labels(config, num, first=0):
+    """Of so many images: `--labels` in turn, or all classes; or None."""
+    from nvae_tf.sampling import classes
+
+    labels = _LABELS.read(config)
+    if labels is None:
+        return classes.in_turn(config, num, first)
+    return classes.cycled(labels, num, first)
+
+
 def _write_figure(illustrator, counts, temperature) -> None:
     from nvae_tf.sampling import captions, exploration, images
 
@@ -134,6 +157,7 @@ def _write_figure(illustrator, counts, temperature) -> None:
         _NUM.value,
         temperature,
         _SEED.value,
+        labels=_labels(illustrator.model.config, _NUM.value),
         **_options(illustrator),
     )
     unit = _FIX_GROUPS.value
@@ -147,6 +171,36 @@ def _write_figure(illustrator, counts, temperature) -> None:
         f"{len(counts)} rows, from nothing fixed to {len(counts) - 1} {unit}, "
         f"in {_OUTPUT.value}"
     )
+
+
+def _write_rows(illustrator, fix_groups, temperature, labels) -> None:
+    """A row for each class, all of the same seeds."""
+    import numpy as np
+
+    from nvae_tf.core.progress import progress
+    from nvae_tf.sampling import captions, images
+
+    rows = [
+        np.concatenate(
+            [
+                *illustrator.draw(
+                    _NUM.value,
+                    temperature,
+                    _SEED.value,
+                    min(_BATCH_SIZE.value, _NUM.value),
+                    fix_groups=fix_groups,
+                    labels=label,
+                    **_options(illustrator),
+                )
+            ]
+        )
+        for label in progress(labels, unit="class", desc="sampling")
+    ]
+    grid = captions.labelled_grid(
+        np.stack(rows), [f"class {label}" for label in labels]
+    )
+    images.write_png(_OUTPUT.value, grid)
+    print(f"{len(labels)} rows, one for each class, in {_OUTPUT.value}")
 
 
 def _write_grid(illustrator, fix_groups, temperature) -> None:
@@ -163,6 +217,7 @@ def _write_grid(illustrator, fix_groups, temperature) -> None:
             _SEED.value,
             batch_size,
             fix_groups=fix_groups,
+            labels=_labels(illustrator.model.config, _NUM.value),
             **_options(illustrator),
         ),
         total=-(-_NUM.value // batch_size),
@@ -170,7 +225,12 @@ def _write_grid(illustrator, fix_groups, temperature) -> None:
         desc="sampling",
     )
     drawn = np.concatenate([*batches])
-    grid = images.grid(drawn, _COLUMNS.value, gap=2)
+    columns = _COLUMNS.value
+    if not columns and not _LABELS.is_given:
+        # A column for each class, where they are few.
+        classes = illustrator.model.config.num_classes
+        columns = classes if classes <= _MOST_COLUMNS else 0
+    grid = images.grid(drawn, columns, gap=2)
     images.write_png(_OUTPUT.value, grid)
     print(f"{len(drawn)} samples in {_OUTPUT.value}")
 
@@ -181,11 +241,17 @@ def _write_folder(illustrator, fix_groups, temperature, info) -> None:
     import numpy as np
 
     from nvae_tf.core.progress import progress
+    from nvae_tf.sampling.classes import take_labels
     from nvae_tf.sampling.sample_folder import write_samples
 
     options = {"fix_groups": fix_groups, **_options(illustrator)}
-    if fix_groups:
+    config = illustrator.model.config
+    if fix_groups or config.num_classes:
         options["first_seed"] = _SEED.value
+    if config.num_classes:
+        chosen = _LABELS.read(config) or range(config.num_classes)
+        options["labels"] = list(chosen)
+    labels = _labels(config, _NUM.value)
 
     def draw(seeds):
         return illustrator.draw_seeds(
@@ -193,6 +259,7 @@ def _write_folder(illustrator, fix_groups, temperature, info) -> None:
             temperature,
             fix_groups=fix_groups,
             top_seeds=np.full(len(seeds), _SEED.value),
+            labels=take_labels(labels, seeds - _SEED.value),
             **_options(illustrator),
         )
 

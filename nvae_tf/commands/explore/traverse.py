@@ -54,13 +54,16 @@ def main(argv) -> None:
     illustrator = Illustrator(model)
     if _IMAGES.are_given:
         _DRAW.require_unused()
-        eps, temperature = _encode(model, config), 1.0
+        (eps, label), temperature = _encode(model, config), 1.0
     else:
         temperature = _DRAW.prepare(model, info)
         eps = illustrator.noise([_SEED.value])
+        label = _label_of_draw(model.config)
     rows = exploration.shifted(eps, _GROUP.value, _RANGE.value, _STEPS.value)
     batch_size = min(_BATCH_SIZE.value, len(rows[0]))
-    drawn = exploration.images_of(illustrator, rows, batch_size, temperature)
+    drawn = exploration.images_of(
+        illustrator, rows, batch_size, temperature, label
+    )
     drawn = drawn.reshape(-1, _STEPS.value, *drawn.shape[1:])
     if not channels:
         ends = drawn[:, -1].astype(np.float32) - drawn[:, 0]
@@ -92,12 +95,27 @@ def _checked_channels(config) -> list[int]:
     return channels
 
 
-def _encode(model, config) -> list:
-    """Noise of one image, L arrays `[1, h, w, d]`."""
+def _label_of_draw(config) -> int | None:
+    """The class of `--labels`, or the first; None of a model without any."""
+    labels = _IMAGES.labels.read(config)
+    if labels is None:
+        return 0 if config.num_classes else None
+    if len(labels) > 1:
+        raise UserError(
+            f"--labels names {len(labels)} classes, but there is one draw."
+        )
+    return labels[0]
+
+
+def _encode(model, config) -> tuple:
+    """Noise of one image, L arrays `[1, h, w, d]`, and its class."""
     from nvae_tf.datasets import image_input
     from nvae_tf.sampling.inference import Inference
 
     source, config = _IMAGES.open(config, num=1)
-    x, indices = image_input.read(source, config, _SEED.value)
-    code = Inference(model)(x, indices, draw=False)
-    return [e.numpy() for e in code.eps]
+    batch = image_input.read(source, config, _SEED.value)
+    code = Inference(model)(
+        batch.images, batch.indices, draw=False, labels=batch.labels
+    )
+    label = None if batch.labels is None else int(batch.labels[0])
+    return [e.numpy() for e in code.eps], label

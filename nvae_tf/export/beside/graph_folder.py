@@ -13,15 +13,17 @@ import sys
 
 import numpy as np
 
+from nvae_tf.export.beside.class_labels import add_labels, label_rows
 from nvae_tf.export.beside.noise_streams import check_noise, noise_rows
 from nvae_tf.export.beside.picture_grid import grid, write_png
 
 __all__ = ["DESCRIPTION", "GraphFolder", "draw_images"]
 
 DESCRIPTION = "graphs.json"
-_DTYPES = ("float32", "uint8")
+_DTYPES = ("float32", "uint8", "int32")
 _MOST_ROWS = 2**16
 _MOST_GROUPS = 2**12
+_MOST_CLASSES = 2**16
 _MOST_NUMBERS = 2**31  # That a graph takes or gives.
 _MOST_BYTES = 2**26  # Of the description.
 _MOST_IMAGES = 10_000  # Of a grid.
@@ -39,6 +41,7 @@ class GraphFolder:
       names: of the graphs.
       batch: N, rows that they take.
       num_groups: L, latent groups.
+      num_classes: that the model is told; 0 for none.
 
     Raises:
       OSError: if a file cannot be read.
@@ -63,6 +66,7 @@ class GraphFolder:
         self.names = sorted(self._graphs)
         self.batch = found["batch"]
         self.num_groups = found["num_groups"]
+        self.num_classes = found.get("num_classes", 0)
 
     def _check(self, found):
         """Raises ValueError for a description that no export has."""
@@ -80,6 +84,9 @@ class GraphFolder:
         groups = found.get("num_groups")
         if type(groups) is not int or not 1 <= groups <= _MOST_GROUPS:
             raise ValueError("it has no number of groups")
+        classes = found.get("num_classes", 0)
+        if type(classes) is not int or not 0 <= classes <= _MOST_CLASSES:
+            raise ValueError("it has no number of classes")
         for name, graph in graphs.items():
             if not re.fullmatch("[a-z_]{1,20}", name):
                 raise ValueError("a graph has no name")
@@ -90,6 +97,8 @@ class GraphFolder:
                     raise ValueError(f"{name} has no {side}")
             check_noise(graph["noise"])
             taken = {spec["name"]: spec["shape"] for spec in graph["inputs"]}
+            if bool(classes) != ("label" in taken):
+                raise ValueError(f"{name} takes other classes than it tells")
             for spec in graph["noise"]:
                 if taken.get(spec["name"]) != [batch, *spec["shape"]]:
                     raise ValueError(f"{name} takes other noise than it tells")
@@ -155,13 +164,15 @@ class GraphFolder:
             for spec in self._graphs[name]["noise"]
         }
 
-    def sample(self, seeds, temperature=0.7, *, output="images"):
+    def sample(self, seeds, temperature=0.7, *, labels=None, output="images"):
         """Draws an image for every seed.
 
         Args:
           seeds: integers `[M]`; any number of them.
           temperature: scales the noise of the latent groups: a number, or
             `[L]`, top-down.
+          labels: of a model of classes, one of them for all images, or
+            integers `[M]`; by default all classes in turn.
           output: "images" (uint8), "images_float" or "mean" (float32 in
             [0, 1]).
 
@@ -169,7 +180,7 @@ class GraphFolder:
           `[M, H, W, C]`.
 
         Raises:
-          ValueError: if the temperature does not fit.
+          ValueError: if the temperature or a label does not fit.
         """
         temperature = np.broadcast_to(
             np.asarray(temperature, np.float32), [self.batch, self.num_groups]
@@ -177,14 +188,17 @@ class GraphFolder:
         if not np.all(np.isfinite(temperature) & (temperature >= 0)):
             raise ValueError("temperature must be finite and not negative.")
         seeds = np.asarray(list(seeds), np.int64)
+        labels = label_rows(labels, self.num_classes, len(seeds))
         images = []
         for start in range(0, len(seeds), self.batch):
             rows = np.arange(start, start + self.batch)
             # The last batch is filled up.
-            given = self.draw_noise(
-                "sample", seeds[np.minimum(rows, len(seeds) - 1)]
-            )
-            drawn = self.run("sample", {**given, "temperature": temperature})
+            rows = np.minimum(rows, len(seeds) - 1)
+            given = self.draw_noise("sample", seeds[rows])
+            given["temperature"] = temperature
+            if labels is not None:
+                given["label"] = labels[rows]
+            drawn = self.run("sample", given)
             images.append(drawn[output][: len(seeds) - start])
         return np.concatenate(images)
 
@@ -224,6 +238,7 @@ def draw_images(graphs_type, argv=None):
     parser.add_argument("--num", type=int, default=64, help="images")
     parser.add_argument("--seed", type=int, default=0, help="of the first")
     parser.add_argument("--temperature", type=float, default=0.7)
+    add_labels(parser)
     parser.add_argument("--output", default="grid.png", help="a PNG file")
     options = parser.parse_args(argv)
     try:
@@ -232,7 +247,9 @@ def draw_images(graphs_type, argv=None):
                 f"--num must be 1 to {_MOST_IMAGES}: the images make one grid."
             )
         seeds = range(options.seed, options.seed + options.num)
-        images = graphs_type(options.folder).sample(seeds, options.temperature)
+        images = graphs_type(options.folder).sample(
+            seeds, options.temperature, labels=options.labels
+        )
         write_png(options.output, grid(images))
     except ImportError as error:
         print(f"error: {error}; pip install it.", file=sys.stderr)

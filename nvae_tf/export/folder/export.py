@@ -16,7 +16,12 @@ from typing import Any, NamedTuple
 from nvae_tf.core.errors import ExportError
 from nvae_tf.core.files import new_folder
 from nvae_tf.core.reading import sha256
-from nvae_tf.export.beside import graph_folder, noise_streams, picture_grid
+from nvae_tf.export.beside import (
+    class_labels,
+    graph_folder,
+    noise_streams,
+    picture_grid,
+)
 from nvae_tf.export.beside.single_file import single_file
 from nvae_tf.export.folder.runner import FolderRunner
 from nvae_tf.export.graphs import GraphDefinition, Graphs
@@ -94,6 +99,7 @@ def export_folder(
     # own.
     model = NVAE(source.model.config, unroll=True, device="GPU")
     definitions = Graphs(source, batch, model)
+    classes = model.config.num_classes
     noise = {}
 
     def defined():
@@ -110,6 +116,7 @@ def export_folder(
             "format": form.program.Graphs.FORMAT,
             "batch": batch,
             "num_groups": source.model.config.num_groups,
+            **({"num_classes": classes} if classes else {}),
             "graphs": {
                 name: {**graph, "noise": noise[name]}
                 for name, graph in described.items()
@@ -121,7 +128,13 @@ def export_folder(
             json.dumps(content, indent=1) + "\n"
         )
         (folder / form.program_name).write_bytes(
-            single_file(form.program, graph_folder, noise_streams, picture_grid)
+            single_file(
+                form.program,
+                graph_folder,
+                class_labels,
+                noise_streams,
+                picture_grid,
+            )
         )
         reference = Reference(source, range(batch), temperature)
         check(form.runner(folder), reference)

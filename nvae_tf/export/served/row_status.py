@@ -30,6 +30,7 @@ class RowStatus(enum.IntEnum):
     WRONG_SIZE = 4
     WRONG_CHANNELS = 5
     OVERFLOW = 6
+    BAD_LABEL = 7
 
 
 MEANINGS = {
@@ -47,6 +48,7 @@ MEANINGS = {
     RowStatus.OVERFLOW: (
         "the numbers are so large that what came of them is not finite"
     ),
+    RowStatus.BAD_LABEL: "the label must be that of a class of the model",
 }
 
 

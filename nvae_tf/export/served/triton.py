@@ -7,7 +7,11 @@ from collections.abc import Mapping
 
 __all__ = ["configuration"]
 
-_TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
+_TYPES = {
+    "float32": "TYPE_FP32",
+    "uint8": "TYPE_UINT8",
+    "int32": "TYPE_INT32",
+}
 
 _TEMPLATE = """\
 # For a model repository of Triton, copy the graph to {name}/1/model.onnx there

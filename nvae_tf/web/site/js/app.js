@@ -1,6 +1,12 @@
 /** The page: loads the model, brings state, views and address together. */
 
-import { addSources, addTemperatures, rove, say } from "./controls.js";
+import {
+  addClasses,
+  addSources,
+  addTemperatures,
+  rove,
+  say,
+} from "./controls.js";
 import { Engine } from "./engine.js";
 import { Loading } from "./loading.js";
 import { decode, fit } from "./photo.js";
@@ -42,6 +48,7 @@ class Page {
         "Nothing is sent anywhere.",
     );
     await store.follow(location.hash.slice(1));
+    addClasses(store);
     addTemperatures(store);
     addSources(store, (file) => this.openPicture(file));
     this.views = VIEWS.map((Kind) => new Kind(this));

@@ -40,6 +40,36 @@ export function addTemperatures(store) {
   }
 }
 
+/**
+ * Fills the choice of a class, of a model that is told any.
+ *
+ * @param {Store} store
+ */
+export function addClasses(store) {
+  const field = document.getElementById("class");
+  field.hidden = !store.classes;
+  if (!store.classes) {
+    return;
+  }
+  const select = document.getElementById("label");
+  const all = new Option("all in turn", "");
+  select.append(all);
+  for (let label = 0; label < store.classes; label++) {
+    select.append(new Option(String(label), String(label)));
+  }
+  select.onchange = () => {
+    store.set({ label: select.value === "" ? null : Number(select.value) });
+  };
+  const show = () => {
+    // Elsewhere there is one picture, of one class.
+    all.disabled = store.state.view !== "samples";
+    const isAll = store.state.label === null && !all.disabled;
+    select.value = isAll ? "" : String(store.classOf().label);
+  };
+  store.addEventListener("change", show);
+  show();
+}
+
 class Temperatures {
   constructor(place, store) {
     this.store = store;

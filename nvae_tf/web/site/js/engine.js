@@ -60,10 +60,11 @@ export class Engine extends EventTarget {
    *
    * @param {string} channel see `draw`.
    * @param {{image: string, pixels: Uint8Array}} source as in a row.
+   * @param {number} label as in a row.
    * @returns {Promise<object>} `nelbo` in nats, `bitsPerDim`, `klPerGroup`.
    */
-  infer(channel, source) {
-    return this.current.ask({ kind: "infer", channel, source });
+  infer(channel, source, label) {
+    return this.current.ask({ kind: "infer", channel, source, label });
   }
 
   /** Lets WebGPU take over if it can. Says in `description.note` what came. */
@@ -103,6 +104,8 @@ export class Engine extends EventTarget {
     const rows = Array.from({ length: TRIAL_ROWS }, (_, seed) => ({
       source: { seed },
       temperature,
+      // A class that every model has, if it is told any.
+      label: 0,
     }));
     const [expected, given] = await Promise.all(
       [mine, other].map((helper) => helper.floats(rows.slice(0, 1))),

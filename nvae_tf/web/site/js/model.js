@@ -13,8 +13,10 @@
  *                  prior's mean
  *     temperature  one factor per group, for the noise of seeds; that of
  *                  images is taken as it is
+ *     label        the class of the picture, of a model that is told any
  *
- * `image` is a key; `infer`, which comes first, keeps the image's noise.
+ * `image` is a key; `infer`, which comes first, keeps the image's noise, which
+ * is another for every class.
  */
 
 import { between, joined, scaled, shifted, upperOnly } from "./latents.js";
@@ -38,6 +40,7 @@ export class Model {
     this.shapes = manifest.model.latent_shapes;
     this.imageShape = manifest.model.image_shape;
     this.graphs = manifest.graphs;
+    this.hasClasses = Boolean(manifest.model.num_classes);
     this.open = open;
     this.seeds = new Map();
     this.images = new Map();
@@ -61,6 +64,7 @@ export class Model {
       drawn.map((one) => one.temperature),
       [this.shapes.length],
     );
+    this.#tell(feeds, rows.map((row) => row.label));
     for (const spec of this.#pixelNoise(name)) {
       const seeds = rows.map((row) => row.source.seed ?? SCORE_SEED);
       feeds[spec.name] = this.#tensor(
@@ -80,10 +84,11 @@ export class Model {
    *
    * @param {string} key to know it by.
    * @param {Uint8Array} image `[height, width, channels]`.
+   * @param {number} label its class, of a model that is told any.
    * @returns {Promise<object>} `nelbo` in nats, `bitsPerDim` and `klPerGroup`,
    *     of one posterior draw.
    */
-  async infer(key, image) {
+  async infer(key, image, label) {
     // The first row walks along the posterior's mean, the second is a draw.
     const still = this.shapes.map((shape) => new Float32Array(size(shape)));
     const feeds = this.#stacked([still, this.#ofSeed(SCORE_SEED)]);
@@ -91,6 +96,7 @@ export class Model {
     pixels.set(image);
     pixels.set(image, image.length);
     feeds.images = new this.ort.Tensor("uint8", pixels, [2, ...this.imageShape]);
+    this.#tell(feeds, [label, label]);
     const session = await this.open("infer");
     const results = await session.run(feeds);
     const groups = [];
@@ -98,7 +104,7 @@ export class Model {
       const values = await results[`noise_${i}`].getData();
       groups.push(values.slice(0, size(shape)));
     }
-    keep(this.images, key, groups, KEPT_IMAGES);
+    keep(this.images, this.#nameOf(key, label), groups, KEPT_IMAGES);
     const kl = await results.kl_per_group.getData();
     return {
       nelbo: (await results.nelbo.getData())[1],
@@ -108,17 +114,30 @@ export class Model {
   }
 
   /** Whether an image's noise is still known. */
-  knows(key) {
-    return this.images.has(key);
+  knows(key, label) {
+    return this.images.has(this.#nameOf(key, label));
+  }
+
+  #nameOf(key, label) {
+    return this.hasClasses ? `${key} of ${label}` : key;
+  }
+
+  /** Adds the classes to what a graph takes, where it takes any. */
+  #tell(feeds, labels) {
+    if (this.hasClasses) {
+      feeds.label = new this.ort.Tensor("int32", Int32Array.from(labels), [
+        labels.length,
+      ]);
+    }
   }
 
   /** The noise of a row, and the temperature of each group. */
   #noiseOf(row) {
     const ones = row.temperature.map(() => 1);
-    let noise = this.#ofSource(row.source);
+    let noise = this.#ofSource(row.source, row.label);
     let temperature = isImage(row.source) ? ones : row.temperature;
     if (row.other) {
-      let end = this.#ofSource(row.other);
+      let end = this.#ofSource(row.other, row.label);
       if (isImage(row.source) !== isImage(row.other)) {
         // One of them is at the temperature already.
         if (isImage(row.source)) {
@@ -132,7 +151,7 @@ export class Model {
     }
     if (row.keep) {
       const { source, groups, side } = row.keep;
-      const kept = this.#ofSource(source);
+      const kept = this.#ofSource(source, row.label);
       const keptTemperature = isImage(source) ? ones : row.temperature;
       [noise, temperature] =
         side === "coarse"
@@ -156,11 +175,11 @@ export class Model {
     return { noise, temperature: Float32Array.from(temperature) };
   }
 
-  #ofSource(source) {
+  #ofSource(source, label) {
     if (!isImage(source)) {
       return this.#ofSeed(source.seed);
     }
-    const found = this.images.get(source.image);
+    const found = this.images.get(this.#nameOf(source.image, label));
     if (!found) {
       throw new Error("The image is no longer known.");
     }

@@ -8,10 +8,19 @@ import { fromText, toSource, toText } from "./link.js";
 
 /** What a link to each view holds. */
 const IN_LINK = {
-  samples: ["seed", "count", "temperature", "pixels", "keep", "level", "from"],
-  between: ["a", "b", "t", "temperature"],
-  image: ["own"],
-  latent: ["base", "group", "channel", "amount", "temperature"],
+  samples: [
+    "seed",
+    "count",
+    "temperature",
+    "pixels",
+    "keep",
+    "level",
+    "from",
+    "label",
+  ],
+  between: ["a", "b", "t", "temperature", "label"],
+  image: ["own", "label"],
+  latent: ["base", "group", "channel", "amount", "temperature", "label"],
   about: [],
 };
 const LARGEST_SEED = 2 ** 31 - 1;
@@ -44,7 +53,22 @@ export class Store extends EventTarget {
       channel: 0,
       amount: 0,
       own: null,
+      // Null: samples of all classes in turn; elsewhere of the first.
+      label: null,
     };
+  }
+
+  /** How many classes the model is told; 0 for none. */
+  get classes() {
+    return this.model.num_classes ?? 0;
+  }
+
+  /** The class of a row, and in a grid of the sample at a place; or nothing. */
+  classOf(place = 0) {
+    if (!this.classes) {
+      return {};
+    }
+    return { label: this.state.label ?? place % this.classes };
   }
 
   /** Changes the state; everybody hears of it. */
@@ -142,6 +166,8 @@ export class Store extends EventTarget {
         const fits = values.length === this.scales.length;
         return fits && !values.includes(undefined) ? values : undefined;
       }
+      case "label":
+        return this.classes ? whole(0, this.classes - 1) : undefined;
       case "pixels":
         return ["images", "mean"].find((output) => output === text);
       case "keep":

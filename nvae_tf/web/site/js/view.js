@@ -78,6 +78,7 @@ export class View {
     return {
       source: this.store.source(source),
       temperature: this.store.temperatures(),
+      ...this.store.classOf(),
       ...more,
     };
   }

@@ -28,13 +28,15 @@ export class AboutView extends View {
     const flag = isOne
       ? `--temperature=${temperature[0]}`
       : `--scale_temperature=${scales}`;
+    const { label } = this.store.classOf();
+    const ofClass = label === undefined ? "" : ` --labels=${label}`;
     const commands = [
-      `nvae sample --workdir=DIR --seed=${seed} --num=1 ${flag}`,
+      `nvae sample --workdir=DIR --seed=${seed} --num=1 ${flag}${ofClass}`,
     ];
     if (isOne) {
       commands.push(
         `python model/onnx_sampler.py model/nvae.onnx --seed=${seed} --num=1 ` +
-          `--temperature=${temperature[0]}`,
+          `--temperature=${temperature[0]}${ofClass}`,
       );
     }
     say(document.getElementById("commands"), commands.join("\n"));
@@ -78,6 +80,9 @@ function factsOf(model) {
     ],
     ["Training step", model.step ?? "unknown"],
   ];
+  if (model.num_classes) {
+    facts.push(["Classes", `${model.num_classes}, of which it is told one`]);
+  }
   if (model.nelbo !== null) {
     facts.push([
       "Held out",

@@ -36,10 +36,10 @@ export class ImageView extends View {
   }
 
   wanted() {
-    return { own: this.store.state.own };
+    return { own: this.store.state.own, ...this.store.classOf() };
   }
 
-  async draw({ own }) {
+  async draw({ own, label }) {
     if (!own) {
       return;
     }
@@ -50,7 +50,7 @@ export class ImageView extends View {
     const rows = this.store.levels.map(({ groups }) =>
       this.row(own, { groups }),
     );
-    const scores = await engine.infer("image-score", source);
+    const scores = await engine.infer("image-score", source, label);
     this.#showScores(scores);
     // From the last to the first: the whole reconstruction is there at once.
     const pictures = await engine.draw("image", rows.reverse());

@@ -45,7 +45,9 @@ export class SamplesView extends View {
 
   wanted() {
     const { state, levels, isBinary } = this.store;
-    const rows = this.#seeds().map((seed) => this.row({ seed }));
+    const rows = this.#seeds().map((seed, i) =>
+      this.row({ seed }, this.store.classOf(i)),
+    );
     if (state.keep !== "none") {
       const keep = {
         source: this.store.source(state.from),
@@ -97,7 +99,9 @@ export class SamplesView extends View {
       this.drawn = "";
     }
     [...this.grid.children].forEach((button, i) => {
-      button.title = `Sample with seed ${seeds[i]}`;
+      const { label } = this.store.classOf(i);
+      const kind = label === undefined ? "" : `, class ${label}`;
+      button.title = `Sample with seed ${seeds[i]}${kind}`;
       button.setAttribute("aria-label", button.title);
       button.setAttribute("aria-pressed", seeds[i] === this.chosen);
     });
@@ -150,6 +154,9 @@ export class SamplesView extends View {
   /** What the buttons below the grid do with the chosen sample. */
   #goOn(what) {
     const source = { seed: this.chosen };
+    const place = this.#seeds().indexOf(this.chosen);
+    // What is gone on with is of its class, too.
+    const ofClass = this.store.classOf(place);
     const changes = {
       coarse: { keep: "coarse", from: source },
       fine: { keep: "fine", from: source },
@@ -158,12 +165,13 @@ export class SamplesView extends View {
       latent: { view: "latent", base: source },
     }[what];
     if (changes) {
-      this.store.set(changes);
+      this.store.set({ ...changes, ...ofClass });
       return;
     }
-    const pixels = this.pictures[this.#seeds().indexOf(this.chosen)];
+    const pixels = this.pictures[place];
     if (pixels) {
-      this.store.set({ view: "image", own: this.store.addOwn(pixels) });
+      const own = this.store.addOwn(pixels);
+      this.store.set({ view: "image", own, ...ofClass });
     }
   }
 

@@ -88,8 +88,9 @@ const TASKS = {
     self.postMessage({ id, done: true, millisecondsPerRow });
   },
 
-  async infer({ id, source }) {
-    const scores = await modelOf(engine).infer(source.image, source.pixels);
+  async infer({ id, source, label }) {
+    const { image, pixels } = source;
+    const scores = await modelOf(engine).infer(image, pixels, label);
     self.postMessage({ id, done: true, ...scores });
   },
 
@@ -126,9 +127,11 @@ function modelOf(loaded) {
 
 /** Encodes images that rows name, unless their noise is known. */
 async function encodeImages(model, rows) {
-  for (const source of rows.flatMap(sourcesOf)) {
-    if (source.image !== undefined && !model.knows(source.image)) {
-      await model.infer(source.image, source.pixels);
+  for (const row of rows) {
+    for (const { image, pixels } of sourcesOf(row)) {
+      if (image !== undefined && !model.knows(image, row.label)) {
+        await model.infer(image, pixels, row.label);
+      }
     }
   }
 }
