@@ -128,6 +128,7 @@ def test_several_classes_have_a_row_each(
         np.testing.assert_array_equal(strip[:, -28:], expected[1])
 
 
+@pytest.mark.long
 def test_a_folder_is_gone_on_with_in_the_same_classes(workdir, model, tmp_path):
     options = [f"--workdir={workdir}", "--labels=4,5", "--seed=3"]
     folder = f"--output={tmp_path}/x/"
@@ -165,6 +166,7 @@ def test_unconditional_models_refuse_classes(plain, labels):
         run("encode", f"--workdir={plain}", "--num=2", "--labels=7")
 
 
+@pytest.mark.long
 def test_images_of_the_run_are_encoded_under_their_classes(
     workdir, model, digits, tmp_path
 ):

@@ -13,8 +13,8 @@ from nvae_tf.sampling.inference import Inference
 from nvae_tf.sampling.readjust import readjust_batch_norm
 from tests.support import model_cases
 
-_CONFIG = model_cases.small(num_classes=3)
-_PLAIN = model_cases.small()
+_CONFIG = model_cases.small(num_classes=3, num_groups_per_scale=1)
+_PLAIN = model_cases.small(num_groups_per_scale=1)
 
 
 @functools.cache

@@ -62,6 +62,7 @@ _SERVED = {
         likelihood="mixture",
         num_mixtures=1,
         architecture="res_bnswish",
+        num_groups_per_scale=1,
         num_classes=3,
     ),
 }

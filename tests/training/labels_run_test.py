@@ -186,6 +186,7 @@ def test_gradient_goes_to_the_classes_of_the_batch():
         start += size
 
 
+@pytest.mark.long
 def test_passes_of_a_step_bring_their_labels():
     one, several = _step(), _step()
     x, labels = _batch(one)
