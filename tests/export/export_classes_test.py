@@ -1,5 +1,6 @@
 """Exports of a model that is told classes: each takes them, row by row."""
 
+import json
 import subprocess
 import sys
 
@@ -224,6 +225,12 @@ def test_folders_of_graphs_take_labels_and_agree(tmp_path, kind, runner):
         graphs.sample(_SEEDS, labels=3)
     results = verify(open_export(path), source("classes"))
     assert not [result.problem for result in results if result.problem]
+    described = json.loads((path / "graphs.json").read_text())
+    for classes in (0, -1, "3"):
+        changed = json.dumps({**described, "num_classes": classes})
+        (path / "graphs.json").write_text(changed)
+        with pytest.raises(ValueError, match="classes"):
+            Graphs(path)
 
 
 # --- clients ----------------------------------------------------------------
