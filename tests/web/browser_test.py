@@ -222,7 +222,9 @@ def test_page_says_what_it_loads(open_view, site, url):
           self.said = [];
           addEventListener("DOMContentLoaded", () => {
             const line = document.getElementById("status");
-            new MutationObserver(() => self.said.push(line.textContent))
+            // It is run in the empty page on the way, too.
+            if (line) new MutationObserver(
+              () => self.said.push(line.textContent))
               .observe(line, { childList: true });
           });""",
     )
