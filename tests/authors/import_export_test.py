@@ -182,6 +182,7 @@ def halfway(source, tmp_path_factory):
     return _export(folder / "w", folder / "c.pt", "mnist")
 
 
+@pytest.mark.long
 def test_imported_run_goes_on_as_if_it_had_never_left(
     source, halfway, tmp_path
 ):

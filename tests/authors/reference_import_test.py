@@ -108,9 +108,8 @@ def checkpoint(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        # Each kind of operation is in one of the others.
         pytest.param(name, marks=pytest.mark.long)
-        if name in ARCHITECTURES and name not in ("mbconv_den", "res_elu")
+        if name in model_cases.ALIKE
         else name
         for name in _CONFIGS
     ],

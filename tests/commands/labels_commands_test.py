@@ -183,6 +183,7 @@ def test_images_of_the_run_are_encoded_under_their_classes(
         np.testing.assert_allclose(found["nelbo"], expected.nelbo, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_own_images_need_a_class(workdir, digits, tmp_path):
     x, labels = digits
     for number in range(2):

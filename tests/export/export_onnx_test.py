@@ -184,6 +184,7 @@ def test_fixed_batch_is_fixed_and_filled_up(tmp_path, exported):
     assert np.abs(images.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.long
 def test_half_precision_stays_near_and_halves_the_weights(tmp_path, exported):
     path = tmp_path / "nvae.onnx"
     export_onnx(source("tiny"), path, fp16=True, graphs=["decode", "score"])

@@ -391,6 +391,7 @@ def test_given_parameters_are_what_is_exported(tmp_path):
     assert not np.allclose(mean, other, atol=1e-2)
 
 
+@pytest.mark.long
 def test_half_precision_model_is_exported_in_float32(tmp_path):
     config = source("plain_vae").config
     model = random_model(MODELS["plain_vae"], dtype="mixed_bfloat16")

@@ -93,8 +93,22 @@ def test_unrolled_groups_give_the_same_gradients(recompute):
     )
 
 
-@pytest.mark.parametrize("architecture", ["res_bnelu", "res_elu", "mbconv_den"])
-@pytest.mark.parametrize("recompute", ["bn_swish", "cell"])
+@pytest.mark.parametrize(
+    ("recompute", "architecture"),
+    [
+        ("bn_swish", "res_bnelu"),
+        ("cell", "mbconv_den"),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (
+                ("cell", "res_bnelu"),
+                ("bn_swish", "res_elu"),
+                ("cell", "res_elu"),
+                ("bn_swish", "mbconv_den"),
+            )
+        ),
+    ],
+)
 def test_other_cells_give_the_same_gradients(recompute, architecture):
     changes = {
         "architecture": architecture,

@@ -153,7 +153,7 @@ def test_request_that_fails_for_anothers_sake_is_sent_again(
 
 @pytest.mark.parametrize("kind", ["grpc", "rest"])
 def test_full_queue_is_told_from_an_absent_server(folder, kind):
-    with _serving(folder, window=5.0, max_rows=2, max_batches=1) as (
+    with _serving(folder, window=2.0, max_rows=2, max_batches=1) as (
         _,
         addresses,
     ):

@@ -68,6 +68,17 @@ CONFIGS = {
     },
 }
 
+# What makes them differ is in others too.
+ALIKE = {
+    "one_scale",
+    "equal_groups",
+    "wide_encoder",
+    "wide_decoder",
+    "mixture_5_bits",
+    "plain_vae_flows",
+    *(ARCHITECTURES.keys() - {"mbconv_den", "res_elu"}),
+}
+
 
 def randomize(layer, seed: int = 0) -> None:
     """Moves every variable away from where it starts."""

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 def running(server) -> Iterator:
     """Has a `socketserver` answer while the block runs, then closes it."""
     with server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        # How often it looks whether it is to close: by default twice a second.
+        thread = threading.Thread(
+            target=server.serve_forever, args=(0.01,), daemon=True
+        )
         thread.start()
         try:
             yield server

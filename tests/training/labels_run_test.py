@@ -76,6 +76,7 @@ def test_classes_are_counted_and_kept_with_the_run(finished, images):
     assert trainer.train(_config(images), path) is None
 
 
+@pytest.mark.long
 def test_interrupted_run_ends_as_if_never_interrupted(
     finished, images, tmp_path, monkeypatch
 ):
@@ -112,6 +113,7 @@ def test_labels_cannot_come_or_go_within_a_run(finished, images):
         trainer.train(_config(images, labels=False), path)
 
 
+@pytest.mark.long
 def test_run_without_labels_says_nothing_of_them(images, tmp_path):
     config = _config(images, labels=False, train={"epochs": 1})
     config = dataclasses.replace(

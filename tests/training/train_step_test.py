@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nvae_tf.config import ARCHITECTURES
 from nvae_tf.config.schedules import Coefficients
 from nvae_tf.model import losses
 from nvae_tf.model.layers import BatchNorm
@@ -53,9 +52,8 @@ def _gradient(name):
 @pytest.mark.parametrize(
     "name",
     [
-        # Cells of each kind are in the others, but for weight normalisation.
         pytest.param(name, marks=pytest.mark.long)
-        if name in ARCHITECTURES and name not in ("mbconv_den", "res_elu")
+        if name in model_cases.ALIKE
         else name
         for name in model_cases.CONFIGS
     ],
