@@ -39,6 +39,11 @@ def describe(config: Config, num_replicas: int = 1) -> str:
             f"{size}{padded}, {_count(model.num_bits, 'bit')}, "
             f"{model.likelihood} likelihood",
         ),
+        *(
+            _fact("classes", f"{plan.num_classes:,}, told prior and decoder")
+            if plan.num_classes
+            else ()
+        ),
         *_fact("parameters", f"{plan.num_parameters:,} trainable"),
         *_fact(
             "latents",

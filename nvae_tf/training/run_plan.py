@@ -88,6 +88,7 @@ class Plan:
 
     Attributes:
       scales: coarsest first.
+      num_classes: that the model is told, counted where they are; 0 for none.
       num_parameters: trainable ones.
       activations: estimated bytes per image, by what is recomputed.
       state_bytes: estimated bytes of weights, gradients and optimiser.
@@ -102,6 +103,7 @@ class Plan:
     """
 
     scales: tuple[Scale, ...]
+    num_classes: int
     num_parameters: int
     activations: ActivationMemory
     state_bytes: int
@@ -174,6 +176,7 @@ def make_plan(config: Config, num_replicas: int = 1) -> Plan:
     device, device_bytes = _device()
     plan = Plan(
         scales=_scales(config.model),
+        num_classes=config.model.num_classes,
         num_parameters=num_parameters,
         activations=activation_memory.estimate(
             model, bytes_per_value=4 if config.dtype_policy == "float32" else 2

@@ -144,6 +144,7 @@ def test_dry_run_counts_classes(images, tmp_path):
     width = _config(images).model.latent_width[1]
     assert told.num_parameters - untold.num_parameters == _CLASSES * width
     assert not told.problems
+    assert (told.num_classes, untold.num_classes) == (_CLASSES, 0)
     plain = write_images(tmp_path / "plain.npy")
     assert "data.labels" in dry_run.describe(_config(plain))
 
