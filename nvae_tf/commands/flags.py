@@ -193,6 +193,26 @@ class LabelsFlag:
             ) from error
         return labels
 
+    def of_draws(self, config, num: int):
+        """The classes of so many draws: these in turn, or all of the model.
+
+        Args:
+          config: of the model.
+          num: draws.
+
+        Returns:
+          int32 `[num]`; None for a model that knows no classes.
+
+        Raises:
+          UserError: see `read`.
+        """
+        from nvae_tf.sampling import classes
+
+        labels = self.read(config)
+        if labels is None:
+            return classes.in_turn(config, num)
+        return classes.cycled(labels, num)
+
 
 class ImageFlags:
     """`--split`, `--images`, `--indices`, `--num`, `--labels`: which images.

@@ -6,6 +6,7 @@ key of a run and `nvae_tf.config.model` those of the architecture.
 
 from nvae_tf.config.model import (
     ARCHITECTURES,
+    MOST_CLASSES,
     LatentShape,
     ModelConfig,
     cell_operations,
@@ -25,6 +26,7 @@ from nvae_tf.config.run import (
 __all__ = [
     "ARCHITECTURES",
     "MAX_PIXELS",
+    "MOST_CLASSES",
     "PRECISIONS",
     "RECOMPUTE",
     "CheckpointConfig",

@@ -11,6 +11,7 @@ from nvae_tf.core.reading import shown
 
 __all__ = [
     "ARCHITECTURES",
+    "MOST_CLASSES",
     "LatentShape",
     "ModelConfig",
     "cell_operations",
@@ -80,6 +81,7 @@ LIKELIHOODS = ("bernoulli", "mixture", "normal")
 # The least and the most that each number may be.  The most is far above any
 # model that was ever trained: a configuration may come from a stranger, and
 # shall not ask for more than can be counted.
+MOST_CLASSES = 2**16
 _RANGES = {
     "image_size": (1, 8192),
     "image_channels": (1, 64),
@@ -98,7 +100,7 @@ _RANGES = {
     "num_cells_enc": (1, 64),
     "num_cells_dec": (1, 64),
     "num_flow_pairs": (0, 64),
-    "num_classes": (0, 65536),
+    "num_classes": (0, MOST_CLASSES),
 }
 # Channels at the coarsest scale.
 _MOST_CHANNELS = 2**14

@@ -96,9 +96,13 @@ def open_folder(data: DataConfig, split: str) -> Source:
     root = _root(data)
     if data.split_by == "folder":
         folder = _split_folder(root, split)
-        return _source(str(folder), list_images(folder), folder, data)
+        paths = list_images(folder)
+        training = paths, folder
+        if data.labels and split != "train":
+            training = _for_training(data)
+        return _source(str(folder), paths, folder, data, training)
     held_out = split != "train"
-    paths = list_images(root)
+    paths = everything = list_images(root)
     if data.split_by == "content":
         fractions = content_fractions(paths, skip_corrupt=data.skip_corrupt)
     else:
@@ -117,7 +121,7 @@ def open_folder(data: DataConfig, split: str) -> Source:
             f"({data.validation_fraction})."
         )
     kind = "held-out" if held_out else "train"
-    return _source(f"{root} ({kind})", paths, root, data)
+    return _source(f"{root} ({kind})", paths, root, data, (everything, root))
 
 
 def count_classes(data: DataConfig) -> int:
@@ -126,15 +130,20 @@ def count_classes(data: DataConfig) -> int:
     Raises:
       DataError: if there are none, or an image lies in none of them.
     """
-    return len(_classes(data))
+    return len(_classes(*_for_training(data)))
 
 
-def _classes(data: DataConfig) -> dict[str, int]:
-    """The number of every class, by the name of its folder."""
+def _for_training(data: DataConfig) -> tuple[list[pathlib.Path], pathlib.Path]:
+    """The files whose classes count, and the folder that these lie in."""
     root = _root(data)
     if data.split_by == "folder":
         root = _split_folder(root, "train")
-    names = {_class_name(path, root) for path in list_images(root)}
+    return list_images(root), root
+
+
+def _classes(paths: list[pathlib.Path], root: pathlib.Path) -> dict[str, int]:
+    """The number of every class, by the name of its folder."""
+    names = {_class_name(path, root) for path in paths}
     return {name: number for number, name in enumerate(sorted(names))}
 
 
@@ -150,12 +159,19 @@ def _class_name(path: pathlib.Path, root: pathlib.Path) -> str:
 
 
 def _source(
-    name: str, paths: list[pathlib.Path], root: pathlib.Path, data: DataConfig
+    name: str,
+    paths: list[pathlib.Path],
+    root: pathlib.Path,
+    data: DataConfig,
+    training: tuple[list[pathlib.Path], pathlib.Path],
 ) -> FolderSource:
-    """The files, with their labels where these are wanted."""
+    """The files, with their labels where these are wanted.
+
+    `training` is what `_for_training` returns.
+    """
     if not data.labels:
         return FolderSource(name, paths, data.max_pixels)
-    classes = _classes(data)
+    classes = _classes(*training)
     names = [_class_name(path, root) for path in paths]
     strangers = [found for found in names if found not in classes]
     if strangers:

@@ -6,20 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nvae_tf.config import ModelConfig
+from nvae_tf.config import MOST_CLASSES, ModelConfig
 from nvae_tf.core.errors import DataError
 from nvae_tf.core.reading import shown
 from nvae_tf.datasets.sources import Source, Subset
 
 __all__ = [
-    "MOST_CLASSES",
     "LabelledSource",
     "checked_labels",
     "require_labels",
     "within",
 ]
-
-MOST_CLASSES = 65536
 
 
 class LabelledSource(Subset):

@@ -49,7 +49,9 @@ class TrainingBatch(NamedTuple):
     @property
     def inputs(self):
         """What a training step takes: images, or those and their labels."""
-        return _inputs(self)
+        if self.labels is None:
+            return self.images
+        return self.images, self.labels
 
 
 class EvaluationBatch(NamedTuple):
@@ -64,17 +66,6 @@ class EvaluationBatch(NamedTuple):
     images: tf.Tensor
     weights: tf.Tensor
     labels: tf.Tensor | None = None
-
-    @property
-    def inputs(self):
-        """See `TrainingBatch`."""
-        return _inputs(self)
-
-
-def _inputs(batch):
-    if batch.labels is None:
-        return batch.images
-    return batch.images, batch.labels
 
 
 class Reader:

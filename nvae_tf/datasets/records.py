@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from nvae_tf.config import Config
+from nvae_tf.config import MOST_CLASSES, Config
 from nvae_tf.core.errors import DataError
 from nvae_tf.core.files import replacing, write_bytes
 from nvae_tf.core.json_files import read_json
 from nvae_tf.core.npz_files import read_npz
 from nvae_tf.core.reading import open_regular, shown
-from nvae_tf.datasets.labels import MOST_CLASSES
 from nvae_tf.datasets.sources import SPLITS, CorruptImageError, Source
 
 __all__ = [

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from nvae_tf.evaluation.importance import Estimate, ImportanceEstimator, Terms
 from nvae_tf.model import losses
+from nvae_tf.model.inputs import images_and_labels
 from nvae_tf.model.nvae import NVAE
 
 __all__ = ["ACTIVE_NATS", "Evaluation", "Evaluator"]
@@ -110,7 +111,7 @@ class Evaluator:
         return self._evaluation(estimate, num_importance_samples)
 
     def _terms(self, x, eps) -> Terms:
-        x, labels = x if isinstance(x, tuple) else (x, None)
+        x, labels = images_and_labels(x)
         config = self.model.config
         noise = [
             tf.reshape(part, [-1, *shape])

@@ -13,6 +13,7 @@ __all__ = [
     "by_scale",
     "checked_images",
     "checked_labels",
+    "images_and_labels",
     "noise_by_scale",
     "per_group",
 ]
@@ -96,6 +97,18 @@ def checked_labels(labels, config: ModelConfig, batch: int | None):
                 f"classes 0 to {count - 1}."
             )
     return tf.cast(labels, tf.int32)
+
+
+def images_and_labels(x):
+    """What a batch holds, as a model takes it: `(images, labels)`.
+
+    Args:
+      x: images, or the pair of them and their labels.
+
+    Returns:
+      Both; labels are None where there are none.
+    """
+    return x if isinstance(x, tuple) else (x, None)
 
 
 def noise_by_scale(config: ModelConfig, eps, seed, batch_size) -> list:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from nvae_tf.config import ModelConfig
 from nvae_tf.core.errors import ConfigError, UserError
 from nvae_tf.core.reading import shown
 
-__all__ = ["as_labels", "cycled", "in_turn", "take_labels"]
+__all__ = ["as_labels", "as_tensor", "cycled", "in_turn", "take_labels"]
 
 
 def as_labels(
@@ -68,6 +69,14 @@ def as_labels(
             f"There is no class {wrong}; the model knows 0 to {count - 1}."
         )
     return np.broadcast_to(values, [num]).astype(np.int32)
+
+
+def as_tensor(
+    labels: npt.ArrayLike | None, config: ModelConfig, num: int
+) -> tf.Tensor | None:
+    """What `as_labels` gives, for a graph, which cannot check it."""
+    labels = as_labels(labels, config, num)
+    return None if labels is None else tf.constant(labels)
 
 
 def in_turn(config: ModelConfig, num: int, first: int = 0) -> np.ndarray | None:

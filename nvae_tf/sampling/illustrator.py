@@ -15,7 +15,7 @@ from nvae_tf.model.noise import (
     truncated,
 )
 from nvae_tf.model.nvae import NVAE
-from nvae_tf.sampling.classes import as_labels, in_turn, take_labels
+from nvae_tf.sampling.classes import as_labels, as_tensor, in_turn, take_labels
 from nvae_tf.sampling.images import grid, to_uint8
 from nvae_tf.sampling.temperatures import as_rows, take_rows
 
@@ -186,14 +186,14 @@ class Illustrator:
           UserError: if an image is not finite, or a label is no class.
         """
         rows = self._as_rows(temperature, len(eps[0]))
-        labels = self._labels(labels, len(eps[0]))
+        labels = as_tensor(labels, self.model.config, len(eps[0]))
         eps = [tf.convert_to_tensor(e, tf.float32) for e in eps]
         logits = self._decode(eps, tf.constant(rows), labels)
         return self.from_logits(logits, seeds, pixels=pixels)
 
     def from_latents(self, z: Sequence, labels=None) -> np.ndarray:
         """Mean images of L latents `[B, h, w, d]`; uint8 `[B, H, W, C]`."""
-        labels = self._labels(labels, len(z[0]))
+        labels = as_tensor(labels, self.model.config, len(z[0]))
         z = [tf.convert_to_tensor(t, tf.float32) for t in z]
         return self.from_logits(self._decode_latents(z, labels))
 
@@ -235,7 +235,7 @@ class Illustrator:
         Returns:
           uint8 `[B, 2, H, W, C]`, without padding.
         """
-        labels = self._labels(labels, len(x))
+        labels = as_tensor(labels, self.model.config, len(x))
         seeds = tf.range(tf.shape(x)[0]) + seed
         images = self._reconstruct(x, tf.cast(seeds, tf.int64), labels)
         return to_uint8(tf.stack([self.crop(x), images], axis=1))
@@ -268,11 +268,6 @@ class Illustrator:
 
     def _as_rows(self, temperature, count: int) -> np.ndarray:
         return as_rows(temperature, self.model.config.num_groups, count)
-
-    def _labels(self, labels, count: int):
-        """As a tensor; checked, since a graph cannot."""
-        labels = as_labels(labels, self.model.config, count)
-        return None if labels is None else tf.constant(labels)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _noise(self, seeds):

@@ -16,7 +16,7 @@ import tensorflow as tf
 from nvae_tf.model import losses
 from nvae_tf.model.noise import normal_rows
 from nvae_tf.model.nvae import NVAE
-from nvae_tf.sampling.classes import as_labels
+from nvae_tf.sampling.classes import as_tensor
 
 __all__ = ["Code", "Inference"]
 
@@ -83,7 +83,7 @@ class Inference:
           A `Code`.
         """
         seeds = tf.constant(seeds, tf.int64)
-        labels = self._labels(labels, len(seeds))
+        labels = as_tensor(labels, self.model.config, len(seeds))
         scale = tf.constant(float(draw))
         code = self._infer(x, seeds, scale, with_noise, labels)
         if not with_bounds:
@@ -107,7 +107,7 @@ class Inference:
           float32 `[B]`, nats.
         """
         seeds = np.asarray(seeds, np.int64)
-        labels = self._labels(labels, len(seeds))
+        labels = as_tensor(labels, self.model.config, len(seeds))
         if num_samples == 1:
             return self._nelbo(x, tf.constant(seeds), labels)[0].numpy()
         # Far apart, so that two images never share noise.
@@ -132,11 +132,6 @@ class Inference:
         top, _, _ = encoder(x, unroll=self.model.unroll)
         top = tf.reshape(tf.cast(top, tf.float32), [tf.shape(x)[0], -1])
         return tf.math.l2_normalize(top, axis=1)
-
-    def _labels(self, labels, count: int):
-        """As a tensor; checked, since a graph cannot."""
-        labels = as_labels(labels, self.model.config, count)
-        return None if labels is None else tf.constant(labels)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _infer(self, x, seeds, scale, with_noise: bool, labels):

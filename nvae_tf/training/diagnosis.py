@@ -17,8 +17,9 @@ import tensorflow as tf
 
 from nvae_tf.config import ModelConfig
 from nvae_tf.config.schedules import Coefficients
+from nvae_tf.model.inputs import images_and_labels
 from nvae_tf.model.pure_layer import PureLayer
-from nvae_tf.training.objective import LossTerms, images_of
+from nvae_tf.training.objective import LossTerms
 from nvae_tf.training.train_step import TrainStep
 
 __all__ = ["Diagnosis", "LayerFinding", "diagnose", "non_finite", "observed"]
@@ -152,7 +153,7 @@ def diagnose(
       A `Diagnosis`; `str` of it is for the user.
     """
     variables = _state_names(train_step)
-    fault = _fault_of_images(images_of(images))
+    fault = _fault_of_images(images_and_labels(images)[0])
     if fault:
         return Diagnosis(variables, fault)
     coefficients = Coefficients(*[tf.cast(c, tf.float32) for c in coefficients])

@@ -7,11 +7,12 @@ import tensorflow as tf
 from nvae_tf.config.schedules import Coefficients
 from nvae_tf.distribute import replicas
 from nvae_tf.model import losses
+from nvae_tf.model.inputs import images_and_labels
 from nvae_tf.model.nvae import NVAE, NVAEOutput
 from nvae_tf.model.pure_layer import Mode
 from nvae_tf.model.regularizers import SpectralRegularizer, batch_norm_loss
 
-__all__ = ["LossTerms", "Objective", "images_of"]
+__all__ = ["LossTerms", "Objective"]
 
 
 class LossTerms(typing.NamedTuple):
@@ -65,7 +66,8 @@ class Objective:
           `[B]`, `[B]` and `[L]`.
         """
         likelihood = self.model.likelihood(output.logits)
-        nll = losses.reconstruction_nll(likelihood, images_of(x))
+        images, _ = images_and_labels(x)
+        nll = losses.reconstruction_nll(likelihood, images)
         kl, gamma = losses.balanced_kl(
             output.kl_per_group, self._alphas, coefficients.beta, kl_sizes
         )
@@ -189,7 +191,7 @@ class Objective:
         return losses.kl_sizes(output.kl_per_group)
 
     def _forward(self, x, seed, eps, params) -> NVAEOutput:
-        images, labels = x if isinstance(x, tuple) else (x, None)
+        images, labels = images_and_labels(x)
         return self.model(
             images,
             labels=labels,
@@ -199,11 +201,6 @@ class Objective:
             params=params,
             with_densities=False,
         )
-
-
-def images_of(x):
-    """The images of what a step takes: themselves, or of a pair the first."""
-    return x[0] if isinstance(x, tuple) else x
 
 
 def _sum(gradients):

@@ -8,6 +8,7 @@ from nvae_tf.config.schedules import Coefficients
 from nvae_tf.distribute import replicas
 from nvae_tf.model import flat
 from nvae_tf.model.averaging import WeightAverage
+from nvae_tf.model.inputs import images_and_labels
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.pure_layer import Mode
 from nvae_tf.model.regularizers import SpectralRegularizer
@@ -228,7 +229,7 @@ class TrainStep:
         """
 
         def run(x, seed):
-            images, labels = x if isinstance(x, tuple) else (x, None)
+            images, labels = images_and_labels(x)
             output = self.model(
                 images,
                 seed=self._own(seed),

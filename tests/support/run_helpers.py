@@ -69,3 +69,20 @@ def make_config(
     for name, group in groups.items():
         values[name] = {**values.get(name, {}), **group}
     return config_from_dict(values)
+
+
+def assert_ended_alike(
+    whole: pathlib.Path, resumed: pathlib.Path, *, step: int
+) -> None:
+    """Both runs are at this step, with the same state bit for bit."""
+    # With TensorFlow, which not all that use this module load.
+    from nvae_tf.runs.workdir import Workdir
+
+    expected, actual = (
+        Workdir(path).checkpoints().restore_latest()
+        for path in (whole, resumed)
+    )
+    assert actual.step == expected.step == step
+    assert actual.tensors.keys() == expected.tensors.keys()
+    for name, value in expected.tensors.items():
+        np.testing.assert_array_equal(actual.tensors[name], value, err_msg=name)

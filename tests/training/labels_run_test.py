@@ -19,7 +19,12 @@ from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.run_plan import make_plan
 from nvae_tf.training.train_step import TrainStep
 from tests.support import model_cases
-from tests.support.run_helpers import SMALLEST, make_config, write_images
+from tests.support.run_helpers import (
+    SMALLEST,
+    assert_ended_alike,
+    make_config,
+    write_images,
+)
 from tests.support.shared_graphs import shared_graphs
 
 pytestmark = pytest.mark.early
@@ -96,15 +101,7 @@ def test_interrupted_run_ends_as_if_never_interrupted(
         with pytest.raises(EndedError):
             trainer.train(_config(images), tmp_path)
     trainer.train(_config(images), tmp_path)
-    whole, resumed = (
-        Workdir(p).checkpoints().restore_latest() for p in (path, tmp_path)
-    )
-    assert resumed.step == whole.step == 6
-    assert resumed.tensors.keys() == whole.tensors.keys()
-    for name, value in whole.tensors.items():
-        np.testing.assert_array_equal(
-            resumed.tensors[name], value, err_msg=name
-        )
+    assert_ended_alike(path, tmp_path, step=6)
 
 
 def test_labels_cannot_come_or_go_within_a_run(finished, images):

@@ -18,7 +18,12 @@ from nvae_tf.runs.workdir import Workdir, load_model
 from nvae_tf.training import trainer
 from nvae_tf.training.run_state import RunState
 from nvae_tf.training.watchdog import Watchdog
-from tests.support.run_helpers import SMALLEST, make_config, write_images
+from tests.support.run_helpers import (
+    SMALLEST,
+    assert_ended_alike,
+    make_config,
+    write_images,
+)
 from tests.support.shared_graphs import shared_graphs
 
 pytestmark = pytest.mark.early
@@ -76,15 +81,7 @@ def test_interrupted_run_ends_as_if_never_interrupted(
     assert stopped.value.code == RESUME_STATUS
     assert Workdir(tmp_path).checkpoints().steps()[-1] == 4
     trainer.train(config, tmp_path)
-    whole, resumed = (
-        Workdir(p).checkpoints().restore_latest() for p in (path, tmp_path)
-    )
-    assert resumed.step == whole.step == 6
-    assert resumed.tensors.keys() == whole.tensors.keys()
-    for name, value in whole.tensors.items():
-        np.testing.assert_array_equal(
-            resumed.tensors[name], value, err_msg=name
-        )
+    assert_ended_alike(path, tmp_path, step=6)
     assert (tmp_path / "metrics.jsonl").read_text() == (
         path / "metrics.jsonl"
     ).read_text()

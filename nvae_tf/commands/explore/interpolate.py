@@ -71,7 +71,7 @@ def main(argv) -> None:
     if seeds:
         temperature = _DRAW.prepare(model, info)
         eps, originals = illustrator.noise(seeds), None
-        labels = _labels_of_draws(model.config, len(seeds))
+        labels = _IMAGES.labels.of_draws(model.config, len(seeds))
     else:
         _DRAW.require_unused()
         temperature = 1.0
@@ -123,16 +123,6 @@ def _encode(illustrator, config):
         images.to_uint8(illustrator.crop(batch.images)),
         batch.labels,
     )
-
-
-def _labels_of_draws(config, num):
-    """`--labels` in turn, or all classes; None of a model without any."""
-    from nvae_tf.sampling import classes
-
-    labels = _IMAGES.labels.read(config)
-    if labels is None:
-        return classes.in_turn(config, num)
-    return classes.cycled(labels, num)
 
 
 def _write(frames, originals) -> None:

@@ -86,10 +86,8 @@ def _samples(illustrator, info):
     """Draws as the model would see them, `[N, Hp, Wp, C]` in [0, 1]."""
     import numpy as np
 
-    from nvae_tf.sampling.classes import cycled
-
     num = _IMAGES.num or _DEFAULT_NUM
-    labels = _IMAGES.labels.read(illustrator.model.config)
+    labels = _IMAGES.labels.of_draws(illustrator.model.config, num)
     temperature = _DRAW.prepare(illustrator.model, info)
     drawn = illustrator.draw(
         num,
@@ -97,7 +95,7 @@ def _samples(illustrator, info):
         _SEED.value,
         min(num, _BATCH_SIZE.value),
         pixels=_PIXELS.choose(illustrator.model.config),
-        labels=None if labels is None else cycled(labels, num),
+        labels=labels,
     )
     return illustrator.to_model(np.concatenate([*drawn]))
 

@@ -138,16 +138,6 @@ def _options(illustrator) -> dict:
     }
 
 
-def _labels(config, num, first=0):
-    """Of so many images: `--labels` in turn, or all classes; or None."""
-    from nvae_tf.sampling import classes
-
-    labels = _LABELS.read(config)
-    if labels is None:
-        return classes.in_turn(config, num, first)
-    return classes.cycled(labels, num, first)
-
-
 def _write_figure(illustrator, counts, temperature) -> None:
     from nvae_tf.sampling import captions, exploration, images
 
@@ -157,7 +147,7 @@ def _write_figure(illustrator, counts, temperature) -> None:
         _NUM.value,
         temperature,
         _SEED.value,
-        labels=_labels(illustrator.model.config, _NUM.value),
+        labels=_LABELS.of_draws(illustrator.model.config, _NUM.value),
         **_options(illustrator),
     )
     unit = _FIX_GROUPS.value
@@ -217,7 +207,7 @@ def _write_grid(illustrator, fix_groups, temperature) -> None:
             _SEED.value,
             batch_size,
             fix_groups=fix_groups,
-            labels=_labels(illustrator.model.config, _NUM.value),
+            labels=_LABELS.of_draws(illustrator.model.config, _NUM.value),
             **_options(illustrator),
         ),
         total=-(-_NUM.value // batch_size),
@@ -251,7 +241,7 @@ def _write_folder(illustrator, fix_groups, temperature, info) -> None:
     if config.num_classes:
         chosen = _LABELS.read(config) or range(config.num_classes)
         options["labels"] = list(chosen)
-    labels = _labels(config, _NUM.value)
+    labels = _LABELS.of_draws(config, _NUM.value)
 
     def draw(seeds):
         return illustrator.draw_seeds(
