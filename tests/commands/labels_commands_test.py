@@ -104,7 +104,11 @@ def test_one_class_is_drawn_throughout(workdir, model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "labels"), [("3,1", [3, 1]), ("all", list(range(10)))]
+    ("text", "labels"),
+    [
+        ("3,1", [3, 1]),
+        pytest.param("all", list(range(10)), marks=pytest.mark.long),
+    ],
 )
 def test_several_classes_have_a_row_each(
     workdir, model, tmp_path, text, labels
@@ -209,13 +213,18 @@ def test_own_images_need_a_class(workdir, digits, tmp_path):
     ("name", "arguments"),
     [
         ("traverse", ["--labels=3", "--num_channels=1"]),
-        ("traverse", ["--indices=2", "--num_channels=1"]),
         ("interpolate", ["--seeds=1,2", "--labels=3,4"]),
-        ("interpolate", ["--seeds=1,2"]),
         ("reconstruct", ["--num=3", "--top_groups=1"]),
-        ("sample", ["--fix_groups=scales", "--num=3"]),
-        ("nearest", ["--num=2", "--labels=1"]),
-        ("nearest", ["--indices=0"]),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (
+                ("traverse", ["--indices=2", "--num_channels=1"]),
+                ("interpolate", ["--seeds=1,2"]),
+                ("sample", ["--fix_groups=scales", "--num=3"]),
+                ("nearest", ["--num=2", "--labels=1"]),
+                ("nearest", ["--indices=0"]),
+            )
+        ),
     ],
 )
 def test_pictures_of_classes_are_written(workdir, tmp_path, name, arguments):
@@ -224,6 +233,7 @@ def test_pictures_of_classes_are_written(workdir, tmp_path, name, arguments):
     assert np.asarray(Image.open(path)).std() > 0
 
 
+@pytest.mark.long
 def test_likelihood_is_that_given_the_classes(workdir, model, digits, capsys):
     x, labels = digits
     run(

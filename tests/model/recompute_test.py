@@ -21,6 +21,7 @@ _CONFIG = model_cases.small(
     num_latent_scales=1,
     num_groups_per_scale=3,
     num_cells_dec=2,
+    architecture="res_mbconv",
 )
 _BATCH = 3
 # Outputs of batch normalisation that are not images.

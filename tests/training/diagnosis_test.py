@@ -24,7 +24,11 @@ def train_step():
 
 def _train_step():
     """Groups 0 to 2 at 2x2, 3 to 5 at 4x4 pixels."""
-    config = model_cases.small(num_groups_per_scale=3, adaptive_groups=False)
+    config = model_cases.small(
+        num_groups_per_scale=3,
+        adaptive_groups=False,
+        architecture="res_mbconv",
+    )
     model = model_cases.random_model(config)
     return TrainStep(
         model,
