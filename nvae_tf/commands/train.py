@@ -18,6 +18,7 @@ import sys
 from absl import flags
 
 from nvae_tf.commands import command_line
+from nvae_tf.core.errors import UserError
 from nvae_tf.distribute import cluster, launcher
 
 _WORKDIR = flags.DEFINE_string(
@@ -61,6 +62,9 @@ def main(argv) -> None:
         count = len(described.addresses) if described else _num_processes()
         print(dry_run.describe(config, count))
         return
+    if not _WORKDIR.value:
+        # Before TensorFlow is loaded, which takes seconds.
+        raise UserError("Name a folder with --workdir=DIR.")
     if not launcher.launched() and (count := _num_processes()) > 1:
         # As it was started: a script, -m or the console script.
         command = [sys.executable, *sys.orig_argv[1:]]

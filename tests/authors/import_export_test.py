@@ -100,10 +100,10 @@ def _config(name, **changes):
 @pytest.mark.parametrize(
     "name",
     [
-        "equal_groups",
+        "plain_vae_flows",
         *(
             pytest.param(name, marks=pytest.mark.long)
-            for name in ("plain_vae_flows", "normal")
+            for name in ("equal_groups", "normal")
         ),
     ],
 )

@@ -103,12 +103,9 @@ def test_one_class_is_drawn_throughout(workdir, model, tmp_path):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
-    ("text", "labels"),
-    [
-        ("3,1", [3, 1]),
-        pytest.param("all", list(range(10)), marks=pytest.mark.long),
-    ],
+    ("text", "labels"), [("3,1", [3, 1]), ("all", list(range(10)))]
 )
 def test_several_classes_have_a_row_each(
     workdir, model, tmp_path, text, labels
@@ -252,6 +249,7 @@ def test_likelihood_is_that_given_the_classes(workdir, model, digits, capsys):
 # --- functions --------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_functions_draw_classes(model):
     np.testing.assert_array_equal(
         nvae_tf.sample(model, 3, labels=7)[..., 0],

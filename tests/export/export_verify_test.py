@@ -35,7 +35,15 @@ def run(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("run"), "plain_vae")
 
 
-@pytest.mark.parametrize("name", ["nvae", "nvae/1", "nvae.onnx", "fixed.onnx"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nvae",
+        pytest.param("nvae/1", marks=pytest.mark.long),
+        "nvae.onnx",
+        "fixed.onnx",
+    ],
+)
 def test_sound_exports_pass(folder, run, capsys, name):
     assert nvae("verify", str(folder / name), f"--workdir={run}") == 0
     report = capsys.readouterr().out
@@ -154,7 +162,7 @@ def test_what_is_no_export_is_refused(tmp_path, folder):
     ("words", "output"),
     [
         ("export savedmodel", "models/nvae"),
-        ("export onnx", "nvae.onnx"),
+        pytest.param("export onnx", "nvae.onnx", marks=pytest.mark.long),
     ],
 )
 def test_commands_export_a_run(run, tmp_path, capsys, words, output):

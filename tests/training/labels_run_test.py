@@ -225,6 +225,7 @@ def test_a_failed_step_is_looked_into():
 # --- evaluation -------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_estimates_are_those_of_the_images_classes():
     config = model_cases.small(num_classes=3)
     model = model_cases.random_model(config)

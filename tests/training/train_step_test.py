@@ -250,6 +250,7 @@ def test_reported_bound_is_without_balancing(stepped):
     assert metrics.gradient_norm > 0
 
 
+@pytest.mark.long
 def test_steps_lower_the_loss():
     config = model_cases.CONFIGS["plain_vae"]
     step = _step(config)

@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
-import tensorflow as tf
 
-from nvae_tf.web.export import export_web
-from tests.support.export_cases import source
 from tests.support.web_engine import fetch_engine
+
+# This is read by the process, too, that hands the tests out: TensorFlow, which
+# it has no use for, is loaded by what makes a page.
 
 _CONTRAST = 25
 
@@ -25,6 +25,8 @@ def page_of(tmp_path_factory, real_engine):
     "digits" is gray and binary, with two scales; "readjusted" one whose draws
     have statistics of their own.
     """
+    from nvae_tf.web.export import export_web
+
     folder = tmp_path_factory.mktemp("pages")
 
     def get(name):
@@ -37,6 +39,8 @@ def page_of(tmp_path_factory, real_engine):
 
 
 def _source(name):
+    from tests.support.export_cases import source
+
     if name == "digits":
         # The checkpoint's pictures are gray all over.
         base = source("bernoulli_two_scales")
@@ -46,6 +50,8 @@ def _source(name):
         params = {**base.params, "image": {**image, "head": head}}
         return dataclasses.replace(base, params=params, draw_params=None)
     if name == "readjusted":
+        import tensorflow as tf
+
         base = source("plain_vae")
         draws = tf.nest.map_structure(lambda x: 0.9 * x, base.params)
         return dataclasses.replace(base, draw_params=draws)
