@@ -180,7 +180,7 @@ def pretrained_models() -> dict[str, pretrained_folder.Stored]:
 
     Examples:
       >>> sorted(nvae_tf.pretrained_models())
-      ['fashion-mnist', 'mnist']
+      ['cartoon-faces', 'fashion-mnist', 'mnist']
 
     Returns:
       For each its folder, configuration, facts (licence and metrics among
