@@ -82,11 +82,6 @@ def main(argv) -> None:
     del argv
     output = flags.FLAGS.output
     num_train, num_test = flags.FLAGS.num_train, flags.FLAGS.num_test
-    if not shutil.which("node"):
-        raise DataError(
-            "The faces are drawn by Node.js, which is not installed here; "
-            "install it, or run this where it is."
-        )
     with new_folder(output) as folder, tempfile.TemporaryDirectory() as aside:
         packages.npm_modules(_PACKAGES, aside)
         # Modules are looked for beside the program that imports them.
