@@ -26,7 +26,7 @@ _KEPT = (
     "skipped",
 )
 _TELLING = ("kind", "case", "batch_size", "precision", "recompute", "unrolled")
-_TELLING += ("shifts", "groups", "parameters", "operations")
+_TELLING += ("masked", "groups", "parameters", "operations")
 Row = dict[str, Any]
 
 

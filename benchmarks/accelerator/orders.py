@@ -17,7 +17,7 @@ sample-cifar-32-float32
 check-small-32-float32-bn_swish
 step-small-32-float32-bn_swish
 step-cifar-32-bfloat16-none
-step-cifar-32-bfloat16-bn_swish-shifts
+step-small-32-float32-bn_swish-masked
 step-mnist-32-bfloat16-bn_swish
 step-mnist-32-float32-bn_swish+tf32
 sample-mnist-32-float32
@@ -35,7 +35,6 @@ step-small-32-float32-bn_swish+tf32
 step-small-32-bfloat16-bn_swish
 step-cifar-128-bfloat16-bn_swish
 step-mnist-200-bfloat16-bn_swish
-step-cifar-32-float32-bn_swish-shifts+tf32
 step-cifar-32-float32-cell
 step-mnist-32-float32-none
 sample-cifar-32-bfloat16

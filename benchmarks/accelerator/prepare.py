@@ -5,8 +5,8 @@
         --programs=step-tiny-2-float32-bn_swish,sample-tiny-2-float32
 
 A program is KIND-CASE-BATCH-PRECISION, of a step with -RECOMPUTE; -unrolled has
-the groups of a scale as copies instead of a loop, and -shifts the depthwise
-convolutions as sums of shifted products.  Kinds: `step`; `check`, a step that
+the groups of a scale as copies instead of a loop, and -masked the update
+without a branch.  Kinds: `step`; `check`, a step that
 is given its noise and compared with TensorFlow's on this machine; `sample`.
 What the folder holds already is not lowered again.
 
@@ -66,6 +66,8 @@ _SOURCES = (
     "nvae_tf/export/stablehlo/program.py",
 )
 _KINDS = ("check", "sample", "step")
+# Other ways to build a program, in the order of its label.
+_OPTIONS = ("unrolled", "masked")
 _PRECISIONS = {
     "float32": "float32",
     "bfloat16": "mixed_bfloat16",
@@ -83,7 +85,7 @@ class Spec:
     precision: str
     recompute: str = ""
     unrolled: bool = False
-    shifts: bool = False
+    masked: bool = False
 
     @classmethod
     def parse(cls, label: str) -> Spec:
@@ -93,7 +95,7 @@ class Spec:
           UserError: if there is no such program.
         """
         parts = label.split("-")
-        options = {"unrolled": False, "shifts": False}
+        options = dict.fromkeys(_OPTIONS, False)
         while parts and parts[-1] in options:
             options[parts.pop()] = True
         kind = parts[0]
@@ -124,8 +126,8 @@ class Spec:
         """Its name, and its file's."""
         parts = [self.kind, self.case, str(self.batch_size), self.precision]
         parts += [self.recompute] if self.recompute else []
-        parts += ["unrolled"] if self.unrolled else []
-        return "-".join(parts + (["shifts"] if self.shifts else []))
+        parts += [option for option in _OPTIONS if getattr(self, option)]
+        return "-".join(parts)
 
 
 def prepare(folder: pathlib.Path, labels: list[str] | None = None) -> None:
@@ -180,7 +182,7 @@ def _lower(spec: Spec) -> tuple[bytes, list | None]:
     """The file of a program, and what it is expected to give."""
     # After the flags: `--help` and mistakes need no TensorFlow.
     from benchmarks import flops
-    from benchmarks.accelerator import artifact, depthwise, lower
+    from benchmarks.accelerator import artifact, lower, masked
     from nvae_tf.model.nvae import NVAE
 
     case = cases.case(spec.case, spec.batch_size)
@@ -192,7 +194,7 @@ def _lower(spec: Spec) -> tuple[bytes, list | None]:
     else:
         step = train_step.build_step(case, precision, spec.recompute, **options)
         model = step.model
-    with depthwise.by_shifts(spec.shifts):
+    with masked.by_mask(step if spec.masked else None):
         if step is None:
             lowered = lower.lower_sampler(model, spec.batch_size)
         else:

@@ -57,7 +57,7 @@ def machine(rows: Rows, peer: Rows, predicted: Rows) -> str:
 
 
 def _is_plain(row: dict) -> bool:
-    changed = row.get("unrolled") or row.get("shifts")
+    changed = row.get("unrolled") or row.get("masked")
     return not changed and "+asked" not in row["label"]
 
 
@@ -157,7 +157,7 @@ def variants(rows: Rows, peer: Rows, predicted: Rows) -> str:
             continue
         names = {
             "unrolled": row["unrolled"],
-            "depthwise by shifts": row["shifts"],
+            "masked update": row.get("masked"),
             "rounds asked": "+asked" in row["label"],
         }
         usual = plain[key]

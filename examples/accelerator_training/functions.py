@@ -11,7 +11,7 @@ import tensorflow as tf
 from benchmarks.accelerator import lower
 from nvae_tf.config import Config
 from nvae_tf.core.errors import UserError
-from nvae_tf.model import losses
+from nvae_tf.model import layers, losses
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.training import new_run
 from nvae_tf.training.train_step import TrainStep
@@ -90,12 +90,17 @@ def functions(
 
     def initialize(zero):
         # The compiler would write the weights out, were it to know the seed.
-        plain = tf.random.stateless_uniform
-        with mock.patch.object(
-            tf.random,
-            "stateless_uniform",
-            lambda shape, seed, *args, **kwargs: plain(
-                shape, tf.convert_to_tensor(seed) + zero, *args, **kwargs
+        plain, uniform = tf.random.stateless_uniform, layers.uniform_in_one
+        with (
+            mock.patch.object(
+                tf.random,
+                "stateless_uniform",
+                lambda shape, seed, *args, **kwargs: plain(
+                    shape, tf.convert_to_tensor(seed) + zero, *args, **kwargs
+                ),
+            ),
+            mock.patch.object(
+                layers, "uniform_in_one", uniform.python_function
             ),
         ):
             model.initialize(config.train.seed)

@@ -16,7 +16,7 @@ import lzma
 import numpy as np
 from absl import flags
 
-from benchmarks.accelerator import depthwise, lower
+from benchmarks.accelerator import artifact, lower
 from examples.accelerator_training import functions, images
 from nvae_tf.commands import command_line
 from nvae_tf.config import Config
@@ -25,9 +25,6 @@ from nvae_tf.core.files import new_folder, write_bytes
 _OUTPUT = flags.DEFINE_string("output", "", "Folder to write; a new one.")
 _UNROLL = flags.DEFINE_bool(
     "unroll", False, "Groups as copies instead of loops."
-)
-_SHIFTS = flags.DEFINE_bool(
-    "shifts", False, "Depthwise convolutions as sums of shifted products."
 )
 _IMAGES = flags.DEFINE_integer(
     "images", 500, "Of a pass of the evaluation, with a draw for each."
@@ -49,8 +46,7 @@ def main(argv) -> None:
         write_bytes(folder / "images.npz.xz", _compressed(data.arrays))
         step = functions.make_step(config, _UNROLL.value)
         variables = lower.variables_by_name(step.named_variables())
-        with depthwise.by_shifts(_SHIFTS.value):
-            _write_all(folder, step, variables, config)
+        _write_all(folder, step, variables, config)
         values = {
             name: _short(np.asarray(variable))
             for name, variable in variables.items()
@@ -80,7 +76,8 @@ def _write_all(folder, step, variables, config) -> None:
 def _write(folder, name: str, part, variables: dict) -> None:
     """Lowers a function."""
     lowered = lower.lower_function(part.call, part.arguments, variables)
-    content = lowered.pack(exact=part.exact)
+    described = {**lowered.description, "exact": part.exact}
+    content = artifact.pack(lowered.module, described)
     write_bytes(folder / f"{name}.program", content)
     print(f"{name}: {len(content):,} bytes", flush=True)
 

@@ -5,7 +5,8 @@
 
 It ends by time: how long a step takes is measured first, and the number of
 epochs follows from that, so that all schedules end where the training does.
-Let nothing else use the device, or compile, meanwhile.
+Let nothing else use the device, or compile, meanwhile; or let it wait, while
+something else has its turn, by --hold.
 
 Writes NAME_average.npz (the averaged weights) and NAME_run.npz (what the last
 ones differ by, metrics, bounds and samples) for `collect`; now and then on the
@@ -37,6 +38,8 @@ _SHARE = 0.95
 _EVALUATIONS = 12
 _EVALUATED_IMAGES = 2000
 _TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0)
+# Steps after which it looks whether it is to wait, or to end.
+_LOOKS_EVERY = 20
 # Results that are not looked at yet: the host is no further ahead.
 _BEHIND = 3
 
@@ -130,6 +133,9 @@ class Training:
         for name in self.futures:
             self.function(name)
         self._note("compiled")
+        if self.args.hold:
+            self._wait()
+            self.end = time.time() + self.args.seconds
         self._plan(self._seconds_per_step(self.args.measured_steps))
         self.step, self.state = 0, self._begin()
         total = self.config.train.epochs * self.run.steps_per_epoch
@@ -140,8 +146,9 @@ class Training:
         kept, waiting = (0, self.function("copy")(self.state)), []
         rollbacks = 0
         began = time.time()
-        stop_at = self.end - self.args.evaluation_seconds
         while self.step < total:
+            if self.step % _LOOKS_EVERY == 0:
+                began += self._wait()
             results, coefficients = self._advance()
             if self.step % self.config.train.log_every == 0:
                 waiting.append((self.step, results, coefficients))
@@ -162,7 +169,8 @@ class Training:
                 if self._evaluate(_EVALUATED_IMAGES):
                     kept = self.step, self.function("copy")(self.state)
                     self.save()
-            if time.time() > stop_at and self.step % 20 == 0:
+            stop_at = self.end - self.args.evaluation_seconds
+            if time.time() > stop_at and self.step % _LOOKS_EVERY == 0:
                 self._note("out_of_time", planned=total)
                 break
         for entry in waiting:
@@ -190,6 +198,20 @@ class Training:
             jax.device_get(self.function("vectors")(self.state)),
             self.records.text(),
         )
+
+    def _wait(self) -> float:
+        """Waits while it is held; the seconds, by which it ends later."""
+        if not self.args.hold or not os.path.exists(self.args.hold):
+            return 0.0
+        jax.block_until_ready(self.state)
+        self._note("held")
+        began = time.time()
+        while os.path.exists(self.args.hold):
+            time.sleep(0.1)
+        seconds = time.time() - began
+        self.end += seconds
+        self._note("resumed", held_seconds=round(seconds, 1))
+        return seconds
 
     def _advance(self):
         """Takes a step, or rather has it taken."""
@@ -344,6 +366,12 @@ def _arguments(argv) -> argparse.Namespace:
     add("--name", required=True, help="of the files in it")
     add("--seconds", type=float, default=600.0, help="in all")
     add("--evaluation_seconds", type=float, default=60.0, help="of --seconds")
+    add(
+        "--hold",
+        default="",
+        help="file while which exists nothing runs on the device, and the time "
+        "stands still; --seconds count from when it is gone at first",
+    )
     add("--spare_seconds", type=float, default=5.0, help="left at the end")
     add("--epochs", type=int, default=0, help="instead of what time allows")
     add("--draws", type=int, default=1000, help="of the last bound, K")

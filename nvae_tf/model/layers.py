@@ -326,7 +326,7 @@ class SqueezeExcite(PureLayer):
 
 def _uniform(shape, seed: int, stream: int, limit: float):
     """U(-limit, limit), a function of seed and stream alone."""
-    return _uniform_in_one(
+    return uniform_in_one(
         tf.constant([*shape], tf.int32),
         tf.constant([seed & 0x7FFFFFFF, stream], tf.int32),
         tf.constant(limit, tf.float32),
@@ -343,7 +343,7 @@ def _uniform(shape, seed: int, stream: int, limit: float):
         tf.TensorSpec([], tf.float32),
     ],
 )
-def _uniform_in_one(shape, seed, limit):
+def uniform_in_one(shape, seed, limit):
     return tf.random.stateless_uniform(shape, seed, -limit, limit, alg="philox")
 
 

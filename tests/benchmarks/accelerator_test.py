@@ -260,7 +260,7 @@ def _row(label="step-deep-4-float32-bn_swish", **changes) -> dict:
     row = {"label": label, "kind": "step", "case": "deep", "batch_size": 4}
     row |= {"precision": "float32", "recompute": "bn_swish", "operations": 1000}
     row |= {"queued_ms": 20.0, "images_per_second": 200.0, "peak_gb": 1.5}
-    row |= {"tflop_per_second": 3.0, "unrolled": False, "shifts": False}
+    row |= {"tflop_per_second": 3.0, "unrolled": False, "masked": False}
     row |= {"trace_seconds": 1.0, "compile_seconds": 9.0, "side_by_side": 2}
     return row | changes
 
