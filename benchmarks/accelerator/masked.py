@@ -23,9 +23,7 @@ def by_mask(step: TrainStep | None) -> Iterator[None]:
     """What is traced of a step in the block has no branch; None: as usual."""
     with contextlib.ExitStack() as stack:
         if step is not None:
-            stack.enter_context(
-                mock.patch.object(tf, "cond", _chooser(step))
-            )
+            stack.enter_context(mock.patch.object(tf, "cond", _chooser(step)))
         yield
 
 

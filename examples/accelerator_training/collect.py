@@ -174,7 +174,7 @@ def write(workdir: Workdir, step, config: Config, results: dict) -> None:
                 "steps_per_epoch": per_epoch,
                 "position": list(divmod(number, per_epoch)),
                 "seed": config.train.seed,
-                "model": dataclasses.asdict(config.model),
+                "model": config.model.to_dict(),
                 "metrics_offset": len(metrics),
                 "evaluation": _evaluation(config, metrics, number),
                 "evaluation_due": False,

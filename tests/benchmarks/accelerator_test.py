@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 
 from benchmarks import cases
-from benchmarks.accelerator import lower, orders, prepare, rows, table, values
+from benchmarks.accelerator import (
+    lower,
+    masked,
+    orders,
+    prepare,
+    rows,
+    table,
+    values,
+)
 from benchmarks.train_step import build_step
 from nvae_tf.core.errors import UserError
+from nvae_tf.runs.workdir import read_tensors
 from nvae_tf.training.step_metrics import StepMetrics
 
 pytest.importorskip("jax", reason='JAX is missing: pip install ".[dev]"')
@@ -315,3 +324,26 @@ def test_tables_go_to_their_places(tmp_path):
     assert "<!-- samples -->\nold\n" in text
     with pytest.raises(ValueError, match="0 places for nothing"):
         table.put_into(text, "nothing", "")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("broken", [False, True])
+def test_masked_update_stores_what_a_branch_does(broken):
+    from nvae_tf.config.schedules import Coefficients
+
+    stored = []
+    for masks in (False, True):
+        step = build_step(cases.case("tiny"))
+        size = step.model.config.padded_size
+        channels = step.model.config.image_channels
+        x = np.full([2, size, size, channels], 0.5, np.float32)
+        if broken:
+            x[0] = np.nan
+        with masked.by_mask(step if masks else None):
+            step(x, Coefficients(0.5, 1e-2, 1e-3), seed=[0, 1])
+        stored.append(read_tensors(step.named_variables()))
+    plain, other = stored
+    assert plain.keys() == other.keys()
+    for name, value in plain.items():
+        np.testing.assert_array_equal(other[name], value, err_msg=name)
+    assert plain["training/skipped"] == broken

@@ -1,0 +1,93 @@
+"""Changes to a model's training that were tried, and are not in the package.
+
+Each is a context: a run that is made and trained within it has the change.
+What they do is measured by `benchmarks.ablations`; one that helped by more than
+seeds differ would move to the package, behind a key of its configuration.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from unittest import mock
+
+import tensorflow as tf
+
+from nvae_tf.distributions import residual_normal
+from nvae_tf.model import losses
+from nvae_tf.training.objective import Objective
+
+__all__ = ["free_bits", "shifted_images", "sigma_by_softplus"]
+
+_LOG_TWO = math.log(2.0)
+
+
+@contextlib.contextmanager
+def sigma_by_softplus() -> Iterator[None]:
+    """`sigma = softplus(t log 2) / log 2`, not `exp(t)`; 1 at 0 as well.
+
+    Efficient-VDVAE (Hazami et al. 2022, arXiv 2203.13751, section 4): linear
+    for large t, so that gradients stay small there.
+    """
+
+    def grown(t):
+        return tf.math.softplus(_LOG_TWO * t) / _LOG_TWO
+
+    with mock.patch.object(residual_normal, "tf", _Instead(tf, exp=grown)):
+        yield
+
+
+@contextlib.contextmanager
+def free_bits(nats: float) -> Iterator[None]:
+    """No pressure on a group's KL below so many nats per image.
+
+    Kingma et al. 2016, arXiv 1606.04934, appendix C.8, per group and image.
+    """
+    plain = losses.balanced_kl
+
+    def balanced(kl_per_group, *args, **kwargs):
+        return plain(tf.maximum(kl_per_group, nats), *args, **kwargs)
+
+    with mock.patch.object(losses, "balanced_kl", balanced):
+        yield
+
+
+@contextlib.contextmanager
+def shifted_images(pixels: int) -> Iterator[None]:
+    """Trains on images that are moved by up to so many pixels each way."""
+    plain = Objective.gradients
+
+    def gradients(self, x, *args, seed=None, **kwargs):
+        moved = _shifted(x, pixels, seed + 7)
+        return plain(self, moved, *args, seed=seed, **kwargs)
+
+    with mock.patch.object(Objective, "gradients", gradients):
+        yield
+
+
+def _shifted(x, pixels: int, seed):
+    """Every image of x `[B, H, W, C]` by an offset of its own, zeros behind."""
+    count, (height, width) = tf.shape(x)[0], x.shape[1:3]
+    offsets = tf.random.stateless_uniform(
+        [count, 2, 1], seed, 0, 2 * pixels + 1, tf.int32, alg="philox"
+    )
+    pad = [pixels, pixels]
+    padded = tf.pad(x, [[0, 0], pad, pad, [0, 0]])
+    rows = tf.range(height)[None] + offsets[:, 0]
+    columns = tf.range(width)[None] + offsets[:, 1]
+    moved = tf.gather(padded, rows, axis=1, batch_dims=1)
+    return tf.gather(moved, columns, axis=2, batch_dims=1)
+
+
+class _Instead:
+    """A module, some functions of whose `math` are others."""
+
+    def __init__(self, module, **functions):
+        self._module = module
+        self._functions = functions
+
+    def __getattr__(self, name):
+        if name == "math":
+            return _Instead(self._module.math, **self._functions)
+        if name in self._functions:
+            return self._functions[name]
+        return getattr(self._module, name)

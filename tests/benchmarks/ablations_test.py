@@ -1,0 +1,75 @@
+"""Ablations: what a change does, and how a table says it."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from benchmarks import ablations, ideas
+from nvae_tf.config import presets
+from nvae_tf.distributions.residual_normal import ResidualNormal
+from nvae_tf.model import losses
+from nvae_tf.training.objective import Objective
+
+
+def _row(variant, seed, nll, data="digits") -> dict:
+    row = {"data": data, "variant": variant, "seed": seed, "epochs": 2}
+    return {**row, "nelbo": nll + 4, "nll": nll, "active": [2, 1, seed]}
+
+
+def test_differences_are_those_of_the_same_seed():
+    other = list(ablations.VARIANTS)[1]
+    rows = [_row(ablations.BASELINE, s, 100.0 + 10 * s) for s in (1, 2, 3)]
+    rows += [_row(other, s, 99.0 + 9.5 * s) for s in (3, 1, 2)]
+    rows += [_row(other, 1, 7.0, data="garments")]
+    first, second = ablations.summarize(rows, "digits")
+    assert first["difference"] is None
+    assert first["nll"] == pytest.approx(120.0)
+    assert second["difference"] == pytest.approx(-2.0)
+    assert second["spread"] == pytest.approx(0.5)
+    assert second["active"] == [2, 1, 2]
+    assert "| -2.00 +- 0.50 |" in ablations.table(rows, "digits")
+
+
+def test_variants_change_what_there_is():
+    for changes in ablations.VARIANTS.values():
+        plain = {k: v for k, v in changes.items() if "__" in k}
+        assert presets.load("mnist_demo", **plain)
+        assert {k for k in changes if "__" not in k} <= set(ideas.__all__)
+
+
+def test_sigma_by_softplus_is_one_at_zero_and_linear_far_out():
+    raw = tf.constant([0.0, 4.0, -4.0])
+    plain = ResidualNormal(raw, raw).scale.numpy()
+    with ideas.sigma_by_softplus():
+        found = ResidualNormal(raw, raw).scale.numpy()
+    assert found[0] == pytest.approx(plain[0], rel=1e-6)
+    # 5 tanh(4/5) = 3.32, of which softplus makes some more.
+    assert 3.3 < found[1] < 3.6 < plain[1]
+    assert found[2] > plain[2]
+    assert ResidualNormal(raw, raw).scale.numpy()[1] == plain[1]
+
+
+def test_free_bits_leave_small_divergences_without_gradient():
+    small = tf.Variable([[0.1, 3.0]])
+    with ideas.free_bits(0.5), tf.GradientTape() as tape:
+        kl, _ = losses.balanced_kl(small, tf.constant([0.5, 0.5]), 1.0)
+    assert kl.numpy() == pytest.approx([3.5])
+    np.testing.assert_array_equal(tape.gradient(kl, small), [[0.0, 1.0]])
+
+
+def test_images_move_whole_and_each_by_itself(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        Objective, "gradients", lambda self, x, seed: seen.append(x)
+    )
+    x = np.zeros([64, 8, 8, 1], np.float32)
+    x[:, 3:5, 3:5] = 1
+    with ideas.shifted_images(2):
+        Objective.gradients(None, tf.constant(x), seed=tf.constant([1, 2]))
+    (moved,) = seen
+    moved = moved.numpy()
+    assert moved.shape == x.shape
+    np.testing.assert_array_equal(moved.sum(axis=(1, 2, 3)), 4)
+    first = {tuple(np.argwhere(m[..., 0])[0]) for m in moved}
+    assert len(first) > 10
+    assert {row for row, _ in first} == {1, 2, 3, 4, 5}
