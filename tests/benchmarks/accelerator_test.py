@@ -52,6 +52,7 @@ def built():
     return build_step(cases.case("tiny"))
 
 
+@pytest.mark.long
 def test_step_takes_its_arguments_and_then_every_variable(step, built):
     inputs = {d["name"]: d for d in step[0]["inputs"]}
     arguments = ["x", "beta", "regularization", "learning_rate", "seed"]
@@ -65,6 +66,7 @@ def test_step_takes_its_arguments_and_then_every_variable(step, built):
         assert inputs[name]["dtype"] == variable.dtype.name
 
 
+@pytest.mark.long
 def test_step_returns_its_metrics_and_then_what_it_assigned(step, built):
     description, _ = step
     names = [output["name"] for output in description["outputs"]]
@@ -85,6 +87,7 @@ def test_step_returns_its_metrics_and_then_what_it_assigned(step, built):
     assert all(inputs[o["name"]] == o for o in description["outputs"][count:])
 
 
+@pytest.mark.long
 def test_sampler_assigns_nothing(folder):
     content = (folder / f"programs/{_SAMPLE}.program").read_bytes()
     description, _ = artifact.unpack(content)
@@ -93,6 +96,7 @@ def test_sampler_assigns_nothing(folder):
     assert description["results"] == 1
 
 
+@pytest.mark.long
 def test_products_are_exact_if_that_is_wanted(step):
     _, module = step
     assert _precisions(module) == {"DEFAULT"}
@@ -100,6 +104,7 @@ def test_products_are_exact_if_that_is_wanted(step):
     assert _precisions(changed) == {"HIGHEST"}
 
 
+@pytest.mark.long
 def test_loops_tell_their_rounds(step):
     """The gradients' loops end at a counter that a loop has returned."""
     _, module = step
@@ -158,6 +163,7 @@ def _visit(module: bytes, visit) -> None:
         portable.walk(parsed.operation, visit)
 
 
+@pytest.mark.long
 def test_sampler_is_measured(folder, tmp_path, capsys):
     out = tmp_path / "rows.jsonl"
     arguments = [f"--folder={folder}", f"--out={out}", "--seconds=0.05"]
@@ -176,6 +182,7 @@ def test_sampler_is_measured(folder, tmp_path, capsys):
     assert sum("label" in r for r in rows.read(out)) == 1
 
 
+@pytest.mark.long
 def test_a_program_that_is_not_there_is_a_row_with_an_error(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "folder")
     folder = tmp_path / "folder"
@@ -187,6 +194,7 @@ def test_a_program_that_is_not_there_is_a_row_with_an_error(folder, tmp_path):
     assert "queued_ms" in second
 
 
+@pytest.mark.long
 def test_nothing_is_begun_after_the_deadline(folder, tmp_path):
     out = tmp_path / "rows.jsonl"
     run.main([f"--folder={folder}", f"--out={out}", "--budget=0"])
@@ -208,6 +216,7 @@ def test_step_is_that_of_tensorflow(tmp_path):
     assert row["alias_gb"] == pytest.approx(arguments, rel=0.05)
 
 
+@pytest.mark.long
 def test_variables_of_64_bits_are_asked_for(folder):
     import jax
 

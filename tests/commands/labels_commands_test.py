@@ -263,6 +263,7 @@ def test_functions_draw_classes(model):
         nvae_tf.sample(model, 3, labels=10)
 
 
+@pytest.mark.long
 def test_functions_want_the_classes_of_images(model, digits):
     x, labels = digits
     for function in (nvae_tf.score, nvae_tf.encode, nvae_tf.reconstruct):

@@ -89,6 +89,7 @@ def run(tmp_path_factory):
     return path / "run"
 
 
+@pytest.mark.long
 def test_run_keeps_evaluates_and_offers_its_average(run):
     plain, _, plain_info = load_model(run, ema=False)
     averaged, _, info = load_model(run, ema=True)

@@ -120,6 +120,7 @@ def test_metrics_hold_every_step_and_every_evaluation(finished, images):
     assert len(train["kl_per_group"]) == len(train["active_latents"]) == 3
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss(images, tmp_path):
     config = make_config(
         images,
