@@ -102,8 +102,10 @@ def run(out, data: dict[str, str], names, seeds, epochs: int) -> list[dict]:
         }
 
     with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
+        runs = [pool.submit(one, wish) for wish in wanted]
         try:
-            for row in pool.map(one, wanted):
+            for ended in concurrent.futures.as_completed(runs):
+                row = ended.result()
                 if "error" in row:
                     raise UserError(
                         f"{row['variant']}, seed {row['seed']}: {row['error']}"
@@ -159,12 +161,16 @@ def train(
         for name, arguments in VARIANTS[variant].items():
             if name in ideas.__all__:
                 stack.enter_context(getattr(ideas, name)(*arguments))
-        found = trainer.train(_config(path, variant, seed, epochs), workdir)
+        trainer.train(_config(path, variant, seed, epochs), workdir)
+        records = read_json_lines(pathlib.Path(workdir, "metrics.jsonl"))
+        kinds = {record["kind"]: record for record in records}
+    # Of the averaged weights, where they are kept: that is what they are for.
+    found = kinds.get("evaluation_ema", kinds["evaluation"])
     return {
-        "nelbo": found.nelbo,
-        "nll": found.nll,
-        "kl": list(found.kl_per_group),
-        "active": list(found.active_latents),
+        "nelbo": found["nelbo"],
+        "nll": found["nll"],
+        "kl": found["kl_per_group"],
+        "active": found["active_latents"],
     }
 
 
@@ -223,7 +229,8 @@ def summarize(rows: list[dict], kind: str) -> list[dict]:
 def table(rows: list[dict], kind: str) -> str:
     """`summarize` in Markdown."""
     lines = [
-        "| recipe | seeds | NELBO | -log p | difference | active latents |",
+        "| recipe | seeds | NELBO | -log p, K = 20 | difference "
+        "| active latents |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for row in summarize(rows, kind):
@@ -264,8 +271,13 @@ def _garments(folder: str, path: pathlib.Path) -> str:
 
     from nvae_tf.datasets.idx_files import read_idx
 
-    (file,) = pathlib.Path(folder).glob("train-images*")
-    np.save(path, read_idx(file, 2048)[: _TRAIN + _HELD_OUT])
+    files = sorted(pathlib.Path(folder).glob("train-images*"))
+    if not files:
+        raise UserError(
+            f"{folder} of --garments has no file train-images*: `python -m "
+            "examples.fashion_mnist --output=FOLDER` makes such a folder."
+        )
+    np.save(path, read_idx(files[0], 2048)[: _TRAIN + _HELD_OUT])
     return str(path)
 
 
@@ -279,6 +291,12 @@ def _main(_) -> None:
         raise UserError(
             f"--only has {unknown[0]!r}; choose among {', '.join(VARIANTS)}."
         )
+    page = pathlib.Path(values.page) if values.page else None
+    if page:
+        # To say now that there is no such page, or no place in it.
+        fill(
+            page.read_text("utf-8"), {f"ablations_{kind}": "" for kind in _DATA}
+        )
     with tempfile.TemporaryDirectory() as folder:
         data = {_DATA[0]: ""}
         if values.garments:
@@ -288,8 +306,7 @@ def _main(_) -> None:
         rows = run(values.out, data, names, seeds, values.epochs)
     tables = {f"ablations_{kind}": table(rows, kind) for kind in data}
     print("\n\n".join(tables.values()))
-    if values.page:
-        page = pathlib.Path(values.page)
+    if page:
         text = fill(page.read_text("utf-8"), tables)
         write_bytes(page, text.encode())
 

@@ -44,8 +44,11 @@ def free_bits(nats: float) -> Iterator[None]:
     """
     plain = losses.balanced_kl
 
-    def balanced(kl_per_group, *args, **kwargs):
-        return plain(tf.maximum(kl_per_group, nats), *args, **kwargs)
+    def balanced(kl_per_group, alphas, beta, sizes=None):
+        # What balances the groups is their KL itself.
+        if sizes is None:
+            sizes = losses.kl_sizes(kl_per_group)
+        return plain(tf.maximum(kl_per_group, nats), alphas, beta, sizes)
 
     with mock.patch.object(losses, "balanced_kl", balanced):
         yield
@@ -57,7 +60,9 @@ def shifted_images(pixels: int) -> Iterator[None]:
     plain = Objective.gradients
 
     def gradients(self, x, *args, seed=None, **kwargs):
-        moved = _shifted(x, pixels, seed + 7)
+        p, size = self.model.config.padding, x.shape[1]
+        moved = _shifted(x[:, p : size - p, p : size - p], pixels, seed + 7)
+        moved = tf.pad(moved, [[0, 0], [p, p], [p, p], [0, 0]])
         return plain(self, moved, *args, seed=seed, **kwargs)
 
     with mock.patch.object(Objective, "gradients", gradients):

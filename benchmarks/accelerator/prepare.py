@@ -104,6 +104,8 @@ class Spec:
                 f"--programs: {label!r} is not KIND-CASE-BATCH-PRECISION with "
                 f"a KIND of {', '.join(_KINDS)}, and -RECOMPUTE of a step."
             )
+        if kind == "sample" and options["masked"]:
+            raise UserError(f"--programs: {label!r}: only steps are masked.")
         _, case, batch_size, precision, *recompute = parts
         cases.case(case)
         if not batch_size.isdecimal() or int(batch_size) < 1:

@@ -57,8 +57,9 @@ def machine(rows: Rows, peer: Rows, predicted: Rows) -> str:
 
 
 def _is_plain(row: dict) -> bool:
-    changed = row.get("unrolled") or row.get("masked")
-    return not changed and "+asked" not in row["label"]
+    parts = row["kind"], row["case"], row["batch_size"], row["precision"]
+    usual = "-".join([*map(str, parts), row["recompute"]])
+    return row["label"].removesuffix("+tf32") == usual
 
 
 def steps(rows: Rows, peer: Rows, predicted: Rows) -> str:
@@ -157,7 +158,7 @@ def variants(rows: Rows, peer: Rows, predicted: Rows) -> str:
             continue
         names = {
             "unrolled": row["unrolled"],
-            "masked update": row.get("masked"),
+            "masked": row.get("masked"),
             "rounds asked": "+asked" in row["label"],
         }
         usual = plain[key]

@@ -133,8 +133,7 @@ class Training:
         for name in self.futures:
             self.function(name)
         self._note("compiled")
-        if self.args.hold:
-            self._wait()
+        if self._wait():
             self.end = time.time() + self.args.seconds
         self._plan(self._seconds_per_step(self.args.measured_steps))
         self.step, self.state = 0, self._begin()
@@ -200,7 +199,7 @@ class Training:
         )
 
     def _wait(self) -> float:
-        """Waits while it is held; the seconds, by which it ends later."""
+        """Waits while it is held; the seconds, by which all ends later."""
         if not self.args.hold or not os.path.exists(self.args.hold):
             return 0.0
         jax.block_until_ready(self.state)
@@ -369,8 +368,9 @@ def _arguments(argv) -> argparse.Namespace:
     add(
         "--hold",
         default="",
-        help="file while which exists nothing runs on the device, and the time "
-        "stands still; --seconds count from when it is gone at first",
+        help="file to wait for while it exists, before steps are measured and "
+        "every 20 steps of the training; the time stands still. If it was "
+        "there when all was compiled, --seconds count from when it is gone",
     )
     add("--spare_seconds", type=float, default=5.0, help="left at the end")
     add("--epochs", type=int, default=0, help="instead of what time allows")

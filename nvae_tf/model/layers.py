@@ -16,6 +16,7 @@ __all__ = [
     "Dense",
     "SqueezeExcite",
     "autoregressive_mask",
+    "uniform_in_one",
 ]
 
 BATCH_NORM_MOMENTUM = 0.95
@@ -344,6 +345,7 @@ def _uniform(shape, seed: int, stream: int, limit: float):
     ],
 )
 def uniform_in_one(shape, seed, limit):
+    """Numbers between -limit and limit: float32 of a shape int32 `[N]`."""
     return tf.random.stateless_uniform(shape, seed, -limit, limit, alg="philox")
 
 

@@ -320,7 +320,7 @@ def _table(facts: Mapping, config: Mapping) -> str:
     if facts.get("num_classes"):
         rows["classes"] = f"{facts['num_classes']}, of which it is told one"
     if "parameters" in facts:
-        rows["parameters"] = f"{facts['parameters']:,}"
+        rows["weights and statistics"] = f"{facts['parameters']:,}"
     if "batch_norm" in facts:
         rows["batch normalisation"] = facts["batch_norm"]
     if "temperature" in facts:

@@ -1,5 +1,7 @@
 """Ablations: what a change does, and how a table says it."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -54,22 +56,37 @@ def test_free_bits_leave_small_divergences_without_gradient():
     with ideas.free_bits(0.5), tf.GradientTape() as tape:
         kl, _ = losses.balanced_kl(small, tf.constant([0.5, 0.5]), 1.0)
     assert kl.numpy() == pytest.approx([3.5])
+    with ideas.free_bits(0.5):
+        _, gamma = losses.balanced_kl(small, tf.constant([0.5, 0.5]), 0.5)
+    _, usual = losses.balanced_kl(small, tf.constant([0.5, 0.5]), 0.5)
+    np.testing.assert_array_equal(gamma, usual)
     np.testing.assert_array_equal(tape.gradient(kl, small), [[0.0, 1.0]])
 
 
 def test_images_move_whole_and_each_by_itself(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        Objective, "gradients", lambda self, x, seed: seen.append(x)
+        Objective, "gradients", lambda self, x, seed: seen.append(x.numpy())
     )
-    x = np.zeros([64, 8, 8, 1], np.float32)
-    x[:, 3:5, 3:5] = 1
-    with ideas.shifted_images(2):
-        Objective.gradients(None, tf.constant(x), seed=tf.constant([1, 2]))
-    (moved,) = seen
-    moved = moved.numpy()
-    assert moved.shape == x.shape
-    np.testing.assert_array_equal(moved.sum(axis=(1, 2, 3)), 4)
-    first = {tuple(np.argwhere(m[..., 0])[0]) for m in moved}
+    config = types.SimpleNamespace(padding=1)
+    objective = types.SimpleNamespace(
+        model=types.SimpleNamespace(config=config)
+    )
+    x = np.zeros([64, 10, 10, 1], np.float32)
+    x[:, 4:6, 4:6] = 1
+
+    def moved(x):
+        with ideas.shifted_images(2):
+            Objective.gradients(
+                objective, tf.constant(x), seed=tf.constant([1, 2])
+            )
+        return seen.pop()
+
+    found = moved(x)
+    assert found.shape == x.shape
+    np.testing.assert_array_equal(found.sum(axis=(1, 2, 3)), 4)
+    first = {tuple(np.argwhere(m[..., 0])[0]) for m in found}
     assert len(first) > 10
-    assert {row for row, _ in first} == {1, 2, 3, 4, 5}
+    assert {row for row, _ in first} == {2, 3, 4, 5, 6}
+    # The padding around images stays what it is.
+    assert moved(np.ones_like(x))[:, [0, -1]].max() == 0

@@ -1,10 +1,12 @@
 """Programs lowered for accelerators: what they take, and that they run."""
 
+import functools
 import json
 import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from benchmarks import cases
 from benchmarks.accelerator import (
@@ -236,6 +238,7 @@ def test_the_usual_programs_are_some(label):
         "step-tiny-2-float32",
         "draw-tiny-2-float32",
         "step-tiny-2-float33-none",
+        "sample-tiny-2-float32-masked",
         "step-tiny-2-float32-some",
         "step-huge-2-float32-none",
         "step-tiny-0-float32-none",
@@ -348,8 +351,19 @@ def test_masked_update_stores_what_a_branch_does(broken):
         x = np.full([2, size, size, channels], 0.5, np.float32)
         if broken:
             x[0] = np.nan
+
+        run = tf.function(
+            functools.partial(
+                step, x, Coefficients(0.5, 1e-2, 1e-3), seed=[0, 1]
+            ),
+            autograph=False,
+        )
         with masked.by_mask(step if masks else None):
-            step(x, Coefficients(0.5, 1e-2, 1e-3), seed=[0, 1])
+            run = run.get_concrete_function()
+        functions = run.graph.as_graph_def().library.function
+        kinds = {node.op for f in functions for node in f.node_def}
+        assert bool(kinds & {"If", "StatelessIf"}) != masks
+        run()
         stored.append(read_tensors(step.named_variables()))
     plain, other = stored
     assert plain.keys() == other.keys()

@@ -52,12 +52,23 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(prepared, tmp_path_factory):
-    """What a training of one epoch wrote."""
+    """What a training of two epochs wrote, which was held before it began."""
     out = tmp_path_factory.mktemp("trained")
+    hold = out / "hold"
+    hold.touch()
     lengths = ["--seconds=240", "--evaluation_seconds=20", "--epochs=2"]
-    few = ["--draws=8", "--measured_steps=8"]
+    few = ["--draws=8", "--measured_steps=8", f"--hold={hold}"]
     folder = [f"--folder={prepared}", f"--output={out}", f"--name={_NAME}"]
-    _run("train", *folder, *lengths, *few)
+    with subprocess.Popen(
+        [sys.executable, "-m", "examples.accelerator_training.train"]
+        + [*folder, *lengths, *few],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stdout:
+            if '"held"' in line:
+                hold.unlink()
+    assert process.returncode == 0
     return out
 
 
@@ -86,6 +97,10 @@ def test_what_was_trained_becomes_a_run(trained, tmp_path):
         json.loads(line)
         for line in (workdir / "metrics.jsonl").read_text().splitlines()
     ]
+    kinds = [r["kind"] for r in records]
+    # Nothing was measured or planned before it was let go.
+    steps = ["held", "resumed", "planned", "trained"]
+    assert [k for k in kinds if k in steps] == steps
     losses = [r["nelbo"] for r in records if r["kind"] == "train"]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     (bounds,) = [r for r in records if r["kind"] == "bounds"]
