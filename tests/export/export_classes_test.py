@@ -152,6 +152,7 @@ def test_onnx_graphs_take_labels_and_agree(tmp_path):
     assert "TYPE_INT32" in path.with_suffix(".pbtxt").read_text()
 
 
+@pytest.mark.long
 def test_sampler_draws_classes_as_the_server_does(onnx, runner):
     sampler = Sampler(onnx)
     assert sampler.num_classes == 3
@@ -163,6 +164,7 @@ def test_sampler_draws_classes_as_the_server_does(onnx, runner):
     _assert_same(sampler.sample(_SEEDS), _draw(runner, _SEEDS, [0, 1, 2, 0, 1]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("labels", "words"),
     [(3, "0 to 2"), ([0, 1], "one integer, or 5"), (0.5, "one integer")],
@@ -172,6 +174,7 @@ def test_sampler_refuses_other_labels(onnx, labels, words):
         Sampler(onnx).sample(_SEEDS, labels=labels)
 
 
+@pytest.mark.long
 def test_program_beside_draws_classes(onnx, runner, tmp_path):
     def draw(*options):
         return subprocess.run(

@@ -71,6 +71,7 @@ def _put(index, value):
     return change
 
 
+@pytest.mark.long
 def test_nothing_is_found_where_all_is_finite(train_step, images):
     before = [
         np.asarray(v).copy() for v in train_step.named_variables().values()

@@ -64,6 +64,7 @@ def finished(images, tmp_path_factory):
     return path, trainer.train(_config(images), path)
 
 
+@pytest.mark.long
 def test_classes_are_counted_and_kept_with_the_run(finished, images):
     path, evaluation = finished
     assert np.isfinite(evaluation.nll)
@@ -104,6 +105,7 @@ def test_interrupted_run_ends_as_if_never_interrupted(
     assert_ended_alike(path, tmp_path, step=6)
 
 
+@pytest.mark.long
 def test_labels_cannot_come_or_go_within_a_run(finished, images):
     path, _ = finished
     with pytest.raises(UserError, match=r"data\.labels \(True there, False"):
