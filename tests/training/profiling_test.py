@@ -47,10 +47,12 @@ def profiled(take_step, tmp_path_factory):
     return workdir, found
 
 
+@pytest.mark.long
 def test_profile_is_written_when_its_last_step_is_over(profiled):
     assert profiled[1] == [0, 0, 0, 1, 1]
 
 
+@pytest.mark.long
 def test_profile_names_the_steps_and_their_operations(profiled):
     path = latest_profile(profiled[0] / "tensorboard")
     assert b"train" in path.read_bytes()
@@ -62,6 +64,7 @@ def test_profile_names_the_steps_and_their_operations(profiled):
     assert times["AssignVariableOp"].count % 2 == 0
 
 
+@pytest.mark.long
 def test_table_has_a_line_per_kind_of_operation(profiled):
     path = latest_profile(profiled[0] / "tensorboard")
     heading, *lines = table(path, 3).splitlines()
@@ -70,6 +73,7 @@ def test_table_has_a_line_per_kind_of_operation(profiled):
     assert [line.split()[-1] for line in lines] == kinds[:3]
 
 
+@pytest.mark.long
 def test_command_prints_the_table_of_a_run(profiled, capsys):
     in_process.run("profile", f"--workdir={profiled[0]}", "--num=3")
     path, *lines = capsys.readouterr().out.splitlines()
