@@ -16,12 +16,13 @@ import contextlib
 import json
 import pathlib
 import statistics
+import tempfile
 
 from absl import flags
 
+from benchmarks import cases, results
 from benchmarks.processes import measured
 from benchmarks.report import fill
-from nvae_tf.config import presets
 from nvae_tf.config.run import Config
 from nvae_tf.core.errors import UserError
 from nvae_tf.core.files import write_bytes
@@ -146,8 +147,6 @@ def train(
       each group with a KL above 0.1 nats.
     """
     del started
-    import tempfile
-
     import tensorflow as tf
 
     from benchmarks import ideas
@@ -158,10 +157,11 @@ def train(
     tf.config.threading.set_inter_op_parallelism_threads(1)
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(tempfile.TemporaryDirectory())
-        for name, arguments in VARIANTS[variant].items():
-            if name in ideas.__all__:
-                stack.enter_context(getattr(ideas, name)(*arguments))
-        trainer.train(_config(path, variant, seed, epochs), workdir)
+        changes = dict(VARIANTS[variant])
+        for name in [name for name in changes if name in ideas.__all__]:
+            context = getattr(ideas, name)
+            stack.enter_context(context(*changes.pop(name)))
+        trainer.train(_config(path, changes, seed, epochs), workdir)
         records = read_json_lines(pathlib.Path(workdir, "metrics.jsonl"))
         kinds = {record["kind"]: record for record in records}
     # Of the averaged weights, where they are kept: that is what they are for.
@@ -228,41 +228,51 @@ def summarize(rows: list[dict], kind: str) -> list[dict]:
 
 def table(rows: list[dict], kind: str) -> str:
     """`summarize` in Markdown."""
-    lines = [
-        "| recipe | seeds | NELBO | -log p, K = 20 | difference "
-        "| active latents |",
-        "|---|---:|---:|---:|---:|---|",
-    ]
+    cells = []
     for row in summarize(rows, kind):
         difference = ""
         if row["difference"] is not None:
             difference = f"{row['difference']:+.2f} +- {row['spread']:.2f}"
-        active = ", ".join(f"{count:.1f}" for count in row["active"])
-        lines.append(
-            f"| {row['variant']} | {row['seeds']} | {row['nelbo']:.2f} | "
-            f"{row['nll']:.2f} | {difference} | {active} |"
+        cells.append(
+            [
+                row["variant"],
+                row["seeds"],
+                f"{row['nelbo']:.2f}",
+                f"{row['nll']:.2f}",
+                difference,
+                ", ".join(f"{count:.1f}" for count in row["active"]),
+            ]
         )
-    return "\n".join(lines)
+    return results.table(
+        ["recipe", "seeds", "NELBO", "-log p, K = 20"]
+        + ["difference", "active latents"],
+        cells,
+    )
 
 
-def _config(path: str, variant: str, seed: int, epochs: int) -> Config:
-    changes = {
-        "model__num_channels_enc": 8,
-        "model__num_channels_dec": 8,
-        "train__seed": seed,
-        "train__epochs": epochs,
-        "evaluation__every_epochs": epochs,
-        "evaluation__final_importance_samples": 20,
-        "evaluation__image_temperatures": (),
-    }
+def _config(path: str, changes: dict, seed: int, epochs: int) -> Config:
+    """Of a run.
+
+    Args:
+      path: see `train`.
+      changes: of a variant, those of the configuration.
+      seed: see `train`.
+      epochs: likewise.
+    """
     if path:
-        changes |= {
+        changes = {
             "data__source": "array",
             "data__path": path,
             "data__validation_fraction": _HELD_OUT / (_TRAIN + _HELD_OUT),
+            **changes,
         }
-    changes |= {k: v for k, v in VARIANTS[variant].items() if "__" in k}
-    return presets.load("mnist_demo", **changes)
+    return cases.half_width_demo(
+        seed,
+        epochs,
+        evaluation__every_epochs=epochs,
+        evaluation__final_importance_samples=20,
+        **changes,
+    )
 
 
 def _garments(folder: str, path: pathlib.Path) -> str:
@@ -282,8 +292,6 @@ def _garments(folder: str, path: pathlib.Path) -> str:
 
 
 def _main(_) -> None:
-    import tempfile
-
     values = flags.FLAGS
     names = values.only or list(VARIANTS)
     unknown = sorted(set(names) - set(VARIANTS))

@@ -4,10 +4,17 @@ import dataclasses
 import types
 
 from configs import celeba64, celeba_hq256, cifar10, imagenet32, mnist
-from nvae_tf.config import Config, ModelConfig, config_from_dict
+from nvae_tf.config import Config, ModelConfig, config_from_dict, presets
 from nvae_tf.core.errors import UserError
 
-__all__ = ["CASES", "RECOMPUTE", "Case", "as_json", "case"]
+__all__ = [
+    "CASES",
+    "RECOMPUTE",
+    "Case",
+    "as_json",
+    "case",
+    "half_width_demo",
+]
 
 # What the backward pass computes again, unless it is said.
 RECOMPUTE = Config.recompute
@@ -102,6 +109,27 @@ def case(name: str, batch_size: int | None = None, **changes) -> Case:
         known,
         model=dataclasses.replace(known.model, **changes),
         batch_size=batch_size or known.batch_size,
+    )
+
+
+def half_width_demo(seed: int, epochs: int, **changes) -> Config:
+    """The run of `mnist_demo` at half its width, for many short trainings.
+
+    Args:
+      seed: of weights, order and noise.
+      epochs: how long.
+      **changes: see `presets.load`.
+    """
+    return presets.load(
+        "mnist_demo",
+        **{
+            "model__num_channels_enc": 8,
+            "model__num_channels_dec": 8,
+            "train__seed": seed,
+            "train__epochs": epochs,
+            "evaluation__image_temperatures": (),
+            **changes,
+        },
     )
 
 

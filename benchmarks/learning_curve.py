@@ -18,9 +18,9 @@ import tempfile
 import numpy as np
 from absl import flags
 
+from benchmarks import cases
 from benchmarks.plots import new_figure
 from benchmarks.processes import measured
-from nvae_tf.config import presets
 from nvae_tf.config.run import Config
 from nvae_tf.core.errors import UserError
 from nvae_tf.core.files import replacing
@@ -29,7 +29,6 @@ from nvae_tf.core.json_files import read_json_lines
 __all__ = ["PROGRAMS", "draw", "run", "summarize", "train_ours"]
 
 PROGRAMS = ("this project", "PyTorch peer")
-_PRESET = "mnist_demo"
 
 
 def run(out, seeds, epochs: int, *, python: str | None = None) -> list[dict]:
@@ -156,15 +155,11 @@ def draw(rows: list[dict], path) -> None:
 
 
 def _config(seed: int, epochs: int) -> Config:
-    return presets.load(
-        _PRESET,
-        model__num_channels_enc=8,
-        model__num_channels_dec=8,
-        train__seed=seed,
-        train__epochs=epochs,
+    return cases.half_width_demo(
+        seed,
+        epochs,
         evaluation__every_epochs=1,
         evaluation__final_importance_samples=1,
-        evaluation__image_temperatures=(),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from nvae_tf.config import presets
 from nvae_tf.config.model import ModelConfig
+from nvae_tf.core.json_files import read_json_lines
 
 pytest.importorskip("jax", reason='JAX is missing: pip install ".[dev]"')
 
@@ -93,10 +94,7 @@ def test_what_was_trained_becomes_a_run(trained, tmp_path):
     assert isinstance(model.config, ModelConfig)
     images = nvae_tf.sample(model, 2, seed=0)
     assert images.shape[0] == 2
-    records = [
-        json.loads(line)
-        for line in (workdir / "metrics.jsonl").read_text().splitlines()
-    ]
+    records = list(read_json_lines(workdir / "metrics.jsonl"))
     kinds = [r["kind"] for r in records]
     # Nothing was measured or planned before it was let go.
     steps = ["held", "resumed", "planned", "trained"]
