@@ -11,9 +11,7 @@ is not computed again.  --page puts the tables where the page has places for
 them.
 """
 
-import concurrent.futures
 import contextlib
-import json
 import pathlib
 import statistics
 import tempfile
@@ -21,15 +19,23 @@ import tempfile
 from absl import flags
 
 from benchmarks import cases, results
+from benchmarks.kept_rows import kept_rows
 from benchmarks.processes import measured
 from benchmarks.report import fill
 from nvae_tf.config.run import Config
 from nvae_tf.core.errors import UserError
 from nvae_tf.core.files import write_bytes
 from nvae_tf.core.json_files import read_json_lines
-from nvae_tf.distribute.cores import available_cores
 
-__all__ = ["BASELINE", "VARIANTS", "run", "summarize", "table", "train"]
+__all__ = [
+    "BASELINE",
+    "VARIANTS",
+    "garments",
+    "run",
+    "summarize",
+    "table",
+    "train",
+]
 
 BASELINE = "as the paper"
 # What each changes: in the configuration; or by a context of `ideas`, by name,
@@ -48,6 +54,7 @@ VARIANTS: dict[str, dict] = {
     "4 and 2 groups instead of 2 and 1": {"model__num_groups_per_scale": 4},
     "lambda 0.1": {"train__regularization": 0.1},
     "KL annealed over 60 %": {"train__kl_anneal_portion": 0.6},
+    "told the class": {"data__labels": True},
 }
 _DATA = ("digits", "garments")
 _TRAIN, _HELD_OUT = 4500, 500
@@ -70,60 +77,29 @@ def run(out, data: dict[str, str], names, seeds, epochs: int) -> list[dict]:
     Raises:
       UserError: if a run fails.
     """
-    out = pathlib.Path(out)
-    found = list(read_json_lines(out)) if out.exists() else []
-    done = {
-        (row["data"], row["variant"], row["seed"])
-        for row in found
-        if row["epochs"] == epochs
-    }
-    wanted = [
-        (kind, name, seed)
+    wishes = [
+        {"data": kind, "variant": name, "seed": seed, "epochs": epochs}
         for seed in seeds
         for kind in data
         for name in names
-        if (kind, name, seed) not in done
     ]
 
-    def one(wish):
-        kind, name, seed = wish
-        row = measured(
+    def compute(wish):
+        kind = wish["data"]
+        arguments = {key: wish[key] for key in ("variant", "seed", "epochs")}
+        return measured(
             "benchmarks.ablations:train",
+            one_thread=True,
             path=data[kind],
-            variant=name,
-            seed=seed,
-            epochs=epochs,
+            **arguments,
         )
-        return {
-            "data": kind,
-            "variant": name,
-            "seed": seed,
-            "epochs": epochs,
-            **row,
-        }
 
-    with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
-        runs = [pool.submit(one, wish) for wish in wanted]
-        try:
-            for ended in concurrent.futures.as_completed(runs):
-                row = ended.result()
-                if "error" in row:
-                    raise UserError(
-                        f"{row['variant']}, seed {row['seed']}: {row['error']}"
-                    )
-                found.append(row)
-                with out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(
-                    row["data"],
-                    row["variant"],
-                    row["seed"],
-                    f"{row['nelbo']:.2f} nats",
-                    flush=True,
-                )
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return [row for row in found if row["epochs"] == epochs]
+    def told(row):
+        values = (row[key] for key in ("data", "variant", "seed"))
+        return f"{' '.join(map(str, values))} {row['nelbo']:.2f} nats"
+
+    rows = kept_rows(out, wishes, compute, told)
+    return [row for row in rows if row["epochs"] == epochs]
 
 
 def train(
@@ -147,14 +123,9 @@ def train(
       each group with a KL above 0.1 nats.
     """
     del started
-    import tensorflow as tf
-
     from benchmarks import ideas
     from nvae_tf.training import trainer
 
-    # As many runs as cores.
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(tempfile.TemporaryDirectory())
         changes = dict(VARIANTS[variant])
@@ -275,19 +246,33 @@ def _config(path: str, changes: dict, seed: int, epochs: int) -> Config:
     )
 
 
-def _garments(folder: str, path: pathlib.Path) -> str:
-    """The first images of Fashion-MNIST as an array."""
+def garments(folder, path: pathlib.Path) -> str:
+    """Writes the first images of Fashion-MNIST, and their labels, as arrays.
+
+    Args:
+      folder: of its IDX files.
+      path: of an `.npz` file.
+
+    Returns:
+      The path.
+
+    Raises:
+      UserError: if the folder lacks a file.
+    """
     import numpy as np
 
-    from nvae_tf.datasets.idx_files import read_idx
+    from nvae_tf.datasets.idx_files import read_idx, read_idx_labels
 
-    files = sorted(pathlib.Path(folder).glob("train-images*"))
-    if not files:
-        raise UserError(
-            f"{folder} of --garments has no file train-images*: `python -m "
-            "examples.fashion_mnist --output=FOLDER` makes such a folder."
-        )
-    np.save(path, read_idx(files[0], 2048)[: _TRAIN + _HELD_OUT])
+    found = {}
+    for kind, read in (("images", read_idx), ("labels", read_idx_labels)):
+        files = sorted(pathlib.Path(folder).glob(f"train-{kind}*"))
+        if not files:
+            raise UserError(
+                f"{folder} of --garments has no file train-{kind}*: `python -m "
+                "examples.fashion_mnist --output=FOLDER` makes such a folder."
+            )
+        found[kind] = read(files[0], 2048)[: _TRAIN + _HELD_OUT]
+    np.savez(path, **found)
     return str(path)
 
 
@@ -308,8 +293,8 @@ def _main(_) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = {_DATA[0]: ""}
         if values.garments:
-            array = pathlib.Path(folder, "garments.npy")
-            data[_DATA[1]] = _garments(values.garments, array)
+            array = pathlib.Path(folder, "garments.npz")
+            data[_DATA[1]] = garments(values.garments, array)
         seeds = map(int, values.seeds)
         rows = run(values.out, data, names, seeds, values.epochs)
     tables = {f"ablations_{kind}": table(rows, kind) for kind in data}

@@ -10,7 +10,6 @@ again; the plot shows every run.  Takes long on two cores.
 """
 
 import dataclasses
-import json
 import pathlib
 import statistics
 import tempfile
@@ -19,6 +18,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import cases
+from benchmarks.kept_rows import kept_rows
 from benchmarks.plots import new_figure
 from benchmarks.processes import measured
 from nvae_tf.config.run import Config
@@ -47,26 +47,25 @@ def run(out, seeds, epochs: int, *, python: str | None = None) -> list[dict]:
     Raises:
       UserError: if a run fails.
     """
-    out = pathlib.Path(out)
-    found = list(read_json_lines(out)) if out.exists() else []
-    done = {(row["program"], row["seed"], row["epochs"]) for row in found}
+    wishes = [
+        {"program": program, "seed": seed, "epochs": epochs}
+        for seed in seeds
+        for program in PROGRAMS
+    ]
     with tempfile.TemporaryDirectory() as folder:
         images = pathlib.Path(folder) / "images.npz"
         np.savez(images, **_images(_config(0, epochs)))
-        for seed in seeds:
-            for program in PROGRAMS:
-                if (program, seed, epochs) in done:
-                    continue
-                row = {"program": program, "seed": seed, "epochs": epochs}
-                row |= _train(program, _config(seed, epochs), images, python)
-                if "error" in row:
-                    raise UserError(f"{program} failed: {row['error']}")
-                found.append(row)
-                with out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                last = row["points"][-1]
-                print(program, seed, f"{last['nelbo']:.2f} nats", flush=True)
-    return [row for row in found if row["epochs"] == epochs]
+
+        def compute(wish):
+            config = _config(wish["seed"], epochs)
+            return _train(wish["program"], config, images, python)
+
+        def told(row):
+            nelbo = row["points"][-1]["nelbo"]
+            return f"{row['program']} {row['seed']} {nelbo:.2f} nats"
+
+        rows = kept_rows(out, wishes, compute, told)
+    return [row for row in rows if row["epochs"] == epochs]
 
 
 def train_ours(seed: int, epochs: int, started: float | None = None) -> dict:
@@ -180,12 +179,14 @@ def _train(program: str, config: Config, images, python) -> dict:
     if program == PROGRAMS[0]:
         return measured(
             "benchmarks.learning_curve:train_ours",
+            one_thread=True,
             seed=config.train.seed,
             epochs=config.train.epochs,
         )
     return measured(
         "benchmarks.torch_peer.learn:learn",
         interpreter=python,
+        one_thread=True,
         model=dataclasses.asdict(config.model),
         train=dataclasses.asdict(config.train),
         images=str(images),

@@ -6,19 +6,32 @@ be told apart if every measurement has a process to itself.
 
 import importlib
 import json
+import os
 import resource
 import signal
 import subprocess
 import sys
 import time
 
-__all__ = ["measured", "peak_gigabytes"]
+__all__ = ["ONE_THREAD", "measured", "peak_gigabytes"]
 
 _MARK = "result: "
 
 
+# TensorFlow's pools, and those of PyTorch.
+ONE_THREAD = {
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
 def measured(
-    function: str, *, interpreter: str | None = None, **arguments
+    function: str,
+    *,
+    interpreter: str | None = None,
+    one_thread: bool = False,
+    **arguments,
 ) -> dict:
     """Calls a function in a new process.
 
@@ -26,6 +39,7 @@ def measured(
       function: "module:name"; takes what follows, and `started`, the time at
         which its process was started; returns what JSON holds.
       interpreter: Python's, for another environment; None for this one.
+      one_thread: compute by one, as where others have the other cores.
       **arguments: what JSON holds.
 
     Returns:
@@ -37,6 +51,7 @@ def measured(
         + [json.dumps(arguments)],
         capture_output=True,
         text=True,
+        env={**os.environ, **(ONE_THREAD if one_thread else {})},
     )
     lines = process.stdout.splitlines()
     if process.returncode == 0 and lines and lines[-1].startswith(_MARK):

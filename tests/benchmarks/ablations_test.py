@@ -1,5 +1,6 @@
 """Ablations: what a change does, and how a table says it."""
 
+import struct
 import types
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from benchmarks import ablations, ideas
 from nvae_tf.config import presets
+from nvae_tf.core.errors import UserError
 from nvae_tf.distributions.residual_normal import ResidualNormal
 from nvae_tf.model import losses
 from nvae_tf.training.objective import Objective
@@ -90,3 +92,19 @@ def test_images_move_whole_and_each_by_itself(monkeypatch):
     assert {row for row, _ in first} == {2, 3, 4, 5, 6}
     # The padding around images stays what it is.
     assert moved(np.ones_like(x))[:, [0, -1]].max() == 0
+
+
+def test_garments_have_labels(tmp_path):
+    images = np.arange(5001 * 4, dtype=np.uint8).reshape(5001, 2, 2)
+    labels = np.arange(5001, dtype=np.uint8)
+    for kind, array in (("images", images), ("labels", labels)):
+        head = struct.pack(">BBBB", 0, 0, 8, array.ndim)
+        head += struct.pack(f">{array.ndim}I", *array.shape)
+        path = tmp_path / f"train-{kind}-idx{array.ndim}-ubyte"
+        path.write_bytes(head + array.tobytes())
+    with np.load(ablations.garments(tmp_path, tmp_path / "x.npz")) as file:
+        np.testing.assert_array_equal(file["images"], images[:5000])
+        np.testing.assert_array_equal(file["labels"], labels[:5000])
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    with pytest.raises(UserError, match=r"no file train-labels\*"):
+        ablations.garments(tmp_path, tmp_path / "x.npz")
