@@ -28,6 +28,7 @@ from nvae_tf.core.files import write_bytes
 from nvae_tf.datasets import pipeline
 from nvae_tf.evaluation.evaluator import Evaluator
 from nvae_tf.model import losses
+from nvae_tf.runs.run_metadata import run_metadata
 from nvae_tf.runs.workdir import Workdir, read_tensors
 from nvae_tf.training import new_run
 
@@ -170,16 +171,13 @@ def write(workdir: Workdir, step, config: Config, results: dict) -> None:
         workdir.checkpoints().save(
             number,
             read_tensors(step.named_variables()),
-            {
-                "steps_per_epoch": per_epoch,
-                "position": list(divmod(number, per_epoch)),
-                "seed": config.train.seed,
-                "model": config.model.to_dict(),
-                "metrics_offset": len(metrics),
-                "evaluation": _evaluation(config, metrics, number),
-                "evaluation_due": False,
-                "rollbacks": [],
-            },
+            run_metadata(
+                config,
+                steps_per_epoch=per_epoch,
+                position=divmod(number, per_epoch),
+                metrics_offset=len(metrics),
+                evaluation=_evaluation(config, metrics, number),
+            ),
         )
         for name, pictures in results.items():
             if name.startswith("pictures/"):

@@ -16,6 +16,7 @@ from nvae_tf.model.regularizers import (
     ROUNDS,
     SpectralRegularizer,
 )
+from nvae_tf.runs.run_metadata import run_metadata
 from nvae_tf.runs.workdir import Workdir, read_tensors
 from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.train_step import TrainStep
@@ -108,16 +109,13 @@ def write_run(
         folder.checkpoints().save(
             0,
             read_tensors(train_step.named_variables()),
-            {
-                "steps_per_epoch": None,
-                "position": [epoch, 0],
-                "seed": config.train.seed,
-                "model": config.model.to_dict(),
-                "metrics_offset": len(record.encode()),
-                "evaluation": None,
-                "evaluation_due": False,
-                "imported": origin,
-            },
+            run_metadata(
+                config,
+                steps_per_epoch=None,
+                position=(epoch, 0),
+                metrics_offset=len(record.encode()),
+                imported=origin,
+            ),
         )
         # The last: without it there is no run, see `require_new`.
         folder.write_config(config)

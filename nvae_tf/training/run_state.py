@@ -18,6 +18,11 @@ from nvae_tf.model.regularizers import SpectralRegularizer
 from nvae_tf.runs.background import BackgroundStore
 from nvae_tf.runs.checkpointing import Checkpoint, CheckpointStore
 from nvae_tf.runs.retention import Retention
+from nvae_tf.runs.run_metadata import (
+    damaged,
+    require_run_metadata,
+    run_metadata,
+)
 from nvae_tf.runs.workdir import Workdir, assign_tensors, read_tensors
 from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.recovery import Recovery, Verdict, rollbacks_from
@@ -27,14 +32,6 @@ from nvae_tf.training.train_step import TrainStep
 __all__ = ["RunState", "SavePoint"]
 
 _LOG = logging.getLogger(__name__)
-# What the plain part of a checkpoint holds at least.
-_KINDS = {
-    "steps_per_epoch": int | None,
-    "position": list,
-    "metrics_offset": int,
-    "evaluation": dict | None,
-    "evaluation_due": bool,
-}
 
 
 class SavePoint(NamedTuple):
@@ -278,7 +275,11 @@ class RunState:
         """Sets all state to a checkpoint's."""
         metadata = checkpoint.metadata
         step = checkpoint.step
-        self._require_plain(metadata)
+        require_run_metadata(metadata, self.workdir.path)
+        try:
+            rollbacks_from(metadata.get("rollbacks") or [])
+        except ValueError as error:
+            raise damaged("rollbacks", self.workdir.path) from error
         checked = ["seed", "model"]
         if metadata["steps_per_epoch"] is None:
             # Imported: its program counted its own steps, but epochs are
@@ -334,44 +335,15 @@ class RunState:
             )
         )
 
-    def _require_plain(self, state: Mapping[str, Any]) -> None:
-        """Raises CheckpointError for what no run has saved."""
-        missing = [k for k in _KINDS if k not in state]
-        wrong = [
-            name
-            for name, kind in _KINDS.items()
-            if not isinstance(state.get(name), kind)
-        ]
-        position = state.get("position")
-        if not (wrong or missing):
-            if [type(n) for n in position] != [int, int] or min(position) < 0:
-                wrong.append("position")
-            if state["metrics_offset"] < 0:
-                wrong.append("metrics_offset")
-        images = state.get("images_per_step", 1)
-        if type(images) is not int or images < 1:
-            wrong.append("images_per_step")
-        try:
-            rollbacks_from(state.get("rollbacks") or [])
-        except ValueError:
-            wrong.append("rollbacks")
-        if wrong or missing:
-            raise CheckpointError(
-                f"The latest checkpoint in {self.workdir.path} has no "
-                f"{(missing or wrong)[0]!r} that a run could have saved: take "
-                "one from elsewhere, or choose another --workdir."
-            )
-
     def _plain(self, save_point: SavePoint) -> dict:
         """The part of a checkpoint that is not arrays."""
-        return {
-            "steps_per_epoch": self.steps_per_epoch,
-            "position": divmod(save_point.step, self.steps_per_epoch),
-            "images_per_step": self.images_per_step,
-            "seed": self.config.train.seed,
-            "model": self.config.model.to_dict(),
-            "metrics_offset": save_point.metrics_offset,
-            "evaluation": self.last_evaluation,
-            "evaluation_due": self.evaluation_due,
-            "rollbacks": self.recovery.rollbacks(),
-        }
+        return run_metadata(
+            self.config,
+            steps_per_epoch=self.steps_per_epoch,
+            position=divmod(save_point.step, self.steps_per_epoch),
+            images_per_step=self.images_per_step,
+            metrics_offset=save_point.metrics_offset,
+            evaluation=self.last_evaluation,
+            evaluation_due=self.evaluation_due,
+            rollbacks=self.recovery.rollbacks(),
+        )
