@@ -203,6 +203,7 @@ def test_imported_run_goes_on_as_if_it_had_never_left(
     assert [r["step"] for r in records if r["kind"] == "train"] == [4, 5, 6]
 
 
+@pytest.mark.long
 def test_weights_alone_begin_a_run_of_their_own(source, halfway, tmp_path):
     _, config = source
     fresh = _import(halfway, tmp_path, config, weights_only=True)

@@ -166,6 +166,7 @@ def test_two_training_steps_agree(golden, trajectory):
     _assert_steps_agree(golden, step, [metrics for *_, metrics in taken])
 
 
+@pytest.mark.long
 def test_two_training_steps_agree_without_a_loop(golden, eagerly):
     """Operation by operation, and each group by itself."""
     _held(golden, "train0")

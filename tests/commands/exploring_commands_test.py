@@ -101,6 +101,7 @@ def test_sample_writes_the_same_images_to_a_grid_and_a_folder(
         run("sample", f"--workdir={workdir}", f"--output={folder}/")
 
 
+@pytest.mark.long
 def test_sample_makes_the_figure_of_scales(workdir, illustrator, tmp_path):
     path = tmp_path / "scales.png"
     run(
@@ -395,6 +396,7 @@ def test_help_teaches_and_is_quick(command):
     assert " tensorflow" not in result.stderr
 
 
+@pytest.mark.long
 def test_scores_and_pictures_do_not_depend_on_the_batch(workdir, tmp_path):
     orders = []
     for size in (3, 7):

@@ -287,6 +287,7 @@ def test_functions_refuse_classes_of_a_model_without(plain, digits):
         nvae_tf.score(model, digits[0], labels=1)
 
 
+@pytest.mark.long
 def test_classes_go_with_a_model_that_is_handed_on(model, tmp_path):
     nvae_tf.save_pretrained(model, tmp_path / "shared")
     shared = nvae_tf.from_pretrained(tmp_path / "shared")

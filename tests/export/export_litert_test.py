@@ -10,7 +10,6 @@ import tensorflow as tf
 from nvae_tf.core.errors import ExportError
 from nvae_tf.export.parity import Reference, difference
 from nvae_tf.export.runners import SavedModelRunner
-from nvae_tf.export.serving import ServedModel
 from nvae_tf.export.verify import open_export
 from tests.support.export_cases import CHECKPOINTS, source, write_run
 from tests.support.graph_folders import (
@@ -19,6 +18,7 @@ from tests.support.graph_folders import (
     replace_file,
 )
 from tests.support.in_process import run as nvae
+from tests.support.shared_exports import saved_model
 
 pytest.importorskip(
     "ai_edge_litert", reason='LiteRT is missing: pip install ".[litert]"'
@@ -43,11 +43,11 @@ def exported(tmp_path_factory):
     )
 
 
-def test_seeds_draw_the_pictures_of_the_saved_model(exported, tmp_path):
-    ServedModel(source("served")).save(str(tmp_path))
+def test_seeds_draw_the_pictures_of_the_saved_model(exported, tmp_path_factory):
     seeds, graphs = np.arange(20, 23), Graphs(exported)
     temperature = np.full([3, graphs.num_groups], 0.9, np.float32)
-    expected = SavedModelRunner(tmp_path).run(
+    folder = saved_model("served", tmp_path_factory)
+    expected = SavedModelRunner(folder).run(
         "sample", {"seed": seeds, "temperature": temperature}
     )
     # Two batches, of which the last is filled up.

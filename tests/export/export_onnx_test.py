@@ -19,8 +19,9 @@ from nvae_tf.export.onnx import export_onnx
 from nvae_tf.export.onnx_runner import GRAPHS, OnnxRunner, graph_path
 from nvae_tf.export.onnx_sampler import Sampler
 from nvae_tf.export.parity import Reference, difference
-from nvae_tf.export.serving import ServedModel
+from nvae_tf.export.runners import SavedModelRunner
 from tests.support.export_cases import REFERENCE, each_model, source
+from tests.support.shared_exports import saved_model
 
 pytestmark = pytest.mark.early
 
@@ -80,19 +81,19 @@ def test_results_agree_with_the_authors_program(tmp_path):
     )
 
 
-def test_seed_draws_the_same_image_in_both_formats(exported):
+def test_seed_draws_the_same_image_in_both_formats(exported, tmp_path_factory):
     seeds, temperature = np.arange(5), np.linspace(0.2, 1, 5)
-    base = source("tiny")
-    sample = ServedModel(base).signatures["sample"]
-    groups = base.config.model.num_groups
-    each = tf.constant(np.repeat(temperature[:, None], groups, 1), tf.float32)
-    expected = sample(tf.constant(seeds), each)["images"].numpy()
-    actual = Sampler(exported("tiny")).sample(seeds, temperature[:, None])
+    groups = source("served").config.model.num_groups
+    each = np.repeat(temperature[:, None], groups, 1)
+    runner = SavedModelRunner(saved_model("served", tmp_path_factory))
+    given = {"seed": seeds, "temperature": each.astype(np.float32)}
+    expected = runner.run("sample", given)["images"]
+    actual = Sampler(exported("served")).sample(seeds, temperature[:, None])
     assert np.mean(np.abs(actual.astype(int) - expected) > 1) < 1e-3
 
 
 def test_row_is_the_same_in_any_batch(exported):
-    sampler = Sampler(exported("tiny"))
+    sampler = Sampler(exported("served"))
     images = sampler.sample(range(10), 0.7, batch_size=4)
     alone = sampler.sample([7], 0.7)
     backwards = sampler.sample(range(9, -1, -1), 0.7, batch_size=10)[::-1]
@@ -101,7 +102,7 @@ def test_row_is_the_same_in_any_batch(exported):
 
 
 def test_temperature_may_differ_per_row_and_group(exported):
-    sampler = Sampler(exported("tiny"))
+    sampler = Sampler(exported("served"))
     whole = sampler.sample([1, 2], [[0.5], [0.8]], output="mean")
     each = np.repeat([[0.5], [0.8]], sampler.num_groups, axis=1)
     np.testing.assert_array_equal(
@@ -111,7 +112,7 @@ def test_temperature_may_differ_per_row_and_group(exported):
 
 
 def test_one_axis_of_temperatures_is_of_groups_however_many_seeds(exported):
-    sampler = Sampler(exported("tiny"))
+    sampler = Sampler(exported("served"))
     groups = sampler.num_groups
     t = np.linspace(0.2, 1, groups)
     drawn = sampler.sample(range(groups), t, output="mean")
@@ -131,7 +132,7 @@ def test_wrong_temperature_is_refused(exported, temperature):
 
 
 def test_float_and_uint8_images_are_the_same_draw(exported):
-    sampler = Sampler(exported("tiny"))
+    sampler = Sampler(exported("served"))
     images = sampler.sample([1, 2], 0.7)
     floats = sampler.sample([1, 2], 0.7, output="images_float")
     assert images.dtype == np.uint8
@@ -140,7 +141,7 @@ def test_float_and_uint8_images_are_the_same_draw(exported):
 
 
 def test_files_are_self_describing(exported):
-    model = onnx.load(exported("tiny"))
+    model = onnx.load(exported("served"))
     properties = {p.key: p.value for p in model.metadata_props}
     facts = json.loads(properties["nvae_facts"])
     assert facts["temperature"] == 0.7
@@ -157,7 +158,7 @@ def test_files_are_self_describing(exported):
 
 
 def test_weights_are_plain_convolutions_constants(exported):
-    graph = onnx.load(exported("tiny")).graph
+    graph = onnx.load(exported("served")).graph
     constants = {tensor.name for tensor in graph.initializer}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     assert convolutions
@@ -202,11 +203,13 @@ def test_half_precision_stays_near_and_halves_the_weights(tmp_path, exported):
 
 def test_large_weights_go_to_a_file_beside_the_graph(tmp_path, exported):
     path = tmp_path / "a" / "nvae.onnx"
-    export_onnx(source("tiny"), path, graphs=["sample"], max_inline_bytes=1000)
+    export_onnx(
+        source("served"), path, graphs=["sample"], max_inline_bytes=1000
+    )
     moved = tmp_path / "b"
     path.parent.rename(moved)
     assert (moved / "nvae.onnx.data").stat().st_size > 1000
-    expected = Sampler(exported("tiny")).sample([1, 2], 0.7)
+    expected = Sampler(exported("served")).sample([1, 2], 0.7)
     np.testing.assert_array_equal(
         Sampler(moved / "nvae.onnx").sample([1, 2], 0.7), expected
     )
@@ -220,7 +223,7 @@ def _copied_module(path):
 
 
 def test_copied_sampler_is_a_module_of_its_own(exported):
-    path = exported("tiny")
+    path = exported("served")
     module = _copied_module(path.with_name("onnx_sampler.py"))
     np.testing.assert_array_equal(
         module.Sampler(path).sample([3], 0.7),
@@ -229,7 +232,7 @@ def test_copied_sampler_is_a_module_of_its_own(exported):
 
 
 def test_copied_sampler_needs_no_tensorflow(exported, tmp_path):
-    path = exported("tiny")
+    path = exported("served")
     program = tmp_path / "run.py"
     program.write_text(
         "import runpy, sys\n"
@@ -251,7 +254,7 @@ def test_copied_sampler_needs_no_tensorflow(exported, tmp_path):
 
 
 def test_sampler_command_writes_a_grid(exported, tmp_path, capsys):
-    path, output = exported("tiny"), tmp_path / "grid.png"
+    path, output = exported("served"), tmp_path / "grid.png"
     arguments = [str(path), "--num=5", "--seed=2", f"--output={output}"]
     assert onnx_sampler.main(arguments) == 0
     with Image.open(output) as image:

@@ -68,8 +68,8 @@ def _plain():
 
 
 @pytest.fixture(scope="module")
-def tiny(exported):
-    return SavedModelRunner(exported("tiny"))
+def served(exported):
+    return SavedModelRunner(exported("served"))
 
 
 def _draw(runner, seeds, temperature, name="sample_float"):
@@ -118,17 +118,17 @@ def test_samples_agree_with_the_authors_program(exported):
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
-def test_only_the_batch_which_comes_first_is_open(tiny):
-    for name in tiny.names:
-        for specs in (tiny.inputs(name), tiny.outputs(name)):
+def test_only_the_batch_which_comes_first_is_open(served):
+    for name in served.names:
+        for specs in (served.inputs(name), served.outputs(name)):
             for key, (_, shape) in specs.items():
                 assert shape[0] is None, (name, key)
                 assert None not in shape[1:], (name, key)
 
 
-def test_default_signature_is_sample(exported, tiny):
-    signatures = tf.saved_model.load(str(exported("tiny"))).signatures
-    _, groups = tiny.inputs("sample")["temperature"][1]
+def test_default_signature_is_sample(exported, served):
+    signatures = tf.saved_model.load(str(exported("served"))).signatures
+    _, groups = served.inputs("sample")["temperature"][1]
     given = {
         "seed": tf.constant([4], tf.int64),
         "temperature": tf.fill([1, groups], 0.7),
@@ -139,36 +139,36 @@ def test_default_signature_is_sample(exported, tiny):
     )
 
 
-def test_row_is_the_same_in_any_order_and_batch(tiny):
+def test_row_is_the_same_in_any_order_and_batch(served):
     seeds, temperature = np.arange(16), np.linspace(0, 1, 16)
-    images = _draw(tiny, seeds, temperature, "sample")["images"]
+    images = _draw(served, seeds, temperature, "sample")["images"]
     order = np.random.default_rng(0).permutation(16)
-    shuffled = _draw(tiny, seeds[order], temperature[order], "sample")
+    shuffled = _draw(served, seeds[order], temperature[order], "sample")
     np.testing.assert_array_equal(shuffled["images"], images[order])
     for rows in (slice(3, 4), slice(5, 8)):
-        part = _draw(tiny, seeds[rows], temperature[rows], "sample")["images"]
+        part = _draw(served, seeds[rows], temperature[rows], "sample")["images"]
         assert np.abs(part.astype(int) - images[rows]).max() <= 1
 
 
-def test_seeds_draw_different_images(tiny):
-    images = _draw(tiny, [1, 2, -1, 2**40], [1.0] * 4)["images"]
+def test_seeds_draw_different_images(served):
+    images = _draw(served, [1, 2, -1, 2**40], [1.0] * 4)["images"]
     assert len(np.unique(images.reshape(4, -1), axis=0)) == 4
 
 
-def test_temperature_per_group_is_that_of_all_groups_when_equal(tiny):
-    groups = source("tiny").config.model.num_groups
-    one = _draw(tiny, [1, 2], [0.5, 0.8])
-    each = _draw(tiny, [1, 2], np.repeat([[0.5], [0.8]], groups, axis=1))
+def test_temperature_per_group_is_that_of_all_groups_when_equal(served):
+    groups = source("served").config.model.num_groups
+    one = _draw(served, [1, 2], [0.5, 0.8])
+    each = _draw(served, [1, 2], np.repeat([[0.5], [0.8]], groups, axis=1))
     np.testing.assert_array_equal(one["images"], each["images"])
     first_only = np.ones([2, groups])
     first_only[:, 0] = 0.1
-    other = _draw(tiny, [1, 2], first_only)["mean"]
-    assert not np.allclose(other, _draw(tiny, [1, 2], [1, 1])["mean"])
+    other = _draw(served, [1, 2], first_only)["mean"]
+    assert not np.allclose(other, _draw(served, [1, 2], [1, 1])["mean"])
 
 
-def test_interpolation_ends_at_its_draws(tiny):
-    groups = source("tiny").config.model.num_groups
-    ends = tiny.run(
+def test_interpolation_ends_at_its_draws(served):
+    groups = source("served").config.model.num_groups
+    ends = served.run(
         "interpolate",
         {
             "seed_a": np.array([5, 5]),
@@ -177,53 +177,53 @@ def test_interpolation_ends_at_its_draws(tiny):
             "temperature": np.full([2, groups], 0.7),
         },
     )["mean"]
-    draws = _draw(tiny, [5, 6], [0.7, 0.7])["mean"]
+    draws = _draw(served, [5, 6], [0.7, 0.7])["mean"]
     np.testing.assert_allclose(ends, draws, atol=1e-5)
 
 
-def test_decoding_what_was_encoded_reconstructs(tiny):
-    images = _draw(tiny, [1, 2], [1.0, 1.0], "sample")["images"]
-    encoded = tiny.run("encode", {"images": images})
+def test_decoding_what_was_encoded_reconstructs(served):
+    images = _draw(served, [1, 2], [1.0, 1.0], "sample")["images"]
+    encoded = served.run("encode", {"images": images})
     latents = {k: v for k, v in encoded.items() if k.startswith("z_")}
-    decoded = tiny.run("decode", latents)["mean"]
+    decoded = served.run("decode", latents)["mean"]
     # The sample in `encode` is that of seed 0.
     given = {"images": images, "seed": np.zeros(2, np.int64)}
     np.testing.assert_allclose(
-        decoded, tiny.run("reconstruct", given)["mean"], atol=1e-5
+        decoded, served.run("reconstruct", given)["mean"], atol=1e-5
     )
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 1), (2, 9), (2, 2, 1), (1, 2)])
-def test_temperature_of_another_shape_is_refused(tiny, shape):
+def test_temperature_of_another_shape_is_refused(served, shape):
     given = {"seed": np.arange(2), "temperature": np.ones(shape)}
     with pytest.raises((tf.errors.InvalidArgumentError, TypeError)):
-        tiny.run("sample", given)
+        served.run("sample", given)
 
 
 @pytest.mark.parametrize("name", sorted(SIGNATURES))
-def test_inputs_of_different_lengths_are_an_invalid_argument(tiny, name):
-    inputs = example_inputs(tiny.inputs(name), 3, (8, 8, 3))
+def test_inputs_of_different_lengths_are_an_invalid_argument(served, name):
+    inputs = example_inputs(served.inputs(name), 3, (8, 8, 3))
     for key in inputs if len(inputs) > 1 else ():
         shorter = {**inputs, key: inputs[key][:1]}
         with pytest.raises(
             tf.errors.InvalidArgumentError, match="same number of rows"
         ):
-            tiny.run(name, shorter)
+            served.run(name, shorter)
 
 
-def test_warmup_requests_run(exported, tiny):
-    requests = read_warmup(exported("tiny"))
+def test_warmup_requests_run(exported, served):
+    requests = read_warmup(exported("served"))
     names = [name for name, _ in requests]
     assert sorted(names) == sorted([*SIGNATURES] * 2)
     rows = set()
     for name, inputs in requests:
-        outputs = tiny.run(name, inputs)
+        outputs = served.run(name, inputs)
         rows |= {len(value) for value in outputs.values()}
     assert rows == {1, 8}
 
 
 def test_metadata_and_card_describe_the_export(exported):
-    folder = exported("tiny")
+    folder = exported("served")
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata["step"] == 7
     assert metadata["temperature"] == 0.7
@@ -238,15 +238,15 @@ def test_metadata_and_card_describe_the_export(exported):
 
 
 def test_serving_files_name_the_model(exported):
-    folder = exported("tiny").parent
+    folder = exported("served").parent
     config = text_format.Parse(
         (folder / "models.config").read_text(),
         model_server_config_pb2.ModelServerConfig(),
     )
     (model,) = config.model_config_list.config
-    assert (model.name, model.base_path) == ("tiny", "/models/tiny")
+    assert (model.name, model.base_path) == ("served", "/models/served")
     compose = (folder / "docker-compose.yml").read_text()
-    for path in re.findall(r"=/models/tiny/(\S+)", compose):
+    for path in re.findall(r"=/models/served/(\S+)", compose):
         assert (folder / path).is_file()
     batching = (folder / "batching_parameters.txt").read_text()
     assert re.search(r"^max_batch_size \{ value: \d+ \}$", batching, re.M)
@@ -378,6 +378,7 @@ def test_wrong_arguments_are_refused(tmp_path, changes, message):
     assert not output.exists()
 
 
+@pytest.mark.long
 def test_given_parameters_are_what_is_exported(tmp_path):
     base = source("plain_vae")
     params = tf.nest.map_structure(lambda t: 0.5 * t, base.model.read_params())
@@ -405,9 +406,8 @@ def test_large_weights_become_variables_that_compute_the_same(tmp_path):
     base = source("plain_vae")
     served = ServedModel(base, max_constant_bytes=0)
     served.save(str(tmp_path / "1"))
-    constant = ServedModel(base)
     assert served.module.weights
-    assert not constant.module.weights
+    assert not _plain().module.weights
     inputs, expected = Reference(base).ask("sample_float")
     outputs = _draw(
         SavedModelRunner(tmp_path / "1"), inputs["seed"], inputs["temperature"]

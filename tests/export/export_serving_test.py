@@ -11,9 +11,8 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.export.runners import SavedModelRunner
-from nvae_tf.export.saved_model import export_saved_model
 from nvae_tf.export.warmup import example_inputs
-from tests.support.export_cases import source
+from tests.support.shared_exports import saved_model
 
 pytestmark = pytest.mark.early
 
@@ -91,8 +90,7 @@ np.savez(answers, **results)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "nvae"
-    return export_saved_model(source("served"), path, warmup_batch_sizes=())
+    return saved_model("served", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """`nvae_tf.export.verify`, and the exporting commands as they are typed."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ from nvae_tf.core.errors import ExportError, UserError
 from nvae_tf.export import verify
 from nvae_tf.export.onnx import export_onnx
 from nvae_tf.export.runners import SavedModelRunner
-from nvae_tf.export.saved_model import export_saved_model
 from nvae_tf.export.served.row_status import OUTPUT
 from nvae_tf.export.source import Source
 from nvae_tf.export.verify import open_export
 from tests.support.export_cases import source, write_run
 from tests.support.in_process import run as nvae
+from tests.support.shared_exports import saved_model
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,8 @@ def folder(tmp_path_factory):
     """A SavedModel and an ONNX export of the plain VAE."""
     path = tmp_path_factory.mktemp("exports")
     base = source("plain_vae")
-    export_saved_model(base, path / "nvae", warmup_batch_sizes=())
+    served = saved_model("plain_vae", tmp_path_factory).parent
+    shutil.copytree(served, path / "nvae")
     export_onnx(base, path / "nvae.onnx")
     export_onnx(base, path / "fixed.onnx", fixed_batch=2, graphs=["sample"])
     return path

@@ -149,7 +149,9 @@ _TENSOR = re.compile(
 )
 
 
-@pytest.mark.parametrize("fixed_batch", [None, 2])
+@pytest.mark.parametrize(
+    "fixed_batch", [None, pytest.param(2, marks=pytest.mark.long)]
+)
 def test_triton_is_told_every_shape(tmp_path, fixed_batch):
     path = tmp_path / "model.v2.onnx"
     export_onnx(

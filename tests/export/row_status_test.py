@@ -17,19 +17,16 @@ from nvae_tf.export.served.row_status import (
     RowStatus,
     explain,
 )
-from nvae_tf.export.serving import ServedModel
 from nvae_tf.export.warmup import example_inputs
 from nvae_tf.sampling.images import encode_png
-from tests.support.export_cases import source
+from tests.support.shared_exports import saved_model
 
 _SHAPE = (8, 8, 3)
 
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "1"
-    ServedModel(source("tiny")).save(str(path))
-    return SavedModelRunner(path)
+    return SavedModelRunner(saved_model("served", tmp_path_factory))
 
 
 def _png(size=(8, 8), mode="RGB", kind="PNG", **options):

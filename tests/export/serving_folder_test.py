@@ -250,6 +250,7 @@ _KNOWN = set(
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [

@@ -110,6 +110,7 @@ def test_run_keeps_evaluates_and_offers_its_average(run):
     assert kinds.count("evaluation_ema") == kinds.count("evaluation") == 2
 
 
+@pytest.mark.long
 def test_average_is_what_a_run_that_keeps_one_gives(run):
     averaged, _, info = load_model(run, ema=True)
     default, _, default_info = load_model(run)

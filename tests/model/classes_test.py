@@ -131,8 +131,14 @@ def test_tables_are_trained_but_their_norms_are_no_penalty():
     assert float(losses[0]) == float(losses[1])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("recompute", ["none", "cell"])
+@pytest.mark.parametrize(
+    ("dtype", "recompute"),
+    [
+        ("mixed_bfloat16", "cell"),
+        pytest.param("float32", "cell", marks=pytest.mark.long),
+        pytest.param("mixed_bfloat16", "none", marks=pytest.mark.long),
+    ],
+)
 def test_precision_and_recomputation_bear_classes(dtype, recompute):
     name = "two_flows"
     x, eps = _inputs(name)

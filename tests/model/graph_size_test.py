@@ -48,10 +48,8 @@ def test_thirty_groups_more_add_next_to_no_nodes():
     assert more - _training_nodes("deep") <= 15
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["tiny", *(pytest.param(name, marks=pytest.mark.long) for name in _PAPER)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["tiny", *_PAPER])
 def test_replicas_add_few_nodes(name):
     assert _training_nodes(name, 8) <= _FACTOR * _training_nodes(name)
 

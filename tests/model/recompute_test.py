@@ -77,10 +77,10 @@ def _assert_same(actual, expected, dtype="float32"):
 @pytest.mark.parametrize(
     ("dtype", "recompute"),
     [
-        ("mixed_float16", "cell"),
+        ("float32", "cell"),
         # Looped steps with it agree with the authors' program, too.
         pytest.param("float32", "bn_swish", marks=pytest.mark.long),
-        pytest.param("float32", "cell", marks=pytest.mark.long),
+        pytest.param("mixed_float16", "cell", marks=pytest.mark.long),
         pytest.param("mixed_float16", "bn_swish", marks=pytest.mark.long),
     ],
 )

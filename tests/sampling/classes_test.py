@@ -125,6 +125,7 @@ def test_frames_have_the_class_of_the_nearer_station(steps, expected):
     assert exploration.labels_between(None, steps) is None
 
 
+@pytest.mark.long
 def test_statistics_settle_on_draws_of_all_classes():
     model = model_cases.random_model(_CONFIG)
     untold = model_cases.random_model(_CONFIG)

@@ -15,7 +15,6 @@ from nvae_tf.datasets import image_input
 from nvae_tf.datasets.folder import decode_image
 from nvae_tf.export.parity import Reference
 from nvae_tf.export.runners import SavedModelRunner
-from nvae_tf.export.saved_model import export_saved_model
 from nvae_tf.export.served.row_status import OUTPUT
 from nvae_tf.serving.client import Client
 from nvae_tf.serving.grpc_predictor import GrpcPredictor
@@ -24,6 +23,7 @@ from nvae_tf.serving.rest_predictor import RestPredictor
 from tests.support.export_cases import source
 from tests.support.export_servers import Backend, serve_grpc, serve_rest
 from tests.support.in_process import run as nvae
+from tests.support.shared_exports import saved_model
 
 AWAY = tf.errors.UnavailableError
 BUSY = tf.errors.ResourceExhaustedError
@@ -31,8 +31,7 @@ BUSY = tf.errors.ResourceExhaustedError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "nvae"
-    return export_saved_model(source("served"), path, warmup_batch_sizes=())
+    return saved_model("served", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

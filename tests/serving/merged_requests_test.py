@@ -14,22 +14,19 @@ import tensorflow as tf
 from nvae_tf.core.errors import ClientError
 from nvae_tf.export.runners import SavedModelRunner
 from nvae_tf.export.served.row_status import OUTPUT, RowStatus
-from nvae_tf.export.serving import ServedModel
 from nvae_tf.sampling.images import encode_png
 from nvae_tf.serving.client import Client
 from nvae_tf.serving.grpc_predictor import GrpcPredictor
 from nvae_tf.serving.rest_predictor import RestPredictor
-from tests.support.export_cases import source
 from tests.support.export_servers import Backend, serve_grpc, serve_rest
+from tests.support.shared_exports import saved_model
 
 _KINDS = {"grpc": GrpcPredictor, "rest": RestPredictor}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("nvae") / "1"
-    ServedModel(source("served")).save(str(path))
-    return path
+    return saved_model("served", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 from nvae_tf.core.errors import ClientError
-from nvae_tf.export.serving import ServedModel
 from nvae_tf.serving.client import Client
 from nvae_tf.serving.credentials import Credentials
 from nvae_tf.serving.grpc_predictor import GrpcPredictor
 from nvae_tf.serving.rest_predictor import RestPredictor
-from tests.support.export_cases import source
 from tests.support.export_servers import (
     Backend,
     Handler,
@@ -23,6 +21,7 @@ from tests.support.export_servers import (
     serve_rest,
 )
 from tests.support.in_process import run as nvae
+from tests.support.shared_exports import saved_model
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("openssl"), reason="needs the command openssl"
@@ -72,9 +71,7 @@ def certificates(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory):
-    path = tmp_path_factory.mktemp("nvae") / "1"
-    ServedModel(source("served")).save(str(path))
-    return Backend(path)
+    return Backend(saved_model("served", tmp_path_factory))
 
 
 class _Checking(grpc.ServerInterceptor):

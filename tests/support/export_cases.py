@@ -36,16 +36,6 @@ MODELS = {
     "mixture_5_bits": small(**_PLAIN, likelihood="mixture", num_bits=5),
     "normal": small(**_PLAIN, likelihood="normal", num_bits=8),
 }
-each_model = pytest.mark.parametrize(
-    "name",
-    [
-        # The likelihood is that of "tiny", at other levels.
-        pytest.param(name, marks=pytest.mark.long)
-        if name == "mixture_5_bits"
-        else name
-        for name in MODELS
-    ],
-)
 # For what is around an export, which is made the sooner.
 _SERVED = {
     "served": small(
@@ -65,6 +55,15 @@ _SERVED = {
         num_classes=3,
     ),
 }
+each_model = pytest.mark.parametrize(
+    "name",
+    ["served", "plain_vae"]
+    + [
+        pytest.param(name, marks=pytest.mark.long)
+        for name in MODELS
+        if name != "plain_vae"
+    ],
+)
 CHECKPOINTS = ("bernoulli_two_scales", "dmol_flow_one_scale")
 
 

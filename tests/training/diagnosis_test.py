@@ -146,6 +146,7 @@ def test_infinity_in_the_data(train_step, images):
     assert "range from 0 to 7" in str(_diagnose(train_step, images))
 
 
+@pytest.mark.long
 def test_moments_are_told_by_their_weights(train_step, changed, images):
     changed("optimizer/u", _put(0, np.nan))
     found = _diagnose(train_step, images)

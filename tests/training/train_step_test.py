@@ -363,9 +363,8 @@ def test_accumulated_passes_are_one_step_with_the_large_batch():
         )
 
 
-@pytest.mark.parametrize(
-    "beta", [0.4, pytest.param(1.0, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("beta", [0.4, 1.0])
 def test_accumulated_passes_move_the_statistics_once(beta):
     config = model_cases.CONFIGS["plain_vae"]
     step = _step(config)
@@ -393,6 +392,7 @@ def test_accumulated_passes_move_the_statistics_once(beta):
 # --- exploding steps ---------------------------------------------------------
 
 
+@pytest.mark.long
 def test_step_with_too_long_a_gradient_changes_nothing(stepped):
     config = stepped[0].model.config
     x = model_cases.images(config)

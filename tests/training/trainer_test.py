@@ -209,6 +209,7 @@ def test_replicas_are_not_compiled(images, tmp_path):
         RunState(config, Workdir(tmp_path), devices, 3)
 
 
+@pytest.mark.long
 def test_schedules_may_change_and_it_is_recorded(images, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         _stop_after(patch, 2)
