@@ -192,7 +192,7 @@ def load(path) -> tuple[NVAE, Config]:
     """
     checkpoint = read(path)
     config = config_from_reference(checkpoint.args, checkpoint.state_dict, path)
-    model = NVAE(config.model, seed=config.train.seed)
+    model = NVAE(config.model, seed=None)
     assign_state(model, checkpoint.state_dict, path)
     return model, config
 

@@ -43,7 +43,7 @@ class Reference:
         # The live model may compute in half precision.
         model = source.model
         if model.compute_dtype != "float32":
-            model = NVAE(model.config)
+            model = NVAE(model.config, seed=None)
         self._model, self._params = model, source.params
         self._draw_params = source.draw_params
         self._config = c = model.config

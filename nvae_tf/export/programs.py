@@ -214,13 +214,13 @@ def unrolled(model: NVAE, dtype: str = "float32") -> NVAE:
     """A model of the same architecture for `Programs`.
 
     Args:
-      model: whose architecture it has; its variables are its own.
+      model: whose architecture it has; its variables are its own, and zero.
       dtype: "float32", or "mixed_float16" to run the networks in half
         precision; likelihoods and divergences are float32 all the same.
     """
     # Without loops over the groups: weights stay constants of the convolutions
     # they belong to, and ONNX runtimes are slow at loops.
-    return NVAE(model.config, unroll=True, dtype=dtype)
+    return NVAE(model.config, seed=None, unroll=True, dtype=dtype)
 
 
 def to_uint8(images):

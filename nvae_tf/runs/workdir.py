@@ -350,7 +350,7 @@ def load_model(
         "the run had diverged. Choose an earlier one with --checkpoint=STEP"
     )
     require_weights(config, found.tensors, origin)
-    model = NVAE(config.model, seed=config.train.seed)
+    model = NVAE(config.model, seed=None)
     # Rounding to TF32 is for training, where it is asked for.
     model.compute_in(config.dtype_policy)
     assign_tensors(

@@ -97,7 +97,7 @@ def export_folder(
         raise ExportError(f"The batch is {batch}; it must be positive.")
     # Not what the CPU of this machine likes: engines have operations of their
     # own.
-    model = NVAE(source.model.config, unroll=True, device="GPU")
+    model = NVAE(source.model.config, seed=None, unroll=True, device="GPU")
     definitions = Graphs(source, batch, model)
     classes = model.config.num_classes
     noise = {}
