@@ -246,7 +246,7 @@ def _config(path: str, changes: dict, seed: int, epochs: int) -> Config:
     )
 
 
-def garments(folder, path: pathlib.Path) -> str:
+def garments(folder, path) -> str:
     """Writes the first images of Fashion-MNIST, and their labels, as arrays.
 
     Args:
