@@ -74,8 +74,12 @@ CONFIGS = {
     },
 }
 
-# What makes them differ is in others too.
+# What makes them differ is in others too, or at the ends of the model alone.
 ALIKE = {
+    "mixture",
+    "normal",
+    "padded",
+    "plain_vae",
     "one_scale",
     "equal_groups",
     "wide_encoder",
@@ -100,9 +104,26 @@ def randomize(layer, seed: int = 0) -> None:
         variable.assign(value.astype(np.float32))
 
 
+_VALUES: dict[tuple, dict[str, np.ndarray]] = {}
+
+
 def random_model(config: ModelConfig, *, seed: int = 0, **kwargs) -> NVAE:
-    model = NVAE(config, seed=seed, **kwargs)
-    randomize(model, seed)
+    """A model that no initial value is left in.
+
+    What its weights are is computed once: drawing them takes as long as making
+    the model.
+    """
+    values = _VALUES.get((config, seed))
+    model = NVAE(config, seed=seed if values is None else None, **kwargs)
+    variables = model.named_variables()
+    if values is None:
+        randomize(model, seed)
+        _VALUES[config, seed] = {
+            name: np.asarray(variable) for name, variable in variables.items()
+        }
+    else:
+        for name, value in values.items():
+            variables[name].assign(value)
     return model
 
 
