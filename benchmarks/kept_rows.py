@@ -43,7 +43,7 @@ def kept_rows(
     missing = [
         wish
         for wish in wishes
-        if not any(wish.items() <= row.items() for row in map(_flat, found))
+        if not any(wish.items() <= row.items() for row in found)
     ]
 
     with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
@@ -61,8 +61,3 @@ def kept_rows(
         finally:
             pool.shutdown(cancel_futures=True)
     return found
-
-
-def _flat(row: dict) -> dict:
-    """The entries of a row that can tell it from others."""
-    return {k: v for k, v in row.items() if isinstance(v, str | int)}

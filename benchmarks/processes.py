@@ -13,13 +13,13 @@ import subprocess
 import sys
 import time
 
-__all__ = ["ONE_THREAD", "measured", "peak_gigabytes"]
+__all__ = ["measured", "peak_gigabytes"]
 
 _MARK = "result: "
 
 
 # TensorFlow's pools, and those of PyTorch.
-ONE_THREAD = {
+_ONE_THREAD = {
     "TF_NUM_INTRAOP_THREADS": "1",
     "TF_NUM_INTEROP_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -51,7 +51,7 @@ def measured(
         + [json.dumps(arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, **(ONE_THREAD if one_thread else {})},
+        env={**os.environ, **(_ONE_THREAD if one_thread else {})},
     )
     lines = process.stdout.splitlines()
     if process.returncode == 0 and lines and lines[-1].startswith(_MARK):

@@ -136,6 +136,7 @@ def test_tables_are_trained_but_their_norms_are_no_penalty():
     [
         ("mixed_bfloat16", "cell"),
         pytest.param("float32", "cell", marks=pytest.mark.long),
+        pytest.param("float32", "none", marks=pytest.mark.long),
         pytest.param("mixed_bfloat16", "none", marks=pytest.mark.long),
     ],
 )
