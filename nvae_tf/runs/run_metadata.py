@@ -63,21 +63,17 @@ def require_run_metadata(metadata: Mapping[str, Any], folder: Any) -> None:
         as the model, is for the run that goes on from it.
       folder: of the run, to be named.
     """
-    for name in _KINDS:
-        if name not in metadata:
+    for name, kind in _KINDS.items():
+        if name not in metadata or not isinstance(metadata[name], kind):
             raise damaged(name, folder)
-    wrong = [n for n, k in _KINDS.items() if not isinstance(metadata[n], k)]
-    if not wrong:
-        position = metadata["position"]
-        if [type(n) for n in position] != [int, int] or min(position) < 0:
-            wrong.append("position")
-        if metadata["metrics_offset"] < 0:
-            wrong.append("metrics_offset")
+    position = metadata["position"]
+    if [type(n) for n in position] != [int, int] or min(position) < 0:
+        raise damaged("position", folder)
+    if metadata["metrics_offset"] < 0:
+        raise damaged("metrics_offset", folder)
     images = metadata.get("images_per_step", 1)
     if type(images) is not int or images < 1:
-        wrong.append("images_per_step")
-    if wrong:
-        raise damaged(wrong[0], folder)
+        raise damaged("images_per_step", folder)
 
 
 def damaged(name: str, folder: Any) -> CheckpointError:
