@@ -49,6 +49,11 @@ def make_step(config: Config, unroll: bool) -> TrainStep:
         )
     if config.data.labels:
         raise UserError("data.labels is True: that is not supported here.")
+    if config.train.initial_model:
+        raise UserError(
+            "train.initial_model is set, but a run here begins with random "
+            "weights: leave it out."
+        )
     model = NVAE(
         config.model,
         seed=config.train.seed,

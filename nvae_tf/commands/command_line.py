@@ -150,7 +150,7 @@ def _parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(_with_presets(argv))
         _require_sensible_numbers()
         return rest
-    except ConfigError as error:
+    except UserError as error:
         _fail(error)
     except flags.Error as error:
         # A config file that raises comes as its whole traceback.
@@ -210,7 +210,7 @@ def _config_problem(argv: Sequence[str], name: str = "config") -> str | None:
         return None
     try:
         config = presets.read(given)
-    except ConfigError as error:
+    except UserError as error:
         return str(error)
     for argument in argv[1:]:
         flag = argument.lstrip("-").partition("=")[0]
@@ -246,7 +246,7 @@ def _unknown_key(prefix: list[str], key: str) -> str:
         values = {part: values}
     try:
         config_from_dict(values)
-    except ConfigError as error:
+    except UserError as error:
         if str(error).startswith("Unknown config key"):
             return str(error)
     return f"Unknown config key {'.'.join([*prefix, key])}."

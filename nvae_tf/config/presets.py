@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_dict
 
 from nvae_tf.config.parsing import config_from_dict
 from nvae_tf.config.run import Config
-from nvae_tf.core.errors import ConfigError
+from nvae_tf.core.errors import ConfigError, UserError
 from nvae_tf.core.reading import shown
 
 __all__ = [
@@ -91,12 +91,13 @@ def read(preset: str) -> ConfigDict:
 
     Raises:
       ConfigError: if there is none, or it is not a configuration file.
+      UserError: what the file itself finds wrong.
     """
     file, colon, variant = find(preset).partition(":")
     try:
         get_config = runpy.run_path(file)["get_config"]
         values = get_config(variant) if colon else get_config()
-    except ConfigError:
+    except UserError:
         raise
     except (Exception, SystemExit) as error:
         # A file of the user's may raise anything.

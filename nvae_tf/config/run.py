@@ -153,6 +153,10 @@ class TrainConfig:
         its scheduler can start it again; 0 waits for ever.
       seed: of the initial weights, the noise and the data order.
       log_every: steps between metric records.
+      initial_model: whose weights a new run begins with, instead of random
+        ones: a name of `nvae models`, a folder of such a model or
+        hf://user/repo. Its architecture must be that of the run, but for
+        classes, which the run may add. What is resumed does not read it.
     """
 
     epochs: int = 400
@@ -176,6 +180,7 @@ class TrainConfig:
     watchdog_minutes: float = 30.0
     seed: int = 0
     log_every: int = 50
+    initial_model: str = ""
 
     def __post_init__(self):
         """Raises ConfigError for values out of range."""
@@ -354,11 +359,13 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict; `config_from_dict` reads it back.
 
-        What an unconditional run says is what it said before there were
-        labels: earlier versions read it, and compare it with theirs.
+        Keys that came later are left out where they say nothing: earlier
+        versions read it, and compare it with theirs.
         """
         values = dataclasses.asdict(self)
         values["model"] = self.model.to_dict()
         if not self.data.labels:
             del values["data"]["labels"]
+        if not self.train.initial_model:
+            del values["train"]["initial_model"]
         return values

@@ -77,8 +77,11 @@ def card_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_places(config: Config) -> Config:
-    """A configuration that does not tell where the data lay."""
-    data = config.data
+    """A configuration that does not tell where data and models lay."""
+    data, train = config.data, config.train
+    initial_model = train.initial_model
+    if not initial_model.startswith("hf://"):
+        initial_model = pathlib.PurePath(initial_model).name
     return dataclasses.replace(
         config,
         data=dataclasses.replace(
@@ -86,6 +89,7 @@ def without_places(config: Config) -> Config:
             path=pathlib.PurePath(data.path).name,
             data_dir=pathlib.PurePath(data.data_dir).name,
         ),
+        train=dataclasses.replace(train, initial_model=initial_model),
     )
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from nvae_tf.config import Config
+from nvae_tf.core.errors import ConfigError
+from nvae_tf.model.decoder import ClassEmbedding
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.runs import pretrained_folder
 from nvae_tf.runs.model_places import locate
 from nvae_tf.runs.workdir import assign_tensors, read_tensors, require_weights
 
-__all__ = ["load", "save"]
+__all__ = ["begin", "load", "require_same_architecture", "save"]
 
 # Names as in checkpoints.
 _PREFIX = "model/"
@@ -77,3 +80,62 @@ def load(place: str | os.PathLike) -> tuple[NVAE, Config, dict[str, Any]]:
         unless_finite=pretrained_folder.AGAIN,
     )
     return model, config, {"step": None, "ema": False, **facts}
+
+
+def require_same_architecture(config: Config) -> None:
+    """Checks that a run can begin with the weights of `train.initial_model`.
+
+    Its configuration is read, not its weights.
+
+    Args:
+      config: of the run, whose classes are counted.
+
+    Raises:
+      ConfigError: if it is another model, or its configuration is none.
+      CheckpointError: if there is no such model.
+    """
+    place = config.train.initial_model
+    if not place:
+        return
+    given = pretrained_folder.describe(locate(place)).config.model
+    asked = dataclasses.asdict(config.model)
+    for key, value in dataclasses.asdict(given).items():
+        # Tables of classes that a model lacks begin at zero.
+        is_new = key == "num_classes" and not value
+        if value != asked[key] and not is_new:
+            raise ConfigError(
+                f"train.initial_model={place} has another architecture: its "
+                f"model.{key} is {value!r}, that of this run {asked[key]!r}. "
+                f"--config=pretrained:{place} begins with its configuration."
+            )
+
+
+def begin(model: NVAE, place: str) -> None:
+    """Sets the weights of a new run to those of a pretrained model.
+
+    What it lacks, the tables of classes, stays as it is.
+
+    Args:
+      model: of its architecture, see `require_same_architecture`.
+      place: see `locate`.
+
+    Raises:
+      CheckpointError: if the weights are damaged or do not fit.
+    """
+    folder = locate(place)
+    _, stored, _ = pretrained_folder.read(folder)
+    tables = tuple(
+        _PREFIX + "/".join(path)
+        for path, layer in model.leaves()
+        if isinstance(layer, ClassEmbedding)
+    )
+    assign_tensors(
+        {
+            name: variable
+            for name, variable in model.named_variables(_PREFIX).items()
+            if name in stored or not name.startswith(tables)
+        },
+        stored,
+        str(folder / pretrained_folder.WEIGHTS),
+        unless_finite=pretrained_folder.AGAIN,
+    )

@@ -45,6 +45,11 @@ def describe(config: Config, num_replicas: int = 1) -> str:
             else ()
         ),
         *_fact("parameters", f"{plan.num_parameters:,} trainable"),
+        *(
+            _fact("begins with", f"the weights of {train.initial_model}")
+            if train.initial_model
+            else ()
+        ),
         *_fact(
             "latents",
             f"{_count(model.num_groups, 'group')}, {flow}; "

@@ -21,6 +21,7 @@ from nvae_tf.datasets.sources import tfds_folder
 from nvae_tf.datasets.tfds_source import DATASETS
 from nvae_tf.distribute import machine
 from nvae_tf.model.nvae import NVAE
+from nvae_tf.runs import pretrained
 from nvae_tf.training import activation_memory
 from nvae_tf.training.activation_memory import ActivationMemory
 
@@ -160,6 +161,7 @@ def make_plan(config: Config, num_replicas: int = 1) -> Plan:
     problem = None
     try:
         config = pipeline.with_classes(config)
+        pretrained.require_same_architecture(config)
     except UserError as error:
         problem = str(error)
     model = model_without_weights(config.model)

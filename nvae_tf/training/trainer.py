@@ -17,6 +17,7 @@ from nvae_tf.distribute.devices import Devices, open_devices
 from nvae_tf.evaluation.evaluator import Evaluation
 from nvae_tf.model.pure_layer import Mode
 from nvae_tf.model.regularizers import FIRST_STEP_ROUNDS, ROUNDS
+from nvae_tf.runs import pretrained
 from nvae_tf.runs.workdir import Workdir
 from nvae_tf.training import attempts
 from nvae_tf.training.attempts import Attempt
@@ -81,6 +82,8 @@ def train(
             )
         config = pipeline.with_classes(config)
         changed = folder.check_config(config)
+        if not folder.checkpoints().steps():
+            pretrained.require_same_architecture(config)
         watchdog = stack.enter_context(
             Watchdog(60 * config.train.watchdog_minutes, folder.path)
         )
@@ -202,9 +205,13 @@ class Trainer:
             return save_point
 
     def _prepare_first_step(self) -> None:
-        """Data-dependent initialisation and the first power iterations."""
+        """Initial weights that are not random, the first power iterations."""
         model, train_step = self.state.model, self.state.train_step
-        if any(
+        initial_model = self.config.train.initial_model
+        if initial_model:
+            pretrained.begin(model, initial_model)
+            _LOG.info("Beginning with the weights of %s.", initial_model)
+        elif any(
             getattr(layer, "data_dependent", False)
             for _, layer in model.leaves()
         ):
