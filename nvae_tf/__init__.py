@@ -13,6 +13,7 @@ the first use of a name that needs them.
 """
 
 import importlib
+import os
 import sys
 import typing
 
@@ -40,6 +41,10 @@ if typing.TYPE_CHECKING:
     from nvae_tf.core.errors import UserError
     from nvae_tf.model import losses as losses
     from nvae_tf.model.nvae import NVAE
+
+# Else TensorFlow would take all of a GPU's memory, whatever it needs; it reads
+# this when it is loaded.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 __version__ = "0.1.0"
 __all__ = [

@@ -7,7 +7,7 @@ program, and how much memory that takes.  Nothing is measured, kernels are not
 chosen by trying them out, and their machine code is not optimised, which takes
 half the time and no other memory.  What --out has rows of is left out.
 
-Needs the CUDA plugin of JAX (`pip install "jax[cuda13]"`, gigabytes), but
+Needs the CUDA plugin of JAX, which the extra `predict` has (gigabytes), but
 neither driver nor GPU.
 """
 

@@ -28,8 +28,6 @@ __all__ = ["config_from_flags", "define_config", "run"]
 # Commands import this before TensorFlow, whose start-up notes would bury what
 # they say.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Else it would take all of a GPU's memory, whatever it needs.
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 _NAME_ONE = "Name a configuration, such as --{}=mnist_demo."
 _HELP = ("--help", "-help", "-h", "--helpshort")

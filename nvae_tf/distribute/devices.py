@@ -148,13 +148,11 @@ def _choose() -> str:
 
 
 def _require_gpus() -> None:
-    """Raises UserError if there are GPUs here that TensorFlow does not see.
+    """Raises UserError if TensorFlow cannot use the GPUs that are meant.
 
-    Whoever leaves some of them out by CUDA_VISIBLE_DEVICES means it.
+    Whoever leaves them all out by CUDA_VISIBLE_DEVICES means none.
     """
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return
-    if tf.config.list_physical_devices("GPU"):
+    if tf.config.list_physical_devices("GPU") or not machine.chosen_gpus():
         return
     try:
         names = sorted({gpu.name for gpu in machine.driver_gpus()})
@@ -162,9 +160,10 @@ def _require_gpus() -> None:
         return
     if names:
         raise UserError(
-            f"This machine has a GPU ({', '.join(names)}), but TensorFlow does "
-            "not see it: the run would train on the CPU. nvae doctor says what "
-            "to install; --strategy=one_device trains on the CPU all the same."
+            f"This machine has a GPU ({', '.join(names)}), but TensorFlow "
+            "cannot use it: the run would train on the CPU. nvae doctor says "
+            "what to install; CUDA_VISIBLE_DEVICES=-1 or, for a single "
+            "process, --strategy=one_device trains on the CPU all the same."
         )
 
 
@@ -177,6 +176,7 @@ def _multi_worker() -> Devices:
             "this machine use --num_processes=N."
         )
     addresses, number = found
+    _require_gpus()
     _take_one_gpu(addresses, number)
     rendezvous.meet(
         addresses,
@@ -208,15 +208,8 @@ def _take_one_gpu(addresses, number: int) -> None:
       number: of this one.
     """
     gpus = tf.config.list_physical_devices("GPU")
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not gpus and launcher.launched() and chosen not in (None, "", "-1"):
-        raise UserError(
-            f"This process was given GPU {chosen}, which TensorFlow cannot "
-            "use. Install its CUDA libraries (pip install "
-            "'tensorflow[and-cuda]'), or set CUDA_VISIBLE_DEVICES=-1 to train "
-            "on CPUs."
-        )
-    if not gpus or (chosen is not None and len(gpus) == 1):
+    was_given = "CUDA_VISIBLE_DEVICES" in os.environ
+    if not gpus or (was_given and len(gpus) == 1):
         return
     host = addresses[number].rpartition(":")[0]
     here = [i for i, a in enumerate(addresses) if a.rpartition(":")[0] == host]

@@ -72,7 +72,7 @@ def processes_to_launch() -> int:
     started = found is not None and len(found.addresses) > 1
     if started or os.environ.get("TPU_NAME"):
         return 1
-    return max(1, len(_gpus()))
+    return max(1, len(machine.chosen_gpus()))
 
 
 def launch(num_processes: int, workdir, command: Sequence[str]) -> int:
@@ -93,7 +93,7 @@ def launch(num_processes: int, workdir, command: Sequence[str]) -> int:
     Raises:
       UserError: if the logs cannot be written, or there are GPUs, but too few.
     """
-    gpus = _gpus()
+    gpus = machine.chosen_gpus()
     if 0 < len(gpus) < num_processes:
         raise UserError(
             f"--num_processes={num_processes} is more than the "
@@ -149,19 +149,6 @@ def _free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
-
-
-def _gpus() -> list[str]:
-    """The GPUs of this machine, by what CUDA_VISIBLE_DEVICES calls them."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        try:
-            return [str(i) for i in range(len(machine.driver_gpus()))]
-        except OSError:
-            return []
-    # What comes after a -1 does not count.
-    names = [name.strip() for name in chosen.split(",") if name.strip()]
-    return names[: names.index("-1")] if "-1" in names else names
 
 
 def _environment(

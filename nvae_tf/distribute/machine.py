@@ -8,7 +8,7 @@ import pathlib
 import subprocess
 from typing import NamedTuple
 
-__all__ = ["Gpu", "driver_gpus", "memory_bytes"]
+__all__ = ["Gpu", "chosen_gpus", "driver_gpus", "memory_bytes"]
 
 _CGROUP = pathlib.Path("/sys/fs/cgroup")
 _PATIENCE_SECONDS = 20.0
@@ -76,3 +76,19 @@ def driver_gpus() -> list[Gpu]:
                 Gpu(name.strip(), int(memory) * 2**20 if known else None)
             )
     return gpus
+
+
+def chosen_gpus() -> list[str]:
+    """The GPUs that this process is to use, as CUDA_VISIBLE_DEVICES names them.
+
+    All of the driver's where it is not set; [] without a driver.
+    """
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        try:
+            return [str(i) for i in range(len(driver_gpus()))]
+        except OSError:
+            return []
+    # What comes after a -1 does not count.
+    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    return names[: names.index("-1")] if "-1" in names else names

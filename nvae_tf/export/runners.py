@@ -43,6 +43,8 @@ class SavedModelRunner:
     """
 
     def __init__(self, path: pathlib.Path | str):
+        # TensorFlow begins with it on, where there may be no model of ours.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
         try:
             # Kept: with it go the variables of the signatures.
             self._loaded = tf.saved_model.load(str(path))

@@ -91,6 +91,8 @@ class NVAE(PureLayer, keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        # TensorFlow begins with it on: float32 is to mean float32.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
         self.device = device
         self.config = config
         self.seed = seed
@@ -137,7 +139,8 @@ class NVAE(PureLayer, keras.Model):
         """Has what is traced from here on compute in another precision.
 
         The variables are float32 whatever the precision.  Whether GPUs round
-        to TF32 is decided for all of the process: by the last call.
+        to TF32 is decided for all of the process: by the last call, or the
+        last model that was made, which has it off.
 
         Args:
           precision: see `nvae_tf.Config.precision`.

@@ -54,6 +54,8 @@ _BY_HAND = ("celeb_a_hq/256", "ffhq/256")
 _STATE_BYTES = 6 * 4
 # And its average, where the run keeps one.
 _AVERAGE_BYTES = 4
+# And the gradient of all replicas, where there are several, beside one's own.
+_REDUCED_BYTES = 4
 # Share of a device's memory from which on an estimate of what is kept, which
 # leaves out what comes and goes, is too near to it.
 _TIGHT = 0.75
@@ -184,7 +186,11 @@ def make_plan(config: Config, num_replicas: int = 1) -> Plan:
             model, bytes_per_value=4 if config.dtype_policy == "float32" else 2
         ),
         state_bytes=num_parameters
-        * (_STATE_BYTES + (_AVERAGE_BYTES if config.train.ema_decay else 0)),
+        * (
+            _STATE_BYTES
+            + (_AVERAGE_BYTES if config.train.ema_decay else 0)
+            + (_REDUCED_BYTES if num_replicas > 1 else 0)
+        ),
         batch=batch,
         effective_batch=batch * config.train.accumulate,
         num_images=data.num_images,

@@ -5,6 +5,7 @@ import doctest
 import gc
 import inspect
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -89,6 +90,23 @@ print(sorted({name.partition(".")[0] for name in sys.modules}))
     assert "nvae_tf" in loaded
     heavy = {"tensorflow", "tensorflow_probability", "keras", "tf_keras"}
     assert not loaded & (heavy | {"numpy", "absl", "ml_collections"})
+
+
+def test_memory_of_a_gpu_is_taken_as_it_is_needed():
+    name = "TF_FORCE_GPU_ALLOW_GROWTH"
+    code = f"import os, nvae_tf; print(os.environ[{name!r}])"
+    for given, expected in ((None, "true"), ("false", "false")):
+        environment = {k: v for k, v in os.environ.items() if k != name}
+        if given:
+            environment[name] = given
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
+        assert result.stdout.strip() == expected
 
 
 def test_public_names_are_there_and_listed():

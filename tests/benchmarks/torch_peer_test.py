@@ -36,6 +36,10 @@ from benchmarks.torch_peer import (  # noqa: E402, after the check for PyTorch.
 )
 from benchmarks.torch_peer import model as peer  # noqa: E402
 
+# PyTorch built for CUDA says so where there is no driver.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:CUDA initialization:UserWarning"
+)
 _TOLERANCE = 1e-4
 _IGNORED = reference_import.IGNORED_SUFFIXES
 _MODELS = model_cases.CONFIGS | {

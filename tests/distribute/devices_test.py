@@ -116,13 +116,14 @@ def test_other_than_one_process_for_each_gpu_is_refused(
 
 
 def test_process_that_was_given_a_gpu_does_not_train_on_a_cpu(
-    monkeypatch, described, gpus
+    monkeypatch, described, gpus, driver
 ):
     gpus(0)
+    driver("A", "B")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setenv("NVAE_TF_LAUNCHED", "1")
     _tf_config(monkeypatch, {"worker": ["a:1", "a:2"]}, "worker", 1)
-    with pytest.raises(UserError, match="given GPU 1"):
+    with pytest.raises(UserError, match="has a GPU"):
         devices.open_devices("auto")
 
 
@@ -214,15 +215,33 @@ def driver(monkeypatch):
     return has
 
 
-def test_gpu_that_tensorflow_does_not_see_is_not_left_idle(gpus, driver):
+@pytest.mark.parametrize("visible", [None, "0", "0,1"])
+def test_gpu_that_tensorflow_cannot_use_is_not_left_idle(
+    gpus, driver, monkeypatch, visible
+):
     gpus(0)
     driver("NVIDIA H100")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(UserError, match=r"H100.*nvae doctor.*one_device"):
         devices.open_devices("auto")
     assert devices.open_devices("one_device").num_replicas == 1
 
 
-@pytest.mark.parametrize("visible", ["", "-1", "0"])
+@pytest.mark.parametrize("name", ["auto", "multi_worker"])
+def test_worker_of_a_cluster_does_not_leave_its_gpu_idle(
+    gpus, driver, described, monkeypatch, name
+):
+    gpus(0)
+    driver("NVIDIA H100")
+    _tf_config(monkeypatch, {"worker": ["a:1", "a:2"]}, "worker", 1)
+    with pytest.raises(UserError, match=r"H100.*CUDA_VISIBLE_DEVICES=-1"):
+        devices.open_devices(name)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert devices.open_devices(name).num_replicas == 2
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "-1,0"])
 def test_gpus_that_are_left_out_on_purpose_are_left_out(
     gpus, driver, monkeypatch, visible
 ):

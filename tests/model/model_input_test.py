@@ -176,6 +176,16 @@ def test_mixed_precision_keeps_weights_and_results_in_float32(name, precision):
     assert 0 < error < 0.1 * tf.norm(logits)
 
 
+def test_float32_is_not_rounded_though_tensorflow_begins_with_it():
+    switch = tf.config.experimental.enable_tensor_float_32_execution
+    switch(True)
+    try:
+        NVAE(_CONFIG, seed=None)
+        assert not tf.config.experimental.tensor_float_32_execution_enabled()
+    finally:
+        switch(False)
+
+
 def test_precision_is_that_of_the_block_and_then_the_former():
     model = model_cases.random_model(model_cases.CONFIGS["padded"])
     rounds = tf.config.experimental.tensor_float_32_execution_enabled

@@ -114,7 +114,10 @@ def test_passes_of_a_step_share_the_epoch_too(machine):
     plan = run_plan.make_plan(_config(values), num_replicas=4)
     assert (plan.batch, plan.effective_batch) == (128, 384)
     assert plan.steps_per_epoch == 50_000 // 128 // 3
-    assert plan.state_bytes == plan.num_parameters * 4 * 7
+    # Six, the average, and the gradient of all replicas.
+    assert plan.state_bytes == plan.num_parameters * 4 * 8
+    alone = run_plan.make_plan(_config(values))
+    assert alone.state_bytes == plan.num_parameters * 4 * 7
     text = dry_run.describe(_config(values), num_replicas=4)
     assert "32 x 4 replicas x 3 passes = 384 images" in text
 
