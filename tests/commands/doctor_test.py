@@ -155,7 +155,8 @@ def test_every_extra_is_known_with_all_its_packages():
         assert brought >= {normal(d) for d in declared[name]}, name
         assert len(modules) == len(declared[name]), name
     # Nothing of the program needs those of developers.
-    assert set(declared) == {*extras.EXTRAS, "all", "dev", "docs", "peer"}
+    others = {"all", "dev", "docs", "peer", "predict"}
+    assert set(declared) == {*extras.EXTRAS, *others}
 
 
 def test_package_of_another_version_is_a_problem(alone, monkeypatch, capsys):
