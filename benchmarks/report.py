@@ -278,9 +278,17 @@ def _scaling(store) -> str:
     for result in found:
         ratio = result["images_per_second"] / first
         count = result["processes"]
-        rows.append([count, f"{ratio:.2f}", f"{ratio / count:.0%}"])
+        start = result["start_seconds"] / found[0]["start_seconds"]
+        efficiency = f"{ratio / count:.0%}"
+        rows.append([count, f"{ratio:.2f}", efficiency, f"{start:.2f}"])
     return results.table(
-        ["processes", "images/s, one process = 1", "efficiency"], rows
+        [
+            "processes",
+            "images/s, one process = 1",
+            "efficiency",
+            "start to first step, one process = 1",
+        ],
+        rows,
     )
 
 

@@ -1,4 +1,4 @@
-"""Images per second of a training run in one, two and more processes.
+"""Start and images per second of a training run in one and more processes.
 
     python -m benchmarks.scaling --processes=1,2
 
@@ -6,7 +6,8 @@ trains the case `small` with `train.py --num_processes=N` on N cores, with one
 thread of computation in each process, and takes the times at which the records
 of its steps appear in metrics.jsonl.  With all its costs, then: reading data,
 reducing gradients and statistics, writing metrics.  Every process has the
-whole batch size, so that perfect scaling is N times the images per second.
+whole batch size, so that perfect scaling is N times the images per second.  The
+start goes from that of the command to the record of the first step.
 """
 
 import contextlib
@@ -21,13 +22,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from absl import flags
 
 from benchmarks import cases, results
 from nvae_tf.core.errors import UserError
 
-__all__ = ["images_per_second", "run", "step_times"]
+__all__ = ["Steps", "images_per_second", "run", "timed_steps"]
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _CASE = "small"
@@ -38,6 +40,21 @@ _WARM_UP_STEPS = 5
 _PATIENCE_SECONDS = 900
 _STOP_SECONDS = 120
 _STEPS_PER_EPOCH = 1000
+
+
+class Steps(NamedTuple):
+    """When a run took its steps.
+
+    Attributes:
+      start: seconds from the start of the command to its first step; None if
+        it took none.
+      times: at which steps ended after the first few, seconds of a clock.
+      printed: what the command printed.
+    """
+
+    start: float | None
+    times: list[float]
+    printed: str
 
 
 def run(store: results.Results, processes, seconds: float = 30.0) -> None:
@@ -58,15 +75,17 @@ def run(store: results.Results, processes, seconds: float = 30.0) -> None:
             result = _measure(cores[:count], seconds)
         store.add("scaling", f"{_CASE} {count}", result)
         if "error" in result:
-            rows.append([count, result["error"], ""])
+            rows.append([count, result["error"], "", ""])
             continue
         rate = result["images_per_second"]
         if count == 1:
             one = rate
         efficiency = f"{rate / (count * one):.1%}" if one else ""
-        rows.append([count, f"{rate:.1f}", efficiency])
+        start = f"{result['start_seconds']:.1f}"
+        rows.append([count, f"{rate:.1f}", efficiency, start])
         print(*rows[-1], flush=True)
-    print(results.table(["processes", "images/s", "efficiency"], rows))
+    columns = ["processes", "images/s", "efficiency", "start s"]
+    print(results.table(columns, rows))
 
 
 def images_per_second(times: Sequence[float], batch_size: int) -> float:
@@ -80,12 +99,12 @@ def images_per_second(times: Sequence[float], batch_size: int) -> float:
     return batch_size / statistics.median(between)
 
 
-def step_times(
+def timed_steps(
     command: Sequence[str],
     metrics: pathlib.Path,
     cores: Sequence[int],
     seconds: float,
-) -> tuple[list[float], str]:
+) -> Steps:
     """Runs a training on some cores until its steps are timed.
 
     Args:
@@ -93,11 +112,9 @@ def step_times(
       metrics: the file of these records.
       cores: that it may use.
       seconds: how long to look at its steps, once it has warmed up.
-
-    Returns:
-      The times at which steps ended, and what the command printed.
     """
     with tempfile.TemporaryFile("w+") as log, _on_cores(cores):
+        began = time.monotonic()
         process = subprocess.Popen(
             command,
             cwd=_ROOT,
@@ -110,11 +127,12 @@ def step_times(
             },
         )
         try:
-            times = _watch(process, metrics, seconds)
+            first, times = _watch(process, metrics, seconds)
         finally:
             _stop(process)
         log.seek(0)
-        return times, log.read()
+        start = None if first is None else first - began
+        return Steps(start, times, log.read())
 
 
 def _measure(cores: Sequence[int], seconds: float) -> dict:
@@ -134,18 +152,17 @@ def _measure(cores: Sequence[int], seconds: float) -> dict:
             "--config.data.source=array",
             f"--config.data.path={images}",
         ]
-        times, printed = step_times(
-            command, workdir / "metrics.jsonl", cores, seconds
-        )
-    if len(times) < 2:
-        lines = printed.strip().splitlines() or ["no output"]
+        steps = timed_steps(command, workdir / "metrics.jsonl", cores, seconds)
+    if len(steps.times) < 2:
+        lines = steps.printed.strip().splitlines() or ["no output"]
         return {"error": f"too few steps to be timed: {lines[-1]}"}
     batch_size = case.batch_size * len(cores)
     return {
         "processes": len(cores),
         "batch_size": batch_size,
-        "steps": len(times) - 1,
-        "images_per_second": images_per_second(times, batch_size),
+        "start_seconds": steps.start,
+        "steps": len(steps.times) - 1,
+        "images_per_second": images_per_second(steps.times, batch_size),
     }
 
 
@@ -160,8 +177,11 @@ def _on_cores(cores: Sequence[int]):
         os.sched_setaffinity(0, before)
 
 
-def _watch(process, metrics: pathlib.Path, seconds: float) -> list[float]:
-    """When records of steps appeared, without those of the first steps."""
+def _watch(
+    process, metrics: pathlib.Path, seconds: float
+) -> tuple[float | None, list[float]]:
+    """When the first record of a step appeared, and those after a few."""
+    first = None
     times: list[float] = []
     seen = 0
     deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -171,13 +191,14 @@ def _watch(process, metrics: pathlib.Path, seconds: float) -> list[float]:
         now = time.monotonic()
         if steps == seen:
             continue
-        if not seen:
+        if first is None:
+            first = now
             deadline = now + _PATIENCE_SECONDS
         times += [now] * (steps - max(seen, _WARM_UP_STEPS))
         seen = steps
         if len(times) > 2 and now - times[0] > seconds:
             break
-    return times
+    return first, times
 
 
 def _count_steps(metrics: pathlib.Path) -> int:

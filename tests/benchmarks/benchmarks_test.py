@@ -328,13 +328,13 @@ def test_steps_of_a_training_are_timed_on_its_cores(tmp_path):
     core = max(os.sched_getaffinity(0))
     before = os.sched_getaffinity(0)
     command = [sys.executable, "-c", _FAKE_TRAINING, str(tmp_path / "records")]
-    times, printed = scaling.step_times(
-        command, tmp_path / "records", [core], 0.5
-    )
-    assert printed.strip() == f"on [{core}]"
+    steps = scaling.timed_steps(command, tmp_path / "records", [core], 0.5)
+    assert steps.printed.strip() == f"on [{core}]"
     assert os.sched_getaffinity(0) == before
-    assert len(times) > 2
-    assert 5 < scaling.images_per_second(times, 1) < 101
+    assert len(steps.times) > 2
+    assert 5 < scaling.images_per_second(steps.times, 1) < 101
+    # Before the first few, which are not timed.
+    assert 0 < steps.start < 30
 
 
 def test_rate_is_that_of_the_median_step():
@@ -466,7 +466,11 @@ def filled(step, roofs, tmp_path_factory):
         store.add(
             "scaling",
             f"small {count}",
-            {"processes": count, "images_per_second": 90.0 + 10 * count},
+            {
+                "processes": count,
+                "images_per_second": 90.0 + 10 * count,
+                "start_seconds": 20.0 + 2 * count,
+            },
         )
     for name in ("small step float32", "small SavedModel"):
         store.add(
