@@ -15,7 +15,7 @@ import re
 import shutil
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from nvae_tf.core.errors import DataError, UserError
 
@@ -26,6 +26,7 @@ __all__ = [
     "remove",
     "remove_leftovers",
     "replacing",
+    "require_replaceable",
     "scratch_folder",
     "sync",
     "write_bytes",
@@ -195,6 +196,46 @@ def new_folder(
         if old.exists() and not path.exists():
             os.rename(old, path)
         remove(old)
+
+
+def require_replaceable(
+    path: str | os.PathLike,
+    is_kind: Callable[[pathlib.Path], bool],
+    kind: str,
+    *,
+    overwrite: bool,
+    error: type[UserError] = DataError,
+) -> None:
+    """Refuses what `new_folder` must not put a folder in the place of.
+
+    A folder goes as a whole: it must not be one with other things in it.
+
+    Args:
+      path: of the folder to make.
+      is_kind: whether a folder is one of those that may be replaced.
+      kind: what those are, such as "a web export", for the message.
+      overwrite: whether the user asks for it.
+      error: what is raised.
+
+    Raises:
+      UserError: `error`, if there is something, unless it is an empty folder
+        or one of the kind and `overwrite` is set.
+    """
+    path = pathlib.Path(path)
+    if not overwrite:
+        _refuse_existing(path, overwrite, error)
+        return
+    try:
+        if not path.exists() or is_kind(path):
+            return
+        is_empty = path.is_dir() and not any(path.iterdir())
+    except OSError as problem:
+        raise error(f"{path} cannot be looked through: {problem}.") from problem
+    if not is_empty:
+        raise error(
+            f"{path} is not {kind}, so it is not replaced: name another "
+            "place, or remove it yourself."
+        )
 
 
 @contextlib.contextmanager

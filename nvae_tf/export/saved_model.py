@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from nvae_tf.core.errors import ExportError
-from nvae_tf.core.files import new_folder
+from nvae_tf.core.files import new_folder, require_replaceable
 from nvae_tf.export.model_card import describe, signature_table, write_card
 from nvae_tf.export.parity import Reference
 from nvae_tf.export.runners import SavedModelRunner, check
@@ -42,7 +42,7 @@ def export_saved_model(
       version: positive; None for one more than the latest there.
       temperature: what the model is meant to be sampled at.
       overwrite: take the place of an existing version, unless a server may
-        hold it.
+        hold it; never of another folder.
       warmup_batch_sizes: rows of the requests that a server answers before it
         takes others; empty for none.
 
@@ -75,6 +75,13 @@ def export_saved_model(
             "--overwrite for a version of its own, or remove the folder once "
             "no server uses it."
         )
+    require_replaceable(
+        path,
+        lambda folder: (folder / "saved_model.pb").is_file(),
+        "a SavedModel",
+        overwrite=overwrite,
+        error=ExportError,
+    )
     with new_folder(path, overwrite=overwrite, error=ExportError) as folder:
         with _explaining(path):
             ServedModel(source).save(str(folder))

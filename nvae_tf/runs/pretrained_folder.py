@@ -32,7 +32,7 @@ import safetensors.numpy
 
 from nvae_tf.config import Config, config_from_dict
 from nvae_tf.core.errors import CheckpointError, ConfigError
-from nvae_tf.core.files import new_folder
+from nvae_tf.core.files import new_folder, require_replaceable
 from nvae_tf.core.json_files import parse_json, read_json
 from nvae_tf.core.reading import open_regular, read_bytes, shown
 from nvae_tf.runs import model_card
@@ -128,11 +128,13 @@ def write(
             f"Weights cannot be stored as {shown(dtype)}; choose one of "
             f"{', '.join(DTYPES)}."
         )
-    if folder.exists() and overwrite and not is_folder(folder):
-        raise CheckpointError(
-            f"{folder} is not the folder of a pretrained model, so it is not "
-            "replaced: name another, or remove it yourself."
-        )
+    require_replaceable(
+        folder,
+        is_folder,
+        "the folder of a pretrained model",
+        overwrite=overwrite,
+        error=CheckpointError,
+    )
     stored = {
         name: _stored(name, value, dtype) for name, value in tensors.items()
     }

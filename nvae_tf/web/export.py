@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nvae_tf.core.errors import ExportError
-from nvae_tf.core.files import new_folder
+from nvae_tf.core.files import new_folder, require_replaceable
 from nvae_tf.export.model_card import signature_table, write_card
 from nvae_tf.export.onnx import export_onnx
 from nvae_tf.export.onnx_runner import OnnxRunner, graph_path
@@ -57,7 +57,7 @@ def export_web(
       webgpu: also write the engine that runs on GPUs, which a page loads
         where a browser has WebGPU.
       temperature: where the page's sliders begin.
-      overwrite: take the place of an existing export.
+      overwrite: take the place of a web export; never of another folder.
       origin: what the manifest says of where this came from.
 
     Returns:
@@ -68,7 +68,13 @@ def export_web(
         cannot be written, or a graph differs from the live model.
     """
     output = pathlib.Path(output)
-    _check_output(output, overwrite)
+    require_replaceable(
+        output,
+        manifest.is_site,
+        "a web export",
+        overwrite=overwrite,
+        error=ExportError,
+    )
     names = ["wasm", "webgpu"] if webgpu else ["wasm"]
     engines = {name: runtime.ENGINES[name] for name in names}
     # First what may fail soonest.
@@ -106,24 +112,6 @@ def _page_files() -> Iterator[tuple[pathlib.Path, str]]:
         name = path.relative_to(_PAGE).as_posix()
         if path.is_file() and name not in _NOT_SERVED:
             yield path, name
-
-
-def _check_output(output: pathlib.Path, overwrite: bool) -> None:
-    if not output.exists():
-        return
-    if not overwrite:
-        raise ExportError(
-            f"{output} exists already: name another --output, or replace it "
-            "with --overwrite."
-        )
-    # A folder goes as a whole: it must not be one with other things.
-    if not manifest.is_site(output) and (
-        not output.is_dir() or any(output.iterdir())
-    ):
-        raise ExportError(
-            f"{output} is not a web export, so --overwrite does not replace "
-            "it: name another --output, or remove it yourself."
-        )
 
 
 def _write_model(

@@ -172,6 +172,30 @@ def test_many_files_do_not_have_their_folder_read_for_each(
     assert len(looks) <= 2
 
 
+def test_only_folders_of_the_kind_and_empty_ones_are_replaceable(tmp_path):
+    def require(name, *, overwrite=True):
+        files.require_replaceable(
+            tmp_path / name,
+            lambda path: (path / "mark").exists(),
+            "a page",
+            overwrite=overwrite,
+        )
+
+    for name in ("empty", "mine", "page"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    (tmp_path / "page" / "mark").touch()
+    (tmp_path / "file").touch()
+    for name in ("absent", "empty", "page"):
+        require(name)
+    for name in ("mine", "file"):
+        with pytest.raises(DataError, match="is not a page, so it is not"):
+            require(name)
+    require("absent", overwrite=False)
+    with pytest.raises(DataError, match="exists already"):
+        require("page", overwrite=False)
+
+
 @pytest.mark.parametrize(
     "make",
     [

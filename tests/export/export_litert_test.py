@@ -261,3 +261,20 @@ def test_wrong_arguments_are_refused(tmp_path, options, message):
     with pytest.raises(ExportError, match=message):
         export_litert(source("plain_vae"), tmp_path / "x", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_only_exports_are_replaced(tmp_path):
+    run = write_run(tmp_path / "run", "plain_vae")
+    before = sorted(run.rglob("*"))
+    with pytest.raises(ExportError, match="not a StableHLO or LiteRT export"):
+        export_litert(
+            source("plain_vae"), run, graphs=["decode"], overwrite=True
+        )
+    assert sorted(run.rglob("*")) == before
+    export = tmp_path / "x"
+    export.mkdir()
+    (export / "graphs.json").touch()
+    export_litert(
+        source("plain_vae"), export, graphs=["decode"], overwrite=True
+    )
+    assert open_export(export).runner.names == ["decode"]

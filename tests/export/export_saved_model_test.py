@@ -325,10 +325,15 @@ def test_existing_version_is_refused_or_replaced_whole(tmp_path):
     (output / "3" / "precious").touch()
     with pytest.raises(ExportError, match="exists already"):
         export_saved_model(source("plain_vae"), output, version=3)
+    with pytest.raises(ExportError, match="not a SavedModel, so it is not"):
+        export_saved_model(
+            source("plain_vae"), output, version=3, overwrite=True
+        )
     assert [p.name for p in (output / "3").iterdir()] == ["precious"]
+    (output / "3" / "saved_model.pb").touch()
     export_saved_model(source("plain_vae"), output, version=3, overwrite=True)
     assert not (output / "3" / "precious").exists()
-    assert (output / "3" / "saved_model.pb").exists()
+    assert (output / "3" / "saved_model.pb").stat().st_size
 
 
 @pytest.mark.usefixtures("traced_once")
@@ -340,7 +345,7 @@ def test_failed_export_leaves_everything_as_it_was(
     if overwrite:
         (output / "2").mkdir(parents=True)
         (output / "1").mkdir(parents=True)
-        (output / "1" / "precious").touch()
+        (output / "1" / "saved_model.pb").touch()
 
     def fail(*_):
         raise ExportError("differs")
@@ -351,7 +356,7 @@ def test_failed_export_leaves_everything_as_it_was(
             source("plain_vae"), output, version=1, overwrite=overwrite
         )
     left = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")]
-    before = ["nvae", "nvae/1", "nvae/1/precious", "nvae/2"]
+    before = ["nvae", "nvae/1", "nvae/1/saved_model.pb", "nvae/2"]
     assert sorted(left) == (before if overwrite else ["nvae"])
 
 

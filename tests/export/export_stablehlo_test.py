@@ -334,6 +334,13 @@ def test_wrong_arguments_are_refused(tmp_path, options, message):
     assert not (tmp_path / "hlo").exists()
 
 
+def test_folder_of_other_things_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ExportError, match="not a StableHLO or LiteRT export"):
+        export_stablehlo(source("plain_vae"), tmp_path, 2, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_noise_is_that_of_every_other_export(exported):
     graphs = Graphs(exported("plain_vae"))
     drawn = graphs.draw_noise("sample", [5, 6])

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from nvae_tf.core.errors import ExportError
-from nvae_tf.core.files import new_folder
+from nvae_tf.core.files import new_folder, require_replaceable
 from nvae_tf.core.reading import sha256
 from nvae_tf.export.beside import (
     class_labels,
@@ -23,7 +23,7 @@ from nvae_tf.export.beside import (
     picture_grid,
 )
 from nvae_tf.export.beside.single_file import single_file
-from nvae_tf.export.folder.runner import FolderRunner
+from nvae_tf.export.folder.runner import FolderRunner, is_export
 from nvae_tf.export.graphs import GraphDefinition, Graphs
 from nvae_tf.export.model_card import describe
 from nvae_tf.export.onnx_runner import ALL_GRAPHS
@@ -78,7 +78,7 @@ def export_folder(
       form: of the graphs.
       graphs: which to write, some of `onnx_runner.ALL_GRAPHS`.
       temperature: what the model is meant to be sampled at.
-      overwrite: take the place of an existing folder.
+      overwrite: take the place of such a folder; never of another.
 
     Returns:
       The folder.
@@ -87,6 +87,14 @@ def export_folder(
       ExportError: if the folder exists or cannot be written, or a graph
         differs from the live model.
     """
+    output = pathlib.Path(output)
+    require_replaceable(
+        output,
+        is_export,
+        "a StableHLO or LiteRT export",
+        overwrite=overwrite,
+        error=ExportError,
+    )
     unknown = sorted(set(graphs) - set(ALL_GRAPHS))
     if unknown or not graphs:
         raise ExportError(
@@ -108,7 +116,6 @@ def export_folder(
             noise[name] = [spec._asdict() for spec in graph.noise]
             yield name, graph
 
-    output = pathlib.Path(output)
     with new_folder(output, overwrite=overwrite, error=ExportError) as folder:
         described = form.write(folder, defined())
         digests = {path.name: sha256(path) for path in folder.iterdir()}
