@@ -5,12 +5,19 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from nvae_tf.core.errors import ExportError
 from nvae_tf.export.runners import Runner
 from nvae_tf.export.served.row_status import MEANINGS
 from nvae_tf.export.source import Source
 from nvae_tf.runs import model_card
+from nvae_tf.sampling.temperatures import as_rows
 
-__all__ = ["describe", "signature_table", "write_card"]
+__all__ = ["check_temperature", "describe", "signature_table", "write_card"]
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises ExportError for what no model can be sampled at."""
+    as_rows(temperature, 1, 1, ExportError)
 
 
 def describe(
@@ -22,7 +29,11 @@ def describe(
       source: what is exported.
       temperature: what it is meant to be sampled at.
       precision: "float32" or "float16".
+
+    Raises:
+      ExportError: if the temperature is negative or not finite.
     """
+    check_temperature(temperature)
     config = model_card.without_places(source.config)
     return {
         **model_card.describe(config, source.info, precision=precision),

@@ -56,10 +56,7 @@ def export_saved_model(
     if warmup_batch_sizes:
         # They are written last.
         require_protos()
-    if not temperature >= 0:
-        raise ExportError(
-            f"The temperature is {temperature}; it must not be negative."
-        )
+    facts = describe(source, temperature)
     if version is None:
         version = max(versions(output), default=0) + 1
     if version < 1:
@@ -87,7 +84,6 @@ def export_saved_model(
             ServedModel(source).save(str(folder))
         runner = SavedModelRunner(folder)
         check(runner, Reference(source, temperature=temperature))
-        facts = describe(source, temperature)
         if warmup_batch_sizes:
             with _explaining(path):
                 write_warmup(

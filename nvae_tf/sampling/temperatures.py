@@ -37,7 +37,9 @@ def as_rows(
       UserError: `error`, if it has another shape or is no number from 0 up.
     """
     try:
-        t = np.asarray(temperature, np.float32)
+        # What float32 cannot hold becomes infinite, and is refused below.
+        with np.errstate(over="ignore"):
+            t = np.asarray(temperature, np.float32)
     except (TypeError, ValueError) as problem:
         raise error(
             f"A temperature must be numbers, not {temperature!r}."

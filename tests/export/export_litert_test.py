@@ -1,5 +1,6 @@
 """LiteRT exports: on the CPU they do what the SavedModel does."""
 
+import math
 import os
 import shutil
 
@@ -255,6 +256,8 @@ def test_graph_that_litert_cannot_run_or_hold_is_refused(tmp_path, monkeypatch):
         ({"batch": 0}, "must be positive"),
         ({"graphs": ["sampel"]}, "no graph sampel"),
         ({"graphs": []}, "no graph to write"),
+        ({"temperature": -1.0}, "finite and not negative"),
+        ({"temperature": math.inf}, "finite and not negative"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, options, message):

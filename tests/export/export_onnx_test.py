@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -298,6 +299,9 @@ def test_sampler_command_explains_mistakes(
         ({"fixed_batch": 0}, "must be positive"),
         ({"graphs": ["sampel"]}, "no graph sampel"),
         ({"graphs": []}, "no graph"),
+        ({"temperature": -1.0}, "finite and not negative"),
+        ({"temperature": math.nan}, "finite and not negative"),
+        ({"temperature": 1e39}, "finite and not negative"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, changes, message):

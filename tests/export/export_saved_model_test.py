@@ -3,6 +3,7 @@
 import errno
 import functools
 import json
+import math
 import pathlib
 import re
 
@@ -371,8 +372,9 @@ def test_export_that_differs_is_refused(tmp_path, monkeypatch):
     ("changes", "message"),
     [
         ({"version": 0}, "must be positive"),
-        ({"temperature": -1.0}, "must not be negative"),
-        ({"temperature": float("nan")}, "must not be negative"),
+        ({"temperature": -1.0}, "finite and not negative"),
+        ({"temperature": math.inf}, "finite and not negative"),
+        ({"temperature": math.nan}, "finite and not negative"),
         ({"output": "a b"}, "letters"),
     ],
 )

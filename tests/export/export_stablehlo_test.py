@@ -1,5 +1,6 @@
 """StableHLO exports: in JAX they do what the SavedModel does."""
 
+import math
 import shutil
 
 import numpy as np
@@ -326,6 +327,8 @@ def test_weights_that_lack_something_are_a_problem(exported, tmp_path):
         ({"batch": 0}, "must be positive"),
         ({"batch": 2, "graphs": ["sampel"]}, "no graph sampel"),
         ({"batch": 2, "graphs": []}, "no graph to write"),
+        ({"batch": 2, "temperature": -1.0}, "finite and not negative"),
+        ({"batch": 2, "temperature": math.inf}, "finite and not negative"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, options, message):

@@ -219,6 +219,12 @@ def test_failed_export_leaves_nothing(engine, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_temperature_that_is_none_is_refused(engine, tmp_path):
+    with pytest.raises(ExportError, match="finite and not negative"):
+        _export(tmp_path / "site", engine, temperature=-1.0)
+    assert not list(tmp_path.iterdir())
+
+
 def _tarball(folder, path):
     with tarfile.open(path, "w:gz") as archive:
         for file in folder.iterdir():

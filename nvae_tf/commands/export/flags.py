@@ -68,12 +68,14 @@ class SourceFlags:
         """The `nvae_tf.export.source.Source` that the flags describe.
 
         Raises:
-          UserError: see `load_source`.
+          UserError: see `load_source`; if the temperature is none.
         """
         from nvae_tf.core.progress import progress
+        from nvae_tf.export.model_card import check_temperature
         from nvae_tf.export.source import load_source
 
         self._model.require_one()
+        check_temperature(self.temperature)
         source = load_source(
             self._model.workdir,
             pretrained=self.model,

@@ -103,6 +103,7 @@ def export_folder(
         )
     if batch < 1:
         raise ExportError(f"The batch is {batch}; it must be positive.")
+    facts = describe(source, temperature)
     # Not what the CPU of this machine likes: engines have operations of their
     # own.
     model = NVAE(source.model.config, seed=None, unroll=True, device="GPU")
@@ -129,7 +130,7 @@ def export_folder(
                 for name, graph in described.items()
             },
             "sha256": digests,
-            "facts": describe(source, temperature),
+            "facts": facts,
         }
         (folder / graph_folder.DESCRIPTION).write_text(
             json.dumps(content, indent=1) + "\n"
