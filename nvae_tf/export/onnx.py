@@ -63,7 +63,8 @@ def export_onnx(
       fixed_batch: rows that the graphs take; None for any number.
       fp16: run the networks in half precision.
       temperature: what the model is meant to be sampled at.
-      overwrite: take the place of existing files.
+      overwrite: take the place of existing files; graphs of an earlier
+        export of this name that are not written again are removed.
       triton: also write a `.pbtxt` beside each graph; see `served.triton`.
       max_inline_bytes: larger weights go to files of their own, `.data`.
 
@@ -107,7 +108,10 @@ def export_onnx(
                 )
                 path.with_suffix(_TRITON).write_text(text)
             del runner
+            old = _left_over(folder, output, graphs) if overwrite else []
             _move(folder, output)
+            for path in old:
+                path.unlink()
     except OSError as error:
         raise ExportError(f"Cannot write {output}: {error}.") from error
     return [graph_path(output, name) for name in graphs]
@@ -152,6 +156,36 @@ def _sampler_program() -> bytes:
     return single_file(
         onnx_sampler, class_labels, noise_streams, picture_grid, onnx_file
     )
+
+
+def _left_over(
+    folder: pathlib.Path, output: pathlib.Path, graphs: Sequence[str]
+) -> list[pathlib.Path]:
+    """Files of an earlier export that the new one, in `folder`, has not.
+
+    Readers take all graphs beside the sampler as one export.
+    """
+    found = []
+    for name in ALL_GRAPHS:
+        path = graph_path(output, name)
+        if not _is_graph(path, name):
+            continue
+        found.append(path.with_name(f"{path.name}.data"))
+        if name not in graphs:
+            found += [path, path.with_suffix(_TRITON)]
+    return [
+        path
+        for path in found
+        if path.is_file() and not (folder / path.name).exists()
+    ]
+
+
+def _is_graph(path: pathlib.Path, name: str) -> bool:
+    """Whether a file is that graph of an export."""
+    try:
+        return onnx_file.read_metadata(path).get("nvae_graph") == name
+    except ValueError:
+        return False
 
 
 def _move(folder: pathlib.Path, output: pathlib.Path) -> None:

@@ -325,6 +325,31 @@ def test_existing_file_is_refused_or_replaced(tmp_path):
     assert Sampler(path).sample([1]).shape == (1, 8, 8, 1)
 
 
+def test_graphs_that_are_not_written_again_go_with_those_replaced(tmp_path):
+    path = tmp_path / "nvae.onnx"
+    options = {"graphs": ["sample", "decode"], "max_inline_bytes": 1000}
+    export_onnx(source("plain_vae"), path, triton=True, **options)
+    for name in ("nvae_encode.onnx", "nvae_score.onnx.data"):
+        (tmp_path / name).write_text("precious")
+    export_onnx(source("plain_vae"), path, graphs=["sample"], overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "nvae.onnx",
+        "nvae.pbtxt",
+        "nvae_encode.onnx",
+        "nvae_score.onnx.data",
+        "onnx_sampler.py",
+    ]
+    (tmp_path / "nvae_encode.onnx").unlink()
+    assert OnnxRunner(path).names == ["sample"]
+
+
+def test_graphs_beside_a_new_one_stay(tmp_path):
+    path = tmp_path / "nvae.onnx"
+    for name in ("decode", "sample"):
+        export_onnx(source("plain_vae"), path, graphs=[name])
+    assert OnnxRunner(path).names == ["decode", "sample"]
+
+
 def test_failed_export_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise ExportError("differs")
