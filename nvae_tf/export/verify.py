@@ -44,6 +44,13 @@ __all__ = [
 ]
 
 _LARGEST_SIDE = 8192
+# Of `Source.options`, which `load_source` takes: the kinds of their values.
+_OPTIONS = {
+    "checkpoint": (str,),
+    "ema": (bool,),
+    "readjust_temperature": (int, float),
+    "readjust_seed": (int,),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +157,7 @@ def _check_facts(facts: Mapping[str, Any]) -> None:
     """Raises ValueError for what `model_card.describe` has not made."""
     shape = facts.get("image_shape")
     config = facts.get("config")
+    options = facts.get("source_options")
     checks = {
         **{
             name: isinstance(facts.get(name), str)
@@ -163,10 +171,15 @@ def _check_facts(facts: Mapping[str, Any]) -> None:
         and all(type(n) is int and 0 < n <= _LARGEST_SIDE for n in shape),
         "config": isinstance(config, dict)
         and isinstance(config.get("model"), dict),
+        "source_options": isinstance(options, dict)
+        and all(
+            type(value) in _OPTIONS.get(name, ())
+            for name, value in options.items()
+        ),
     }
     wrong = [name for name, is_right in checks.items() if not is_right]
     if wrong:
-        raise ValueError(f"it has no {wrong[0]}")
+        raise ValueError(f"it has no {wrong[0]} that nvae export writes")
 
 
 def verify(export: Export, source: Source | None = None) -> list[Result]:

@@ -333,12 +333,17 @@ def test_facts_of_an_export_that_are_none_are_refused(tmp_path):
         "temperature": 0.7,
         "image_shape": [2, 2, 1],
         "config": {"model": {}},
+        "source_options": {"checkpoint": "9", "ema": True},
     }
     path.write_bytes(onnx_model(properties={"nvae_facts": json.dumps(whole)}))
     assert open_export(path).facts == whole
     lacking = [
         json.dumps({k: v for k, v in whole.items() if k != name})
         for name in whole
+    ]
+    lacking += [
+        json.dumps({**whole, "source_options": options})
+        for options in ([], {"steps": 3}, {"checkpoint": 9}, {"ema": "yes"})
     ]
     for facts in ("", "[]", "{}", "[" * 10**5, '{"name": 3}', *lacking):
         path.write_bytes(onnx_model(properties={"nvae_facts": facts}))

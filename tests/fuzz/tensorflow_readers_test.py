@@ -202,6 +202,7 @@ _FACTS = {
     "precision": "float32",
     "image_shape": [8, 8, 3],
     "config": {"model": {"image_size": 8}},
+    "source_options": {"checkpoint": "9", "ema": True},
 }
 
 
