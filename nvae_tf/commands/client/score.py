@@ -44,4 +44,6 @@ def main(argv) -> None:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["file", "nelbo", "bits_per_dim"])
         writer.writerows(rows)
-        write_bytes(_OUTPUT.value, table.getvalue().encode())
+        # A file's name may be no text: it is kept as it is.
+        content = table.getvalue().encode(errors="surrogateescape")
+        write_bytes(_OUTPUT.value, content)

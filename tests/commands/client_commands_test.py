@@ -1,0 +1,45 @@
+"""`nvae client ...` beside what a server does: files that are read and written.
+
+With a server they are tested in tests/serving/export_client_test.py.
+"""
+
+import contextlib
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nvae_tf.commands.client.flags import ServerFlags
+from tests.support.in_process import run as nvae
+
+
+class _Client:
+    """Answers as a server's client does, at once."""
+
+    image_shape = (4, 4, 1)
+
+    def score(self, images, seeds, labels):
+        values = np.arange(len(images), dtype=np.float32)
+        return {"nelbo": values, "bits_per_dim": values}
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch):
+    monkeypatch.setattr(
+        ServerFlags, "connect", lambda _: contextlib.nullcontext(_Client())
+    )
+
+
+def _write_image(path, level=0):
+    path.parent.mkdir(exist_ok=True)
+    Image.new("L", (4, 4), level).save(path, "PNG")
+    return path
+
+
+def test_scores_keep_names_that_are_no_text(tmp_path):
+    photos = tmp_path / "photos"
+    _write_image(photos / os.fsdecode(b"caf\xe9.png"))
+    table = tmp_path / "scores.csv"
+    nvae("client score", f"--images={photos}", f"--output={table}")
+    assert b"/caf\xe9.png,0.0,0.0\n" in table.read_bytes()
