@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from nvae_tf.commands.client.flags import ServerFlags
+from nvae_tf.core.errors import UserError
 from tests.support.in_process import run as nvae
 
 
@@ -35,6 +36,15 @@ def _write_image(path, level=0):
     path.parent.mkdir(exist_ok=True)
     Image.new("L", (4, 4), level).save(path, "PNG")
     return path
+
+
+@pytest.mark.parametrize("command", ["sample", "reconstruct"])
+def test_output_of_no_kind_is_refused_before_a_server_is_asked(
+    monkeypatch, command
+):
+    monkeypatch.setattr(ServerFlags, "connect", lambda _: pytest.fail("asked"))
+    with pytest.raises(UserError, match=r"grid\.jpg must end in \.png"):
+        nvae(f"client {command}", "--output=grid.jpg")
 
 
 def test_scores_keep_names_that_are_no_text(tmp_path):

@@ -14,7 +14,13 @@ from nvae_tf.commands.flags import define_resize
 from nvae_tf.commands.values import whole_numbers
 from nvae_tf.core.errors import ClientError, UserError
 
-__all__ = ["ClassFlag", "PhotoFlags", "ServerFlags", "write_images"]
+__all__ = [
+    "ClassFlag",
+    "PhotoFlags",
+    "ServerFlags",
+    "check_output",
+    "write_images",
+]
 
 # `--help` of a command shows its own flags: these are to count as such.
 flags.disclaim_key_flags()
@@ -207,21 +213,33 @@ class PhotoFlags:
         return paths, np.stack(images)
 
 
+def check_output(output: str) -> None:
+    """Raises UserError for what `write_images` writes nothing to.
+
+    Before a server is asked: what it answered would be lost.
+    """
+    if not output.endswith("/") and not output.lower().endswith(".png"):
+        raise UserError(
+            f"--output={output} must end in .png, for one grid, or in /, for "
+            "a folder of images."
+        )
+
+
 def write_images(output: str, images: np.ndarray, names) -> None:
     """A grid if `output` ends in .png; in a folder, ending in /, a file each.
 
+    Args:
+      output: that passed `check_output`.
+      images: uint8 `[N, H, W, C]`.
+      names: of the files in a folder, without their suffix.
+
     Raises:
-      UserError: if `output` is neither, or cannot be written.
+      UserError: if a file cannot be written.
     """
     from nvae_tf.sampling.images import grid, write_png
 
     if output.lower().endswith(".png"):
         write_png(output, grid(images, gap=2))
-    elif output.endswith("/"):
-        for image, name in zip(images, names, strict=True):
-            write_png(pathlib.Path(output) / f"{name}.png", image)
-    else:
-        raise UserError(
-            f"--output={output} must end in .png, for one grid, or in /, for "
-            "a folder of images."
-        )
+        return
+    for image, name in zip(images, names, strict=True):
+        write_png(pathlib.Path(output) / f"{name}.png", image)

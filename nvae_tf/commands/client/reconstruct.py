@@ -12,6 +12,7 @@ from nvae_tf.commands.client.flags import (
     ClassFlag,
     PhotoFlags,
     ServerFlags,
+    check_output,
     write_images,
 )
 
@@ -29,6 +30,7 @@ _OUTPUT = common_flags.define_output(
 def main(argv) -> None:
     """Reads, reconstructs and writes."""
     del argv
+    check_output(_OUTPUT.value)
     labels = _CLASSES.read()
     with _SERVER.connect() as client:
         paths, images = _PHOTOS.read(client.image_shape)

@@ -14,6 +14,7 @@ from nvae_tf.commands import values
 from nvae_tf.commands.client.flags import (
     ClassFlag,
     ServerFlags,
+    check_output,
     write_images,
 )
 
@@ -37,6 +38,7 @@ _OUTPUT = common_flags.define_output(
 def main(argv) -> None:
     """Draws and writes."""
     del argv
+    check_output(_OUTPUT.value)
     temperature = values.numbers("temperature", _TEMPERATURE.value)
     labels = _CLASSES.read()
     seeds = range(_SEED.value, _SEED.value + _NUM.value)
