@@ -20,6 +20,9 @@ class _Client:
 
     image_shape = (4, 4, 1)
 
+    def reconstruct(self, images, seeds, labels):
+        return images
+
     def score(self, images, seeds, labels):
         values = np.arange(len(images), dtype=np.float32)
         return {"nelbo": values, "bits_per_dim": values}
@@ -45,6 +48,28 @@ def test_output_of_no_kind_is_refused_before_a_server_is_asked(
     monkeypatch.setattr(ServerFlags, "connect", lambda _: pytest.fail("asked"))
     with pytest.raises(UserError, match=r"grid\.jpg must end in \.png"):
         nvae(f"client {command}", "--output=grid.jpg")
+
+
+@pytest.mark.parametrize(
+    ("names", "results"),
+    [
+        (["a/1.png", "b/2.png"], ["1.png", "2.png"]),
+        (["a/1.png", "b/1.png"], ["1_1.png", "2_1.png"]),
+        (["a/x.jpg", "a/x.png"], ["1_x.png", "2_x.png"]),
+        (["a/X.png", "b/x.png"], ["1_X.png", "2_x.png"]),
+    ],
+)
+def test_every_image_has_a_reconstruction_of_its_own(tmp_path, names, results):
+    for level, name in enumerate(names):
+        _write_image(tmp_path / name, level)
+    images = ",".join(str(tmp_path / name) for name in names)
+    output = tmp_path / "out"
+    nvae("client reconstruct", f"--images={images}", f"--output={output}/")
+    written = sorted(output.iterdir())
+    assert [path.name for path in written] == results
+    for level, path in enumerate(written):
+        with Image.open(path) as image:
+            assert image.getpixel((0, 0)) == level
 
 
 def test_scores_keep_names_that_are_no_text(tmp_path):

@@ -2,8 +2,13 @@
 
     nvae client reconstruct --target=HOST:8500 --images=a.png,photos/
 
-Images are turned upright, cropped and scaled as training does it.
+Images are turned upright, cropped and scaled as training does it.  In a folder
+a reconstruction has its image's name; where two images have one name, all are
+numbered, as in 07_NAME.png.
 """
+
+import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,5 +43,15 @@ def main(argv) -> None:
         results = client.reconstruct(images, seeds, labels)
     if _OUTPUT.value.lower().endswith(".png"):
         results = np.concatenate([images, results], axis=2)
-    write_images(_OUTPUT.value, results, [path.stem for path in paths])
+    write_images(_OUTPUT.value, results, _names(paths))
     print(f"Wrote {len(paths)} reconstructions to {_OUTPUT.value}.")
+
+
+def _names(paths: Sequence[pathlib.Path]) -> list[str]:
+    """A name for the result of each image, without its suffix."""
+    stems = [path.stem for path in paths]
+    # Some file systems take no notice of case.
+    if len({stem.casefold() for stem in stems}) == len(stems):
+        return stems
+    digits = len(str(len(stems)))
+    return [f"{i:0{digits}}_{stem}" for i, stem in enumerate(stems, 1)]
