@@ -219,6 +219,28 @@ def test_too_few_or_contradicting_samples_are_refused(
         _compare(tmp_path / "nothing", features)
 
 
+def test_what_is_wrong_shows_before_anything_is_drawn(
+    workdir, features, monkeypatch
+):
+    def damaged(*_, **__):
+        raise DataError("7.png cannot be read")
+
+    drawn = []
+    monkeypatch.setattr(
+        "nvae_tf.sampling.illustrator.Illustrator.draw",
+        lambda *_, **__: drawn.append(1),
+    )
+    for options in (["--num_neighbours=40"], ["--num_real=3"]):
+        with pytest.raises(DataError, match="needs more than that"):
+            _compare(workdir, features, "--num=40", *options)
+    monkeypatch.setattr(
+        "nvae_tf.evaluation.reference_features.reference_features", damaged
+    )
+    with pytest.raises(DataError, match=r"7\.png cannot be read"):
+        _compare(workdir, features, "--num=40")
+    assert not drawn
+
+
 @pytest.mark.long
 def test_trained_features_tell_classes_apart(tmp_path, capsys):
     rng = np.random.default_rng(0)

@@ -99,12 +99,18 @@ def main(argv) -> None:
         sample_files.check_output(_OUTPUT.value)
     network = features.load_features(_FEATURES.value, _FEATURES_OUTPUT.value)
     real = pipeline.open_source(config, _SPLIT.value)
+    num_real = min(_NUM_REAL.value or len(real), len(real))
     if _SAMPLES.value:
-        batches, origin = _given_samples(), {"samples": _SAMPLES.value}
+        given = sample_files.open_samples(_SAMPLES.value)
+        _require_enough(min(_NUM.value, len(given)), num_real)
+        batches, origin = _read_samples(given), {"samples": _SAMPLES.value}
     else:
+        _require_enough(_NUM.value, num_real)
         batches, origin = _drawn_samples()
+    # These first: they are kept, and what is wrong with them shows before
+    # hours of drawing.
+    of_real = _real_features(network, real, num_real, config, folder)
     of_samples = network.extract(batches)
-    of_real = _real_features(network, real, config, folder)
     record = {
         **origin,
         "features": _FEATURES.value,
@@ -149,22 +155,26 @@ def _bar(batches, num: int, what: str):
     )
 
 
-def _given_samples():
-    from nvae_tf.evaluation import sample_files
-
-    return _read_samples(sample_files.open_samples(_SAMPLES.value))
+def _require_enough(num_samples: int, num_real: int) -> None:
+    """Raises DataError for too few images to have neighbours."""
+    if min(num_samples, num_real) <= _NEIGHBOURS.value:
+        raise DataError(
+            f"There are {num_samples} samples and {num_real} real images; "
+            f"--num_neighbours={_NEIGHBOURS.value} needs more than that."
+        )
 
 
 def _read_samples(source):
+    """Yields batches; nothing is read, nor shown, before the first."""
     from nvae_tf.evaluation import sample_files
 
     num = min(_NUM.value, len(source))
     batches = sample_files.in_batches(source, num, _BATCH_SIZE.value)
-    return _bar(batches, num, "features of samples")
+    yield from _bar(batches, num, "features of samples")
 
 
 def _drawn_samples():
-    """`(batches, where they come from)`."""
+    """`(batches, where they come from)`; they are drawn when asked for."""
     import numpy as np
 
     from nvae_tf.evaluation import sample_files
@@ -174,14 +184,18 @@ def _drawn_samples():
     temperature = _DRAW.prepare(model, info)
     pixels = _PIXELS.choose(config.model)
     batch_size = min(_BATCH_SIZE.value, _NUM.value)
-    batches = Illustrator(model).draw(
-        _NUM.value, temperature, _SEED.value, batch_size, pixels=pixels
-    )
-    batches = _bar(batches, _NUM.value, "sampling")
-    if _OUTPUT.value:
-        sample_files.write_samples(_OUTPUT.value, batches)
-        batches = _read_samples(sample_files.open_samples(_OUTPUT.value))
-    return batches, {
+
+    def drawn():
+        batches = Illustrator(model).draw(
+            _NUM.value, temperature, _SEED.value, batch_size, pixels=pixels
+        )
+        batches = _bar(batches, _NUM.value, "sampling")
+        if _OUTPUT.value:
+            sample_files.write_samples(_OUTPUT.value, batches)
+            batches = _read_samples(sample_files.open_samples(_OUTPUT.value))
+        yield from batches
+
+    return drawn(), {
         "step": info["step"],
         "ema": info["ema"],
         "temperature": np.asarray(temperature).tolist(),
@@ -191,14 +205,13 @@ def _drawn_samples():
     }
 
 
-def _real_features(network, source, config, folder):
+def _real_features(network, source, num, config, folder):
     from nvae_tf.evaluation.reference_features import FOLDER, reference_features
 
     if _CACHE.value:
         kept = _CACHE.value
     else:
         kept = None if folder is None else folder / FOLDER
-    num = min(_NUM_REAL.value or len(source), len(source))
     return reference_features(
         network,
         source,
@@ -215,12 +228,9 @@ def _compare(real, samples, gives_fid: bool) -> dict:
     """All distances of two sets of features."""
     from nvae_tf.evaluation import sample_quality
 
+    # Unreadable images may have been left out.
+    _require_enough(len(samples), len(real))
     fewest, width = min(len(real), len(samples)), real.shape[1]
-    if fewest <= _NEIGHBOURS.value:
-        raise DataError(
-            f"There are {len(samples)} samples and {len(real)} real images; "
-            f"--num_neighbours={_NEIGHBOURS.value} needs more than that."
-        )
     if fewest <= width:
         print(
             f"Note: the Frechet distance of {fewest} images with {width} "
