@@ -14,6 +14,7 @@ from nvae_tf.config import Config
 from nvae_tf.core.errors import DataError
 from nvae_tf.core.files import write_bytes
 from nvae_tf.core.npz_files import read_npz
+from nvae_tf.datasets.data_state import data_state
 from nvae_tf.datasets.sources import Source
 from nvae_tf.evaluation.features import FeatureNetwork
 from nvae_tf.evaluation.sample_files import in_batches
@@ -54,7 +55,7 @@ def reference_features(
       num: how many images.
       batch_size: images at once.
       folder: where features are kept; a file is used again for the same data
-        settings, split, number and network. None for nowhere.
+        settings, unchanged files, split, number and network. None for nowhere.
       progress: wraps the batches.
 
     Returns:
@@ -74,6 +75,7 @@ def reference_features(
     key = {
         "data": {k: v for k, v in data.items() if k not in _IRRELEVANT},
         "shape": [config.model.image_size, config.model.image_channels],
+        "files": data_state(config.data),
         "available": len(source),
         "split": split,
         "num": num,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 import subprocess
 import sys
 
@@ -211,6 +212,10 @@ def test_features_of_real_images_are_taken_once(tmp_path):
         {"config": dataclasses.replace(config, data=other)},
     ):
         assert features(**changes)[1]
+    # Other images in the place of these, as many.
+    write_images(tmp_path / "i.npy")
+    os.utime(tmp_path / "i.npy", ns=(0, 0))
+    assert features()[1]
     for file in (tmp_path / "cache").iterdir():
         file.write_bytes(b"damaged")
     repaired, is_new = features()

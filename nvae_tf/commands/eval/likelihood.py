@@ -163,6 +163,7 @@ def _evaluate(strategy, model, config, source, info, path, stop):
 
     from nvae_tf.core.progress import progress
     from nvae_tf.datasets import pipeline
+    from nvae_tf.datasets.data_state import data_state
     from nvae_tf.evaluation.evaluator import Evaluator
     from nvae_tf.evaluation.importance import Progress
     from nvae_tf.evaluation.partial_results import PartialResult, weights_digest
@@ -178,6 +179,7 @@ def _evaluate(strategy, model, config, source, info, path, stop):
         "weights": weights_digest(model),
         "split": _SPLIT.value,
         "data": config.to_dict()["data"],
+        "files": data_state(config.data),
         "num_images": len(source),
         "num_importance_samples": _SAMPLES.value,
         "batch_size": batch_size,
