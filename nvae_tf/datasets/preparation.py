@@ -157,8 +157,6 @@ def prepare(
             **({"num_classes": classes} if classes else {}),
         },
     )
-    for left_over in root.glob(".*.tmp"):  # Of a killed preparation.
-        left_over.unlink(missing_ok=True)
     return Prepared(counts, skipped)
 
 

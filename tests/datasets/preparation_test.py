@@ -1,4 +1,8 @@
+import os
 import shutil
+import socket
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -162,7 +166,10 @@ def test_interrupted_preparation_resumes(
     with pytest.raises(DataError, match="interrupted or never begun"):
         open_source(prepared_config(output), "train")
     before = contents(output)
-    (output / ".train-00000-of-00004.tfrecord.1.tmp").write_bytes(b"killed")
+    name = f".train-00000-of-00004.tfrecord.{socket.gethostname()}"
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    (output / f"{name}-{ended.pid}.tmp").write_bytes(b"killed")
     preparation.prepare(config, output, images_per_shard=4)
     assert not list(output.glob(".*"))
     after_resume = contents(output)
@@ -170,6 +177,16 @@ def test_interrupted_preparation_resumes(
     for path in whole.glob("*.tfrecord"):
         assert (output / path.name).read_bytes() == path.read_bytes()
     assert (output / MANIFEST).read_text() == (whole / MANIFEST).read_text()
+
+
+def test_what_another_preparation_is_writing_stays(tmp_path, pictures):
+    output = tmp_path / "out"
+    name = f"train-00000-of-00001.tfrecord.{socket.gethostname()}"
+    path = output / f".{name}-{os.getppid()}.tmp"
+    output.mkdir()
+    path.write_bytes(b"half")
+    preparation.prepare(folder_config(pictures), output)
+    assert path.read_bytes() == b"half"
 
 
 def test_only_damaged_shards_are_written_again(tmp_path, pictures):
