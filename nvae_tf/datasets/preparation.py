@@ -169,9 +169,12 @@ def _check_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
         DataError,
         advice="delete it and run nvae data prepare again",
     )
+    if "split_by" not in settings:
+        # Preparations of before named it for sources that have none.
+        before.pop("split_by", None)
     changed = [
         f"{key} ({before.get(key)!r} then, {settings.get(key)!r} now)"
-        for key in settings
+        for key in {**settings, **before}
         if before.get(key) != settings.get(key)
     ]
     if changed:

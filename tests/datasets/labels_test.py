@@ -1,6 +1,7 @@
 """Labels: where they are read, that they stay with their images, refusals."""
 
 import contextlib
+import dataclasses
 import gzip
 
 import numpy as np
@@ -182,6 +183,14 @@ def test_prepared_images_keep_their_labels(tmp_path):
         model=_GRAY,
     )
     assert with_classes(ready).model.num_classes == 5
+    # Without them it would be another one.
+    data = dataclasses.replace(config.data, labels=False)
+    with pytest.raises(DataError, match=r"num_classes \(5 then, None now\)"):
+        prepare(
+            dataclasses.replace(config, data=data),
+            tmp_path / "out",
+            images_per_shard=4,
+        )
     for split in ("train", "test"):
         _assert_labelled(open_source(ready, split))
 

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import socket
@@ -205,6 +206,18 @@ def test_only_damaged_shards_are_written_again(tmp_path, pictures):
     }
     assert changed == {damaged.name}
     assert len(everything(prepared_config(output), "train")) == 14
+
+
+def test_preparations_of_before_are_gone_on_with(tmp_path):
+    images, output = tmp_path / "x.npy", tmp_path / "out"
+    np.save(images, np.zeros((50, 8, 8, 3), np.uint8))
+    config = make_config(source="array", path=str(images))
+    preparation.prepare(config, output)
+    path = output / "preparation.json"
+    # Of arrays, which nothing but a hash parts.
+    settings = {**json.loads(path.read_text()), "split_by": "hash"}
+    path.write_text(json.dumps(settings))
+    assert preparation.prepare(config, output).counts["train"] > 0
 
 
 def test_other_settings_are_refused(tmp_path, pictures):
