@@ -14,6 +14,20 @@ from nvae_tf.web import manifest, runtime
 
 __all__ = ["kept_page", "saved_state"]
 
+# Which packages decide what a page is: this one and all that it imports,
+# through others too.
+_PACKAGES = (
+    "config",
+    "core",
+    "distribute",
+    "distributions",
+    "export",
+    "model",
+    "runs",
+    "sampling",
+    "web",
+)
+
 
 def kept_page(
     folder: pathlib.Path,
@@ -73,7 +87,7 @@ def saved_state(workdir: pathlib.Path, which: str) -> list[int] | None:
 def _program() -> str:
     """A checksum of all that writes a page."""
     digest = hashlib.sha256(f"{nvae_tf.__version__} {runtime.VERSION}".encode())
-    for package in ("export", "model", "runs", "web"):
+    for package in _PACKAGES:
         folder = pathlib.Path(nvae_tf.__file__).parent / package
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.suffix != ".pyc":

@@ -442,6 +442,22 @@ def test_page_is_kept_while_nothing_changes(
     assert made == [folder] * 5
 
 
+def test_every_package_that_a_page_comes_from_counts():
+    packages = pathlib.Path(kept.__file__).parents[1]
+    pending, found = ["web"], set()
+    while pending:
+        name = pending.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for path in (packages / name).rglob("*.py"):
+            pending += re.findall(
+                r"^\s*from nvae_tf\.(\w+)", path.read_text(), re.MULTILINE
+            )
+    assert "distributions" in found
+    assert found == set(kept._PACKAGES)
+
+
 def test_play_serves_until_it_is_interrupted(site, workdir):
     # The page is there already: nothing is exported, TensorFlow not imported.
     program = (
