@@ -17,6 +17,7 @@ from nvae_tf.core.errors import ExportError
 from nvae_tf.core.files import write_bytes
 from nvae_tf.core.json_files import read_json
 from nvae_tf.core.reading import open_regular, sha256, shown
+from nvae_tf.runs.model_card import data_text
 from nvae_tf.web import runtime
 
 __all__ = [
@@ -37,8 +38,7 @@ _AGAIN = "export it again"
 
 def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What the page needs of `nvae_tf.export.model_card.describe`'s facts."""
-    data = facts["config"]["data"]
-    name = data["name"] or pathlib.PurePath(data["path"]).name
+    config = facts["config"]
     return {
         **{
             key: facts[key]
@@ -59,8 +59,8 @@ def model_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
             if facts.get("num_classes")
             else {}
         ),
-        "alpha": data["alpha"],
-        "data": f"{data['source']}{f' ({name})' if name else ''}",
+        "alpha": config["data"]["alpha"],
+        "data": data_text(config),
     }
 
 

@@ -442,6 +442,12 @@ def test_page_is_kept_while_nothing_changes(
     assert made == [folder] * 5
 
 
+def test_page_names_its_data_as_the_card_does(site):
+    model = manifest.read(site)["model"]
+    assert model["data"] == "mnist_5k, binarised"
+    assert model["data"] in (site / "model" / "README.md").read_text()
+
+
 def test_every_package_that_a_page_comes_from_counts():
     packages = pathlib.Path(kept.__file__).parents[1]
     pending, found = ["web"], set()
