@@ -1,4 +1,4 @@
-r"""A pretrained model, trained further: on other images, or told classes.
+r"""A pretrained model, trained further, on its own images or others.
 
     nvae train --config=pretrained:mnist --workdir=runs/mine \
         --config.data.source=image_folder --config.data.path=/path/to/pictures
@@ -7,8 +7,6 @@ What follows the colon is a name of `nvae models`, the folder of a pretrained
 model, or hf://user/repo. The model begins with those weights and trains as it
 was trained, but for what would undo them: the learning rate is a fifth, the KL
 terms have their full weight from the first step, and there are 10 epochs.
-`--config.data.labels=True` has it told the classes of the images, whether it
-was before or not.
 """
 
 from nvae_tf.config import presets

@@ -155,8 +155,8 @@ class TrainConfig:
       log_every: steps between metric records.
       initial_model: whose weights a new run begins with, instead of random
         ones: a name of `nvae models`, a folder of such a model or
-        hf://user/repo. Its architecture must be that of the run, but for
-        classes, which the run may add. What is resumed does not read it.
+        hf://user/repo. Its architecture must be that of the run. What is
+        resumed does not read it.
     """
 
     epochs: int = 400

@@ -10,7 +10,6 @@ from typing import Any
 
 from nvae_tf.config import Config
 from nvae_tf.core.errors import ConfigError
-from nvae_tf.model.decoder import ClassEmbedding
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.runs import pretrained_folder
 from nvae_tf.runs.model_places import locate
@@ -100,9 +99,7 @@ def require_same_architecture(config: Config) -> None:
     given = pretrained_folder.describe(locate(place)).config.model
     asked = dataclasses.asdict(config.model)
     for key, value in dataclasses.asdict(given).items():
-        # Tables of classes that a model lacks begin at zero.
-        is_new = key == "num_classes" and not value
-        if value != asked[key] and not is_new:
+        if value != asked[key]:
             raise ConfigError(
                 f"train.initial_model={place} has another architecture: its "
                 f"model.{key} is {value!r}, that of this run {asked[key]!r}. "
@@ -113,8 +110,6 @@ def require_same_architecture(config: Config) -> None:
 def begin(model: NVAE, place: str) -> None:
     """Sets the weights of a new run to those of a pretrained model.
 
-    What it lacks, the tables of classes, stays as it is.
-
     Args:
       model: of its architecture, see `require_same_architecture`.
       place: see `locate`.
@@ -124,17 +119,8 @@ def begin(model: NVAE, place: str) -> None:
     """
     folder = locate(place)
     _, stored, _ = pretrained_folder.read(folder)
-    tables = tuple(
-        _PREFIX + "/".join(path)
-        for path, layer in model.leaves()
-        if isinstance(layer, ClassEmbedding)
-    )
     assign_tensors(
-        {
-            name: variable
-            for name, variable in model.named_variables(_PREFIX).items()
-            if name in stored or not name.startswith(tables)
-        },
+        model.named_variables(_PREFIX),
         stored,
         str(folder / pretrained_folder.WEIGHTS),
         unless_finite=pretrained_folder.AGAIN,
