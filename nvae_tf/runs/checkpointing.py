@@ -63,8 +63,13 @@ class CheckpointStore:
         return [s for s, _, abandoned in self._folders() if not abandoned]
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the lowest score; None without any."""
-        best = retention.best(self._entries())
+        """Step of the checkpoint with the lowest score; None without any.
+
+        Abandoned ones do not count: a step names one checkpoint, and it is
+        the step by which evaluations, exports and pages know what they are
+        of.
+        """
+        best = self._best()
         return None if best is None else best.step
 
     def save(
@@ -158,8 +163,8 @@ class CheckpointStore:
 
         A run that goes back to `step` comes by the later ones' steps again
         and must not be resumed from them.  Those that are to stay for good,
-        or are the best so far, are kept under another name; the others are
-        removed.
+        or are the best so far, are kept under another name, which is no
+        step's any more; the others are removed.
         """
         # The newest first: a run that ends on the way resumes from a
         # checkpoint whose successors are gone.
@@ -178,12 +183,12 @@ class CheckpointStore:
         return checkpoint_folder.read(self.directory / f"{step:08d}", step)
 
     def restore_best(self) -> Checkpoint | None:
-        """The checkpoint with the lowest score; None if none has one.
+        """The checkpoint of `best_step`; None if none has a score.
 
         Raises:
           CheckpointError: if it is damaged.
         """
-        best = retention.best(self._entries())
+        best = self._best()
         if best is None:
             return None
         return checkpoint_folder.read(best.path, best.step)
@@ -251,6 +256,10 @@ class CheckpointStore:
             Entry(*found, checkpoint_folder.read_note(found[1]))
             for found in self._folders()
         ]
+
+    def _best(self) -> Entry | None:
+        """The one with the lowest score of those that are not abandoned."""
+        return retention.best([e for e in self._entries() if not e.abandoned])
 
     def _hours(self, entries: list[Entry]) -> float:
         """Hours of training, those of earlier processes included."""

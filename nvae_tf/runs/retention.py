@@ -68,7 +68,8 @@ class Retention:
       keep: how many of the latest good ones.
       keep_every_hours: hours of training between those that stay for good; 0
         for none.
-      keep_best: also the one with the lowest score.
+      keep_best: also the one with the lowest score, and the one that had it
+        before the run went back, as long as none is better.
     """
 
     keep: int = 3
@@ -99,7 +100,7 @@ class Retention:
         good = [e for e in current if e.note.good]
         kept = [*current[-1:], *good[-self.keep :]]
         if self.keep_best:
-            kept.append(best(entries))
+            kept += [best(current), best(entries)]
         return [e for e in entries if e not in kept and not e.note.permanent]
 
 

@@ -432,18 +432,39 @@ def test_best_and_permanent_checkpoints_outlive_being_abandoned(store):
     clock.hours += 2
     store.save(3, _TENSORS, {"n": 3})
     store.abandon_after(1)
+    assert store.best_step() is None
+    assert store.restore_best() is None
     store.save(2, _TENSORS, {"n": 22})
     store.update_metadata(2, {"n": 22}, score=3.0)
     store = _open(store, keep=1)
     assert store.steps() == [2]
     assert store.restore_latest().metadata == {"n": 22}
-    assert store.restore_best().metadata == {"n": 2}
+    # What is known by its step must be what is loaded by it.
+    assert store.best_step() == 2
+    assert store.restore_best().metadata == {"n": 22}
     names = sorted(p.name for p in store.directory.iterdir())
     assert names == ["00000002", "00000002.abandoned-1", "00000003.abandoned-1"]
     store.update_metadata(2, {"n": 22}, score=0.5)
     assert sorted(p.name for p in store.directory.iterdir()) == [
         "00000002",
         "00000003.abandoned-1",
+    ]
+
+
+def test_best_since_a_run_went_back_stays_beside_the_abandoned_one(store):
+    store = _open(store, keep=1)
+    store.save(1, _TENSORS, {})
+    store.save(2, _TENSORS, {})
+    store.update_metadata(2, {}, score=1.0)
+    store.abandon_after(1)
+    for step, score in ((2, 2.0), (3, 3.0), (4, 4.0)):
+        store.save(step, _TENSORS, {})
+        store.update_metadata(step, {}, score=score)
+    assert store.best_step() == 2
+    assert sorted(p.name for p in store.directory.iterdir()) == [
+        "00000002",
+        "00000002.abandoned-1",
+        "00000004",
     ]
 
 
