@@ -343,7 +343,11 @@ class Trainer:
         self.step = save_point.step
         self._run_log.roll_back(save_point, failed_at, diagnosis)
         # A process that goes on from here keeps the record.
-        self.state.note(self._save_point())
+        if self.step in self.state.checkpoints.steps():
+            self.state.note(self._save_point())
+        else:
+            # Imported: whatever the epoch, its checkpoint is that of step 0.
+            self._save()
         self._attempts.clear()
         self._batches.close()
         self._batches = self._batches_from(self.step)

@@ -13,9 +13,10 @@ from nvae_tf.config import schedules
 from nvae_tf.core.errors import RESUME_STATUS, CheckpointError, UserError
 from nvae_tf.datasets import pipeline
 from nvae_tf.distribute.devices import Devices, open_devices
+from nvae_tf.model.nvae import NVAE
 from nvae_tf.runs import checkpoint_folder
 from nvae_tf.runs.workdir import Workdir, load_model
-from nvae_tf.training import trainer
+from nvae_tf.training import new_run, trainer
 from nvae_tf.training.run_state import RunState
 from nvae_tf.training.watchdog import Watchdog
 from tests.support.run_helpers import (
@@ -455,6 +456,26 @@ def test_run_that_fails_again_and_again_stops_with_a_diagnosis(
     assert [e["step"] for e in events] == [0]
     history = json.loads((tmp_path / "recovery.json").read_text())
     assert [r["target"] for r in history["rollbacks"]] == [3, 0]
+
+
+def test_imported_run_goes_back_to_the_epoch_it_came_with(
+    images, tmp_path, monkeypatch
+):
+    config = make_config(
+        images, model=SMALLEST, train={**_BREAKABLE, "epochs": 2}
+    )
+    train_step = new_run.fresh_train_step(NVAE(config.model), config)
+    new_run.write_run(
+        Workdir(tmp_path), train_step, config, kind="import", epoch=1
+    )
+    _break_step(monkeypatch, lambda run: not run.state.recovery.history)
+    trainer.train(config, tmp_path)
+    (event,) = _records(tmp_path, "rollback")
+    assert (event["step"], event["failed_at"]) == (3, 6)
+    assert [r["step"] for r in _records(tmp_path, "train")] == [4, 5, 6]
+    checkpoints = Workdir(tmp_path).checkpoints()
+    assert checkpoints.steps() == [0, 3, 6]
+    assert len(checkpoints.restore(3).metadata["rollbacks"]) == 1
 
 
 @pytest.mark.long
