@@ -52,10 +52,12 @@ def main(argv) -> None:
         "--num=64",
         f"--output={onnx_samples}",
     )
+    from nvae_tf.runs.results import number_text
+
     record = json.loads((workdir / "evaluation.json").read_text())
     print(
-        f"\nHeld-out NELBO {record['nelbo']:.2f} nats, "
-        f"{record['bits_per_dim']:.4f} bits/dim "
+        f"\nHeld-out NELBO {number_text(record['nelbo'], '.2f')} nats, "
+        f"{number_text(record['bits_per_dim'], '.4f')} bits/dim "
         f"({record['num_images']} images the model never saw)\n"
     )
     for title, path in {

@@ -1,11 +1,13 @@
 """A picture of what the latent groups hold."""
 
 import io
+import math
 from typing import Any
 
 from nvae_tf.core import extras
 from nvae_tf.core.errors import UserError
 from nvae_tf.core.files import write_bytes
+from nvae_tf.runs.results import number_text
 
 __all__ = ["EXTRA", "can_plot", "plot_groups", "require_matplotlib"]
 
@@ -42,15 +44,18 @@ def plot_groups(
 
     figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
     kl, active = figure.subplots(2, 1, sharex=True)
+    # Without a bar where there is no number.
+    heights = [math.nan if v is None else v for v in record["kl_per_group"]]
     first = 0
     for scale, count in enumerate(groups_top_down):
         groups = range(first, first + count)
         colour = f"C{scale % 10}"
         kl.bar(
             groups,
-            record["kl_per_group"][first : first + count],
+            heights[first : first + count],
             color=colour,
-            label=f"scale {scale}: {record['kl_per_scale'][scale]:.2f} nats",
+            label=f"scale {scale}: "
+            f"{number_text(record['kl_per_scale'][scale], '.2f')} nats",
         )
         active.bar(
             groups,
@@ -66,8 +71,8 @@ def plot_groups(
     active.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(
         f"{record['num_images']} images ({record['split']}), step "
-        f"{record['step']}: NELBO {record['nelbo']:.2f} nats, KL "
-        f"{record['kl']:.2f}"
+        f"{record['step']}: NELBO {number_text(record['nelbo'], '.2f')} nats, "
+        f"KL {number_text(record['kl'], '.2f')}"
     )
     content = io.BytesIO()
     figure.savefig(content, format="png")

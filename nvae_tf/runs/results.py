@@ -10,7 +10,7 @@ from nvae_tf.core.errors import DataError
 from nvae_tf.core.files import open_own, write_bytes
 from nvae_tf.core.locks import wait_for_others
 
-__all__ = ["write_result"]
+__all__ = ["number_text", "write_result"]
 
 
 def write_result(path, record: dict[str, Any]) -> dict[str, Any]:
@@ -21,7 +21,8 @@ def write_result(path, record: dict[str, Any]) -> dict[str, Any]:
 
     Args:
       path: the JSON file, which is replaced; the history is beside it.
-      record: plain values; what is not a finite number becomes null.
+      record: plain values, lists and dictionaries of them; what is not a
+        finite number becomes null.
 
     Returns:
       The record as it was written.
@@ -29,14 +30,34 @@ def write_result(path, record: dict[str, Any]) -> dict[str, Any]:
     Raises:
       DataError: if a file cannot be written.
     """
-    record = {
-        name: None if isinstance(v, float) and not math.isfinite(v) else v
-        for name, v in record.items()
-    }
+    record = _plain(record)
     path = pathlib.Path(path)
     _append_line(path.with_suffix(".jsonl"), json.dumps(record).encode())
     write_bytes(path, (json.dumps(record, indent=2) + "\n").encode())
     return record
+
+
+def number_text(value: float | None, form: str) -> str:
+    """A number of a record as a person reads it.
+
+    Args:
+      value: None, as `write_result` gives it, where it was not finite.
+      form: as for `format`, such as ".2f"; a width holds for the words too.
+    """
+    if value is not None and math.isfinite(value):
+        return format(value, form)
+    width, _, _ = form.partition(".")
+    return format("not finite", f">{width}")
+
+
+def _plain(value: Any) -> Any:
+    """The value with None in place of what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    is_unknown = isinstance(value, float) and not math.isfinite(value)
+    return None if is_unknown else value
 
 
 def _append_line(path: pathlib.Path, line: bytes) -> None:

@@ -3,12 +3,15 @@
 import json
 import shlex
 
+import pytest
+
 from nvae_tf.core import progress
 from tests.support.in_process import MODULES, run
 
 
+@pytest.mark.parametrize("nelbo", [1.0, None])
 def test_demo_ends_with_the_command_that_opens_the_model(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys, nelbo
 ):
     ran = []
 
@@ -17,11 +20,13 @@ def test_demo_ends_with_the_command_that_opens_the_model(
         return 0
 
     monkeypatch.setattr(progress, "run_command", note)
-    record = {"nelbo": 1.0, "bits_per_dim": 0.1, "num_images": 5}
+    record = {"nelbo": nelbo, "bits_per_dim": nelbo, "num_images": 5}
     (tmp_path / "evaluation.json").write_text(json.dumps(record))
     monkeypatch.chdir(tmp_path.parent)
     run("demo", f"--workdir={tmp_path}")
     lines = capsys.readouterr().out.splitlines()
+    held_out = "1.00" if nelbo else "not finite"
+    assert any(f"NELBO {held_out} nats" in line for line in lines)
     # Each command is shown as it is run.
     shown = [line.removeprefix("$ ") for line in lines if line[:2] == "$ "]
     assert len(shown) == len(ran) > 5

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from nvae_tf.core.errors import ConfigError, DataError, UserError
+from nvae_tf.core.json_files import read_json_lines
 from nvae_tf.evaluation import partial_results
+from nvae_tf.evaluation.evaluator import Evaluation, Evaluator
 from nvae_tf.evaluation.features import load_features
 from nvae_tf.runs import pretrained
 from nvae_tf.runs.workdir import Workdir, load_model, read_tensors
@@ -110,6 +112,30 @@ def test_stopped_evaluation_goes_on_to_the_numbers_of_one_never_stopped(
     lines = (workdir / "evaluation.jsonl").read_text().splitlines()
     splits = [json.loads(line)["split"] for line in lines]
     assert splits == ["test", "train", "test"]
+
+
+def test_evaluation_that_is_not_finite_is_shown_and_drawn(
+    workdir, monkeypatch, tmp_path, capsys
+):
+    nan = float("nan")
+    unknown = Evaluation(
+        4, 3, *[nan] * 6, [1.0, nan, nan], [0] * 3, [1.0, nan], nan, nan
+    )
+    monkeypatch.setattr(Evaluator, "__call__", lambda *_, **__: unknown)
+    run(
+        "eval likelihood",
+        f"--workdir={workdir}",
+        f"--output={tmp_path}",
+    )
+    printed = capsys.readouterr().out
+    assert "NELBO             not finite nats   not finite bits/dim" in printed
+    assert (
+        "KL per group, top-down        1.00  not finite  not finite" in printed
+    )
+    assert (tmp_path / "evaluation.png").exists()
+    (record,) = read_json_lines(tmp_path / "evaluation.jsonl")
+    assert record["nelbo"] is None
+    assert record["kl_per_group"] == [1.0, None, None]
 
 
 def _compare(workdir, features, *arguments):

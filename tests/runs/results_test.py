@@ -11,8 +11,9 @@ import pytest
 
 from nvae_tf.core import locks
 from nvae_tf.core.errors import DataError
+from nvae_tf.core.json_files import read_json, read_json_lines
 from nvae_tf.runs import results
-from nvae_tf.runs.results import write_result
+from nvae_tf.runs.results import number_text, write_result
 
 _WRITER = """
 import sys
@@ -37,6 +38,21 @@ def test_results_replace_the_latest_and_add_to_the_history(tmp_path):
     assert json.loads(path.read_text()) == written
     lines = (tmp_path / "r.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"nll": 1.0}, written]
+
+
+def test_what_is_not_finite_is_written_as_json_at_any_depth(tmp_path):
+    nan, inf = float("nan"), float("inf")
+    record = {"nll": nan, "kl": [1.0, nan], "more": {"x": [[inf]], "y": True}}
+    plain = {"nll": None, "kl": [1.0, None], "more": {"x": [[None]], "y": True}}
+    assert write_result(tmp_path / "r.json", record) == plain
+    assert read_json(tmp_path / "r.json") == plain
+    assert [*read_json_lines(tmp_path / "r.jsonl")] == [plain]
+
+
+def test_number_that_is_none_is_named():
+    assert number_text(1.5, "8.2f") == "    1.50"
+    assert number_text(None, "12.2f") == "  not finite"
+    assert number_text(float("inf"), ".2f") == "not finite"
 
 
 def test_no_record_is_lost_between_processes(tmp_path):

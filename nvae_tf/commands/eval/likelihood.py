@@ -111,8 +111,13 @@ def main(argv) -> None:
 
 def describe(record: dict) -> str:
     """The numbers as lines a person reads."""
-    scales = "  ".join(f"{kl:.2f}" for kl in record["kl_per_scale"])
-    groups = "  ".join(f"{kl:.2f}" for kl in record["kl_per_group"])
+    from nvae_tf.runs.results import number_text
+
+    scales, groups = (
+        "  ".join(number_text(kl, ".2f") for kl in record[name])
+        for name in ("kl_per_scale", "kl_per_group")
+    )
+    reconstruction = number_text(record["reconstruction_nll"], "10.3f")
     active = "  ".join(str(n) for n in record["active_latents"])
     weights = ", averaged weights" if record["ema"] else ""
     step = "unknown" if record["step"] is None else record["step"]
@@ -127,9 +132,8 @@ def describe(record: dict) -> str:
                 "nll",
                 "nll_bits_per_dim",
             ),
-            f"  {'reconstruction':18s}{record['reconstruction_nll']:10.3f} "
-            "nats",
-            f"  {'KL':18s}{record['kl']:10.3f} nats",
+            f"  {'reconstruction':18s}{reconstruction} nats",
+            f"  {'KL':18s}{number_text(record['kl'], '10.3f')} nats",
             f"  KL per scale, coarsest first  {scales}",
             f"  KL per group, top-down        {groups}",
             f"  active latents per group      {active}",
@@ -138,11 +142,13 @@ def describe(record: dict) -> str:
 
 
 def _line(title: str, record: dict, name: str, bits: str) -> str:
+    from nvae_tf.runs.results import number_text
+
     error = record[f"{name}_standard_error"]
     spread = "" if error is None else f" +- {error:.3f}"
     return (
-        f"  {title:18s}{record[name]:10.3f} nats{spread}   "
-        f"{record[bits]:.4f} bits/dim"
+        f"  {title:18s}{number_text(record[name], '10.3f')} nats{spread}   "
+        f"{number_text(record[bits], '.4f')} bits/dim"
     )
 
 

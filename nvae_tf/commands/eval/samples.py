@@ -130,6 +130,7 @@ def main(argv) -> None:
 def describe(record: dict) -> str:
     """The numbers as lines a person reads."""
     from nvae_tf.evaluation.sample_quality import frechet_title
+    from nvae_tf.runs.results import number_text
 
     error = record["kid_standard_error"]
     spread = "" if error is None else f" +- {error:.2g}"
@@ -139,10 +140,15 @@ def describe(record: dict) -> str:
         [
             f"{record['num_samples']} samples, {record['num_real']} real "
             f"images ({record['split']}), {record['num_features']} features",
-            f"  {frechet:{width}}  {record['frechet_distance']:10.3f}",
-            f"  {'KID':{width}}  {record['kid']:10.5g}{spread}",
-            f"  {'precision':{width}}  {record['precision']:10.3f}",
-            f"  {'recall':{width}}  {record['recall']:10.3f}",
+            *(
+                f"  {title:{width}}  {number_text(record[name], form)}{more}"
+                for title, name, form, more in (
+                    (frechet, "frechet_distance", "10.3f", ""),
+                    ("KID", "kid", "10.5g", spread),
+                    ("precision", "precision", "10.3f", ""),
+                    ("recall", "recall", "10.3f", ""),
+                )
+            ),
         ]
     )
 
