@@ -189,6 +189,7 @@ def _wait(processes) -> int:
     """Until all have ended; the first failure ends the others."""
     first = None
     deadline = None
+    mortal = processes
     while any(process.poll() is None for process in processes):
         time.sleep(_POLL_SECONDS)
         codes = [process.poll() for process in processes]
@@ -197,14 +198,19 @@ def _wait(processes) -> int:
             # One that was killed lets others fail in the same moment.
             first = next((code for code in failed if code < 0), failed[0])
             # One that saved and stopped was asked to: so were the others.
-            grace = 6 if first == RESUME_STATUS else 1
+            is_stop = first == RESUME_STATUS
+            grace = 6 if is_stop else 1
             deadline = time.monotonic() + grace * _GRACE_SECONDS
-            if first != RESUME_STATUS:
+            if is_stop:
+                # The first process may be writing a checkpoint, which takes as
+                # long as it takes; its own watchdog ends it if it hangs.
+                mortal = processes[1:]
+            else:
                 for process in processes:
                     if process.poll() is None:
                         process.terminate()
         if deadline is not None and time.monotonic() > deadline:
-            for process in processes:
+            for process in mortal:
                 if process.poll() is None:
                     process.kill()
             deadline = None
