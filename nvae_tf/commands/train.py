@@ -19,7 +19,7 @@ from absl import flags
 
 from nvae_tf.commands import command_line
 from nvae_tf.core.errors import UserError
-from nvae_tf.distribute import cluster, launcher
+from nvae_tf.distribute import cluster, launcher, machine
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of the run: checkpoints, metrics, TensorBoard."
@@ -58,9 +58,7 @@ def main(argv) -> None:
     if _DRY_RUN.value:
         from nvae_tf.training import dry_run
 
-        described = cluster.find()
-        count = len(described.addresses) if described else _num_processes()
-        print(dry_run.describe(config, count))
+        print(dry_run.describe(config, _num_replicas()))
         return
     if not _WORKDIR.value:
         # Before TensorFlow is loaded, which takes seconds.
@@ -81,6 +79,52 @@ def main(argv) -> None:
 
 
 def _num_processes() -> int:
-    if _NUM_PROCESSES.value is not None:
-        return _NUM_PROCESSES.value
-    return launcher.processes_to_launch() if _STRATEGY.value == "auto" else 1
+    """How many local processes to start; 1 where this is one of the run's.
+
+    Raises:
+      UserError: if it is more than the strategy or the cluster has room for.
+    """
+    count = _NUM_PROCESSES.value
+    if count is None:
+        is_auto = _STRATEGY.value == "auto"
+        return launcher.processes_to_launch() if is_auto else 1
+    if count > 1:
+        _require_several(count)
+    return count
+
+
+def _require_several(count: int) -> None:
+    """Raises UserError if so many processes could not train together."""
+    if _STRATEGY.value not in ("auto", "multi_worker"):
+        raise UserError(
+            f"--num_processes={count} starts processes that train together, "
+            f"but with --strategy={_STRATEGY.value} each would be a run of its "
+            "own: leave one of the two out."
+        )
+    try:
+        described = cluster.find()
+    except UserError:
+        # What these processes find is told by the launcher.
+        return
+    if described and len(described.addresses) > 1:
+        raise UserError(
+            f"--num_processes={count} starts processes on one machine, but "
+            f"TF_CONFIG or Slurm describes {len(described.addresses)} "
+            "processes of this run already, and each would start more: leave "
+            "--num_processes out."
+        )
+
+
+def _num_replicas() -> int:
+    """How many devices the run would train on.
+
+    Raises:
+      UserError: see `_num_processes`.
+    """
+    launched = _num_processes()
+    if launched > 1 or _STRATEGY.value == "one_device":
+        return launched
+    if _STRATEGY.value == "mirrored":
+        return max(1, len(machine.chosen_gpus()))
+    described = cluster.find()
+    return len(described.addresses) if described else 1
