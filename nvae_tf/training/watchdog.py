@@ -8,7 +8,6 @@ the process with the status that means "start the same command again".
 
 import contextlib
 import faulthandler
-import math
 import os
 import pathlib
 import sys
@@ -82,11 +81,11 @@ class Watchdog:
         self._beats += 1
 
     @contextlib.contextmanager
-    def allowing(self, factor: float = math.inf) -> Iterator[None]:
+    def allowing(self, factor: float) -> Iterator[None]:
         """Allows more time for work that is known to be long.
 
         Args:
-          factor: of the limit, within the block; infinite for no limit.
+          factor: of the limit, within the block.
         """
         before = self._factor
         self._factor = factor
@@ -96,10 +95,6 @@ class Watchdog:
         finally:
             self._factor = before
             self.beat()
-
-    def paused(self) -> contextlib.AbstractContextManager[None]:
-        """Allows any time."""
-        return self.allowing()
 
     def _watch(self) -> None:
         nap = min(self.limit / 10, _LONGEST_NAP)

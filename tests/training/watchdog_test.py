@@ -80,8 +80,6 @@ def test_progress_and_long_work_that_was_announced_are_left_alone(tmp_path):
         for i in range(20):
             time.sleep({_LIMIT / 10})
             dog.beat(f"step {{i}}")
-        with dog.paused():
-            time.sleep({3 * _LIMIT})
         with dog.allowing(20):
             time.sleep({3 * _LIMIT})
         print("alive")
