@@ -34,8 +34,7 @@ class MetricsWriter:
             self._file = open(  # noqa: SIM115
                 self._path, "a", encoding="utf-8", opener=open_own
             )
-            size = os.fstat(self._file.fileno()).st_size
-            os.truncate(self._file.fileno(), min(offset, size))
+            self._cut(offset)
             self._board_path = workdir.tensorboard_path
             self._board = tf.summary.create_file_writer(str(self._board_path))
 
@@ -50,8 +49,14 @@ class MetricsWriter:
         """Drops what came after `offset`: those steps are taken again."""
         with self._explaining():
             self._file.flush()
-            os.truncate(self._file.fileno(), offset)
-            self._file.seek(0, os.SEEK_END)
+            self._cut(offset)
+
+    def _cut(self, offset: int) -> None:
+        """Shortens the file, if it is longer."""
+        size = os.fstat(self._file.fileno()).st_size
+        os.truncate(self._file.fileno(), min(offset, size))
+        # It would tell of its old end until the next record is written.
+        self._file.seek(0, os.SEEK_END)
 
     def scalars(self, step: int, kind: str, values: dict) -> None:
         """Writes one record.
