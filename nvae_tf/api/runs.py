@@ -53,7 +53,9 @@ def load(
       checkpoint: of a workdir: "latest", "best" (by held-out NELBO) or a step.
 
     Returns:
-      The model, its weights loaded; its `config` is the `ModelConfig`.
+      The model, its weights loaded; its `config` is the `ModelConfig`.  It
+      computes in what the run trained in, but for TF32; commands compute in
+      float32, as it does after `model.compute_in("float32")`.
 
     Raises:
       UserError: if there is no run, no intact checkpoint, or no average.
@@ -72,6 +74,8 @@ def load(
             path, checkpoint=str(checkpoint), **options
         )
         info["metrics"] = metrics_of(path, info["step"], info["ema"])
+        # It can be saved with the run's configuration, and train on.
+        model.compute_in(config.dtype_policy)
     keep_config(model, config, info)
     return model
 
@@ -122,12 +126,14 @@ def from_pretrained(place: str | os.PathLike[str]) -> NVAE:
         Hugging Face's hub, which needs the extra `hub`.
 
     Returns:
-      The model, its weights loaded, in float32 however they are stored.
+      The model, its weights loaded, in float32 however they are stored.  It
+      computes as one of `load` does.
 
     Raises:
       UserError: if there is none such, or it is damaged.
     """
     model, config, info = pretrained.load(place)
+    model.compute_in(config.dtype_policy)
     keep_config(model, config, info)
     return model
 

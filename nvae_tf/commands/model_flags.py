@@ -21,10 +21,24 @@ flags.disclaim_key_flags()
 
 
 class RunFlags:
-    """`--workdir`, `--checkpoint` and `--ema`: which weights of a run."""
+    """`--workdir`, `--checkpoint` and `--ema`, and `--precision`.
 
-    def __init__(self):
+    Args:
+      with_precision: whether the command computes with the model.
+    """
+
+    def __init__(self, *, with_precision: bool = True):
         """Defines the flags."""
+        self._precision = (
+            flags.DEFINE_enum(
+                "precision",
+                "float32",
+                PRECISIONS,
+                "To compute in, whatever the run trained in.",
+            )
+            if with_precision
+            else None
+        )
         self._workdir = flags.DEFINE_string("workdir", "", "Folder of the run.")
         self._checkpoint = flags.DEFINE_string(
             "checkpoint",
@@ -54,10 +68,16 @@ class RunFlags:
         """Whether the average is wanted; None for it where there is one."""
         return self._ema.value
 
+    @property
+    def precision(self) -> str:
+        """What the command computes in."""
+        return "float32" if self._precision is None else self._precision.value
+
     def load(self):
         """`(model, config, info)`, see `workdir.load_model`.
 
-        Says which weights they are: `info["ema"]`.
+        The model computes in `precision`.  Says which weights they are:
+        `info["ema"]`.
 
         Raises:
           UserError: if there is no run, or no intact checkpoint.
@@ -67,6 +87,7 @@ class RunFlags:
         model, config, info = workdir.load_model(
             self.workdir, ema=self.ema, checkpoint=self._checkpoint.value
         )
+        model.compute_in(self.precision)
         self.tell(info)
         return model, config, info
 
@@ -81,25 +102,15 @@ class RunFlags:
 
 
 class ModelFlags(RunFlags):
-    """Those of a run, or `--model`, and `--precision`.
+    """Those of a run, or `--model`.
 
     Args:
-      with_precision: whether the command computes with the model.
+      with_precision: see `RunFlags`.
     """
 
     def __init__(self, *, with_precision: bool = True):
         """Defines the flags."""
-        super().__init__()
-        self._precision = (
-            flags.DEFINE_enum(
-                "precision",
-                "float32",
-                PRECISIONS,
-                "To compute in, whatever the run trained in.",
-            )
-            if with_precision
-            else None
-        )
+        super().__init__(with_precision=with_precision)
         self._model = flags.DEFINE_string(
             "model",
             "",
@@ -116,11 +127,6 @@ class ModelFlags(RunFlags):
     def model(self) -> str:
         """The pretrained model; empty where a run is meant."""
         return self._model.value
-
-    @property
-    def precision(self) -> str:
-        """What the command computes in."""
-        return "float32" if self._precision is None else self._precision.value
 
     @property
     def folder(self) -> pathlib.Path | None:
@@ -168,7 +174,8 @@ class ModelFlags(RunFlags):
     def load(self):
         """`(model, config, info)`, of a run or a pretrained model.
 
-        Says which weights they are: `info["ema"]`.
+        The model computes in `precision`.  Says which weights they are:
+        `info["ema"]`.
 
         Raises:
           UserError: if there is none, or it is damaged.
@@ -180,9 +187,8 @@ class ModelFlags(RunFlags):
             from nvae_tf.runs import pretrained
 
             model, config, info = pretrained.load(self.model)
-            self.tell(info)
-        if self._precision is not None:
             model.compute_in(self.precision)
+            self.tell(info)
         return model, self._at_home(config), info
 
     def tell(self, info) -> None:

@@ -70,8 +70,8 @@ def load(place: str | os.PathLike) -> tuple[NVAE, Config, dict[str, Any]]:
     origin = str(folder / pretrained_folder.WEIGHTS)
     require_weights(config, stored, origin)
     model = NVAE(config.model, seed=None)
-    # Rounding to TF32 is for training, where it is asked for.
-    model.compute_in(config.dtype_policy)
+    # Not in the precision of the run: that is for training.
+    model.compute_in("float32")
     assign_tensors(
         model.named_variables(_PREFIX),
         stored,

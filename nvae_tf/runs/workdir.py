@@ -319,7 +319,7 @@ def _read_checkpoint(workdir: Workdir, which: str) -> Checkpoint:
 def load_model(
     path, *, ema: bool | None = None, checkpoint: str = "latest"
 ) -> tuple[NVAE, Config, dict[str, Any]]:
-    """The model of a run.
+    """The model of a run, to be used: in float32 whatever it trained in.
 
     Args:
       path: the workdir.
@@ -351,8 +351,8 @@ def load_model(
     )
     require_weights(config, found.tensors, origin)
     model = NVAE(config.model, seed=None)
-    # Rounding to TF32 is for training, where it is asked for.
-    model.compute_in(config.dtype_policy)
+    # Not in the precision of the run: that is for training.
+    model.compute_in("float32")
     assign_tensors(
         model.named_variables("model/"),
         found.tensors,

@@ -115,7 +115,8 @@ def readjust_cached(
     """`readjust_batch_norm`, or what it gave the last time.
 
     Args:
-      model: its statistics are changed.
+      model: its statistics are changed.  Each precision that it computes in
+        has results of its own.
       workdir: where results are kept, in a sub-folder; None for nowhere.
       tag: of the weights, see `checkpoint_tag`; other weights under the same
         tag (of a run that was started anew) get results of their own.
@@ -141,7 +142,7 @@ def readjust_cached(
         )
         path = pathlib.Path(workdir, FOLDER) / (
             f"{tag}_{digest}_temperature{_describe(temperature)}_seed{seed}"
-            f"_passes{steps}x{batch_size}.npz"
+            f"_passes{steps}x{batch_size}{_precision(model)}.npz"
         )
         if path.exists():
             values = _read(path, statistics)
@@ -160,6 +161,15 @@ def readjust_cached(
         content = io.BytesIO()
         np.savez(content, **{k: v.numpy() for k, v in statistics.items()})
         write_bytes(path, content.getvalue())
+
+
+def _precision(model: NVAE) -> str:
+    """For a file name: what the model computes in, unless it is float32."""
+    policy = model.dtype_policy.name
+    if policy != "float32":
+        return f"_{policy}"
+    rounds = tf.config.experimental.tensor_float_32_execution_enabled()
+    return "_tf32" if rounds else ""
 
 
 def _statistics(model: NVAE) -> dict:

@@ -264,6 +264,12 @@ def _write_folder(illustrator, fix_groups, temperature, info) -> None:
             # Of a pretrained model: its step, if any, does not tell which.
             **({"weights": info["sha256"]} if "sha256" in info else {}),
             "readjust_bn": _DRAW.readjusts,
+            # Folders of before do not say, and are of float32 as a rule.
+            **(
+                {"precision": _MODEL.precision}
+                if _MODEL.precision != "float32"
+                else {}
+            ),
             "temperature": np.asarray(temperature).tolist(),
             **options,
         },
