@@ -19,13 +19,27 @@ _SETTINGS = (
     "num_importance_samples",
     "seed",
     "features",
+    "features_fingerprint",
     "num_samples",
     "num_real",
     "temperature",
     "readjust_bn",
+    "pixels",
+    "computed_in",
 )
-# What tells evaluations of samples apart.
-_SAMPLES = ("features", "split", "temperature", "readjust_bn", "num_samples")
+# What tells evaluations of samples apart, but for `computed_in`.
+_SAMPLES = (
+    "features",
+    "features_fingerprint",
+    "split",
+    "temperature",
+    "readjust_bn",
+    "pixels",
+    "num_samples",
+    "num_real",
+)
+# What commands compute in unless they are told otherwise.
+_USUAL = "float32"
 
 
 def metrics_of(
@@ -33,8 +47,11 @@ def metrics_of(
 ) -> list[dict[str, Any]]:
     """What is known of one state of a model.
 
-    The estimate of -log p(x) is there for every K.  Of evaluations with the
-    same K, or of samples drawn in the same way, the latest counts.
+    The estimate of -log p(x) is there for every K, and what was computed in
+    another precision than float32 stands beside, after it.  Of evaluations
+    with the same K that of the most images counts, a quick look does not
+    replace it; of several, and of samples drawn and compared in the same way,
+    the latest.
 
     Args:
       workdir: of the run.
@@ -43,7 +60,8 @@ def metrics_of(
 
     Returns:
       For each number a dict: its "type" and "name", its "value", the "split"
-      of the data that it is about and the "settings" that it depends on.
+      of the data that it is about and the "settings" that it depends on;
+      "computed_in" is one of them where it was not float32.
     """
     folder = pathlib.Path(workdir)
     found = [
@@ -54,14 +72,19 @@ def metrics_of(
 
 
 def _likelihoods(records: list[dict[str, Any]]) -> Iterator[dict | None]:
-    by_split: dict[str, dict[int, dict[str, Any]]] = {}
-    for record in records:
+    groups: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for record in sorted(records, key=_is_unusual):
         k = record.get("num_importance_samples")
         if type(k) is int and k > 0:
-            by_split.setdefault(record["split"], {})[k] = record
-    for by_k in by_split.values():
-        # The bound is a mean over the draws: of the most it is the surest.
-        most = by_k[max(by_k)]
+            place = record["split"], _computed_in(record)
+            by_k = groups.setdefault(place, {})
+            before = by_k.get(k, {})
+            if _count(record, "num_images") >= _count(before, "num_images"):
+                by_k[k] = record
+    for by_k in groups.values():
+        # The bound is a mean over images and draws: of the most it is the
+        # surest.
+        most = by_k[max(by_k, key=lambda k: (_count(by_k[k], "num_images"), k))]
         yield _metric("nelbo", "NELBO, nats", most)
         yield _metric("bits_per_dim", "NELBO, bits/dim", most)
         for k, record in sorted(by_k.items()):
@@ -71,8 +94,10 @@ def _likelihoods(records: list[dict[str, Any]]) -> Iterator[dict | None]:
 
 
 def _sample_quality(records: list[dict[str, Any]]) -> Iterator[dict | None]:
-    latest = {json.dumps([r.get(k) for k in _SAMPLES]): r for r in records}
-    for record in latest.values():
+    latest = {
+        json.dumps([_computed_in(r), *map(r.get, _SAMPLES)]): r for r in records
+    }
+    for record in sorted(latest.values(), key=_is_unusual):
         if "fid" in record:
             yield _metric("fid", "FID", record)
         else:
@@ -83,12 +108,30 @@ def _sample_quality(records: list[dict[str, Any]]) -> Iterator[dict | None]:
         yield _metric("recall", "recall", record)
 
 
+def _computed_in(record: Mapping[str, Any]) -> str:
+    """The precision; earlier versions did not say of samples."""
+    precision = record.get("computed_in")
+    return precision if isinstance(precision, str) else _USUAL
+
+
+def _is_unusual(record: Mapping[str, Any]) -> bool:
+    return _computed_in(record) != _USUAL
+
+
+def _count(record: Mapping[str, Any], name: str) -> int:
+    """A number of things in a record, 0 where there is none."""
+    value = record.get(name)
+    return value if type(value) is int else 0
+
+
 def _metric(kind: str, name: str, record: Mapping[str, Any]) -> dict | None:
     """A number of a record; None where there is none."""
     value = record.get(kind)
     if type(value) not in (int, float) or not math.isfinite(value):
         return None
     settings = {k: record[k] for k in _SETTINGS if record.get(k) is not None}
+    if not _is_unusual(record):
+        settings.pop("computed_in", None)
     if "features" in settings:
         # Where a network lay is nobody's business.
         path = pathlib.PurePath(str(settings["features"]))

@@ -162,6 +162,7 @@ def test_samples_in_a_file_compare_like_those_that_are_drawn(
     assert drawn["num_features"] == 5
     # Binary data: mean images, as the paper shows.
     assert drawn["pixels"] == "mean"
+    assert drawn["computed_in"] == "float32"
     # As published FIDs are.
     assert drawn["temperature"] == 1.0
     path = tmp_path / "samples.npz"

@@ -219,6 +219,81 @@ def test_metrics_are_those_of_the_weights(evaluated):
     assert measured.metrics_of(evaluated / "none", 3, True) == []
 
 
+def _values_of(folder, kind):
+    """`(value, what it was computed in, images)` of each such number."""
+    return [
+        (
+            metric["value"],
+            metric["settings"].get("computed_in"),
+            metric["settings"]["num_images"],
+        )
+        for metric in measured.metrics_of(folder, 3, True)
+        if metric["type"] == kind
+    ]
+
+
+def test_quick_look_does_not_replace_the_number_of_all_images(tmp_path):
+    path = tmp_path / "evaluation.json"
+    quick = {"num_images": 50, "nelbo": 70.0}
+    write_result(path, _record(10, 80.0, computed_in="float32"))
+    write_result(path, _record(1000, 60.0, **quick, computed_in="float32"))
+    write_result(path, _record(10, 60.0, **quick, computed_in="float32"))
+    write_result(path, _record(10, 61.0, **quick, computed_in="mixed_float16"))
+    assert _values_of(tmp_path, "nll") == [
+        (80.0, None, 10_000),
+        (60.0, None, 50),
+        (61.0, "mixed_float16", 50),
+    ]
+    # Nor does the bound of more draws of fewer images.
+    assert _values_of(tmp_path, "nelbo") == [
+        (84.0, None, 10_000),
+        (70.0, "mixed_float16", 50),
+    ]
+
+
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        {"pixels": "mean"},
+        {"computed_in": "mixed_float16"},
+        {"features_fingerprint": "beef"},
+        {"num_real": 100},
+    ],
+)
+def test_samples_that_were_compared_otherwise_have_numbers_of_their_own(
+    tmp_path, otherwise
+):
+    record = {
+        "step": 3,
+        "ema": True,
+        "split": "train",
+        "features": "net.keras",
+        "features_fingerprint": "f00d",
+        "temperature": 1.0,
+        "readjust_bn": False,
+        "pixels": "sample",
+        "computed_in": "float32",
+        "num_samples": 500,
+        "num_real": 1000,
+        "kid": 0.01,
+    }
+    path = tmp_path / "sample_quality.json"
+    write_result(path, {**record, **otherwise, "kid": 0.5})
+    write_result(path, {**record, "kid": 0.02})
+    # As earlier versions wrote it, in what was usual then and is now.
+    del record["computed_in"]
+    write_result(path, record)
+    metrics = measured.metrics_of(tmp_path, 3, True)
+    assert sorted(m["value"] for m in metrics) == [0.01, 0.5]
+    ((name, value),) = otherwise.items()
+    (other,) = (m for m in metrics if m["value"] == 0.5)
+    assert other["settings"][name] == value
+    # And people see it.
+    config = small_config()
+    facts = model_card.describe(config, {"metrics": metrics})
+    assert f"{name.replace('_', ' ')} {value}" in model_card.card(facts, config)
+
+
 def test_header_has_what_the_hub_reads(evaluated, tmp_path):
     info = {"metrics": measured.metrics_of(evaluated, 3, True), **CARD}
     config = small_config()

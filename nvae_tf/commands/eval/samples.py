@@ -207,6 +207,7 @@ def _drawn_samples():
         "temperature": np.asarray(temperature).tolist(),
         "readjust_bn": _DRAW.readjusts,
         "pixels": pixels,
+        "computed_in": _MODEL.precision,
         "seed": _SEED.value,
     }
 
