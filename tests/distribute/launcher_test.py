@@ -15,6 +15,7 @@ import pytest
 from nvae_tf.core.errors import RESUME_STATUS, UserError
 from nvae_tf.distribute import launcher, machine
 from nvae_tf.distribute.cores import available_cores
+from tests.support import failing_train
 from tests.support.run_helpers import SMALLEST, make_config, write_images
 from tests.support.train_processes import TrainingRun
 
@@ -78,6 +79,39 @@ def test_run_of_two_processes_survives_the_loss_of_each_and_a_stop(
     assert run.wait() == 0, run.log.read_text()
     _assert_same_end(run, whole)
     assert (run.workdir.path / "logs/worker_1.log").exists()
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_processes_go_back_together_when_the_steps_of_one_fail(
+    config, tmp_path, process
+):
+    train = dataclasses.replace(
+        config.train, epochs=2, skips_before_rollback=2, max_rollbacks=1
+    )
+    run = _run(tmp_path, dataclasses.replace(config, train=train))
+    run.start(failure=f"{process}:10:nan")
+    assert run.wait() == 0, run.log.read_text()
+    records = [*map(json.loads, run.metrics().splitlines())]
+    steps = [r for r in records if r["kind"] == "train"]
+    assert [r["step"] for r in steps] == [*range(1, 19)]
+    # Not one of those that were skipped is among them.
+    assert not any(r["skipped"] for r in steps)
+    assert all(np.isfinite(r["nelbo"]) for r in steps)
+    (event,) = (r for r in records if r["kind"] == "rollback")
+    assert (event["step"], event["failed_at"]) == (8, 12)
+    checkpoint = run.workdir.checkpoints().restore_latest()
+    assert checkpoint.step == 18
+    (rollback,) = checkpoint.metadata["rollbacks"]
+    assert rollback["target"] == 8
+    # The first process says what it knows, the other in a log of its own.
+    ends = [
+        line
+        for log in (run.log, run.workdir.path / "logs/worker_1.log")
+        for line in log.read_text().splitlines()
+        if line.startswith(failing_train.STATE)
+    ]
+    assert len(ends) == 2
+    assert ends[0] == ends[1]
 
 
 def test_peer_that_does_not_come_is_told_within_a_minute(
