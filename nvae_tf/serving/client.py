@@ -206,7 +206,7 @@ def _shapes(signatures: Mapping[str, Mapping]) -> tuple[tuple, int]:
         known = (
             dtype == "uint8"
             and 1 <= height == width <= _LARGEST_SIDE
-            and channels in (1, 3)
+            and 1 <= channels <= 4
             and groups > 0
         )
     except (KeyError, TypeError, ValueError):

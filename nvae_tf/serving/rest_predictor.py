@@ -175,7 +175,7 @@ class RestPredictor:
                 "signature_name": signature,
                 "inputs": {k: _to_json(v) for k, v in inputs.items()},
             },
-            _most_bytes(specs, max(map(np.size, inputs.values()), default=1)),
+            _most_bytes(specs, max(map(_rows, inputs.values()), default=1)),
         )
         try:
             found = answer["outputs"]
@@ -342,6 +342,10 @@ def _most_bytes(specs: Mapping[str, tuple], rows: int) -> int:
             return 2**30
         numbers += math.prod(size or 1 for size in (shape or [])[1:])
     return _FRAME_BYTES + rows * numbers * _NUMBER_BYTES
+
+
+def _rows(value: np.ndarray) -> int:
+    return len(value) if np.ndim(value) else 1
 
 
 def _to_json(value: np.ndarray) -> Any:

@@ -337,11 +337,19 @@ def test_wrong_arguments_are_refused(tmp_path, options, message):
     assert not (tmp_path / "hlo").exists()
 
 
-def test_folder_of_other_things_is_not_replaced(tmp_path):
-    (tmp_path / "thesis.tex").touch()
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("thesis.tex", ""),
+        ("graphs.json", '{"graphs": []}'),
+        ("graphs.json", ""),
+    ],
+)
+def test_folder_of_other_things_is_not_replaced(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
     with pytest.raises(ExportError, match="not a StableHLO or LiteRT export"):
         export_stablehlo(source("plain_vae"), tmp_path, 2, overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_noise_is_that_of_every_other_export(exported):

@@ -13,6 +13,7 @@ import pytest
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 from nvae_tf.core.errors import ClientError
+from nvae_tf.serving import rest_predictor
 from nvae_tf.serving.client import Client
 from nvae_tf.serving.grpc_predictor import GrpcPredictor
 from nvae_tf.serving.rest_predictor import RestPredictor
@@ -318,6 +319,30 @@ def test_what_is_no_answer_is_told_in_a_sentence(answer, message):
     with _server(answer) as (url, _), _client(url) as client:
         with pytest.raises(ClientError, match=message):
             client.sample([1, 2])
+
+
+def test_an_answer_has_no_more_bytes_than_its_rows_may_have(monkeypatch):
+    images = np.array(_pixels(), np.uint8)
+    padded = json.dumps({"outputs": _pixels()}).encode() + b" " * 20_000
+    with _server(padded) as (url, _), _client(url) as client:
+        assert client.reconstruct(images).shape == images.shape
+        monkeypatch.setattr(rest_predictor, "_FRAME_BYTES", 0)
+        with pytest.raises(ClientError, match="far more than"):
+            client.reconstruct(images)
+
+
+def test_a_model_whose_images_are_transparent_is_served():
+    shape = (4, 4, 4)
+    images = {"images": _tensor("DT_UINT8", *shape)}
+    signatures = {
+        **_SIGNATURES,
+        "sample": _signature(_SEED, images),
+        "reconstruct": _signature({**_SEED, **images}, images),
+    }
+    answer = {"outputs": np.full((2, *shape), 7).tolist()}
+    with _server(answer, _metadata(signatures)) as (url, _):
+        with _client(url) as client:
+            assert client.sample([1, 2]).shape == (2, *shape)
 
 
 class _Stub:

@@ -15,12 +15,25 @@ from nvae_tf.core.errors import ExportError, one_line
 from nvae_tf.core.json_files import read_json
 from nvae_tf.export.beside.graph_folder import DESCRIPTION, GraphFolder
 
-__all__ = ["FolderRunner", "format_of", "is_export"]
+__all__ = ["FolderRunner", "format_of", "is_export", "says_what_it_is"]
 
 
 def is_export(path: str | os.PathLike) -> bool:
     """Whether a folder looks like such an export."""
     return (pathlib.Path(path) / DESCRIPTION).is_file()
+
+
+def says_what_it_is(path: str | os.PathLike) -> bool:
+    """Whether a folder's description is that of such an export.
+
+    Others may have a file of that name, too: who would remove a folder asks
+    this.
+    """
+    try:
+        content = read_json(pathlib.Path(path) / DESCRIPTION, ExportError)
+    except ExportError:
+        return False
+    return content.keys() >= {"format", "graphs", "sha256"}
 
 
 def format_of(path: str | os.PathLike) -> str:
