@@ -325,10 +325,10 @@ def test_an_answer_has_no_more_bytes_than_its_rows_may_have(monkeypatch):
     images = np.array(_pixels(), np.uint8)
     padded = json.dumps({"outputs": _pixels()}).encode() + b" " * 20_000
     with _server(padded) as (url, _), _client(url) as client:
-        assert client.reconstruct(images).shape == images.shape
+        assert client.reconstruct([1, 2], images).shape == images.shape
         monkeypatch.setattr(rest_predictor, "_FRAME_BYTES", 0)
         with pytest.raises(ClientError, match="far more than"):
-            client.reconstruct(images)
+            client.reconstruct([1, 2], images)
 
 
 def test_a_model_whose_images_are_transparent_is_served():
