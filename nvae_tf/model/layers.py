@@ -319,7 +319,7 @@ class SqueezeExcite(PureLayer):
     def call(self, x, params=None, mode=Mode.INFERENCE):
         """Returns `(gate, updates)`."""
         params = self.read_params(mode) if params is None else params
-        h = tf.reduce_mean(x, axis=[1, 2])  # [B, C]
+        h = ops.mean_over_space(x)
         h, _ = self.parts["squeeze"](h, params["squeeze"])
         h, _ = self.parts["excite"](tf.nn.relu(h), params["excite"])
         return tf.reshape(tf.math.sigmoid(h), [-1, 1, 1, h.shape[-1]]), {}

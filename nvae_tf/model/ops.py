@@ -14,6 +14,7 @@ __all__ = [
     "convolve",
     "depthwise_convolve",
     "downsample_phases",
+    "mean_over_space",
     "upsample_bilinear",
     "upsample_nearest",
     "weight_norm",
@@ -290,6 +291,15 @@ def _depthwise(x, kernel, padding):
     return tf.raw_ops.DepthwiseConv2dNative(
         input=x, filter=kernel, strides=[1, 1, 1, 1], padding=padding
     )
+
+
+def mean_over_space(x):
+    """`[B, H, W, C]` -> `[B, C]`."""
+    if x.dtype != tf.float16:
+        return tf.reduce_mean(x, axis=[1, 2])
+    # In two steps: float16 has no number as large as 256 x 256, by which mean
+    # and gradient are divided.
+    return tf.reduce_mean(tf.reduce_mean(x, axis=1), axis=1)
 
 
 def downsample_phases(x):

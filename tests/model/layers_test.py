@@ -123,6 +123,27 @@ def test_parts_and_members_of_a_stack_start_differently():
     assert (squeeze[0] != squeeze[1]).all()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gate_of_large_images_is_that_of_float32(dtype):
+    # 256 x 256 is more than float16's largest number.
+    layer = _built(SqueezeExcite(), 4, seed=8)
+    x = tf.constant(1 + _normal(1, 256, 256, 4))
+
+    def gate_and_gradient(x, scale):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            gate, _ = layer(x)
+            # As losses are, so that no gradient falls below float16's least.
+            loss = scale * tf.reduce_sum(tf.cast(gate, tf.float32))
+        return gate, tf.cast(tape.gradient(loss, x), tf.float32) / scale
+
+    exact, exact_gradient = gate_and_gradient(x, 1.0)
+    gate, gradient = gate_and_gradient(tf.cast(x, dtype), 2.0**12)
+    np.testing.assert_allclose(tf.cast(gate, tf.float32), exact, atol=0.02)
+    error = tf.norm(gradient - exact_gradient) / tf.norm(exact_gradient)
+    assert error < 0.05
+
+
 def test_stack_computes_as_its_members():
     layer = Conv2D(5, 3, groups=1, stack=3)
     _built(layer, 4, seed=2)
