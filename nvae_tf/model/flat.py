@@ -36,6 +36,8 @@ class Part(typing.NamedTuple):
 
 def pack(tensors):
     """A list of tensors of one dtype -> a vector `[N]`."""
+    if not tensors:  # Of which there is no dtype to take.
+        return tf.zeros([0])
     return tf.concat([tf.reshape(t, [-1]) for t in tensors], axis=0)
 
 

@@ -51,6 +51,19 @@ def test_average_follows_weights_and_statistics_by_its_decay(
     assert (len(average.weights.pieces) > 1) == (part_size == 100)
 
 
+def test_a_model_without_statistics_has_an_average():
+    cells = {**SMALLEST, "architecture": "res_elu"}
+    model = NVAE(make_config("", model=cells).model, seed=1)
+    average = WeightAverage(model, 0.9)
+    start = _values(model)
+    _shift(model, 1.0)
+    average.update(np.float32(1000))
+    with average.in_place():
+        inside = _values(model)
+    for name, value in start.items():
+        np.testing.assert_allclose(inside[name], value + 0.1, atol=1e-5)
+
+
 def test_first_steps_forget_the_initial_weights_quickly(model):
     average = WeightAverage(model, 0.999)
     start = _values(model)
