@@ -354,6 +354,7 @@ def interpolate(
     """
     companion = companion_of(model)
     require_whole("steps", steps, 2)
+    require_whole("batch_size", batch_size, 1)
     require_one_of("path", path, exploration.PATHS)
     ends = [in_memory.source_of([image], model.config) for image in (a, b)]
     both = np.concatenate([end.images for end in ends])

@@ -84,7 +84,7 @@ LIKELIHOODS = ("bernoulli", "mixture", "normal")
 MOST_CLASSES = 2**16
 _RANGES = {
     "image_size": (1, 8192),
-    "image_channels": (1, 64),
+    "image_channels": (1, 4),
     "padding": (0, 1024),
     "num_bits": (1, 8),
     "num_mixtures": (1, 1000),

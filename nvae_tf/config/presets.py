@@ -61,13 +61,16 @@ def find(preset: str) -> str:
 
     Args:
       preset: a name with or without a variant, such as "cifar10" or
-        "cifar10:no_flow", or a file, such as "configs/cifar10.py:no_flow".
+        "cifar10:no_flow", or a file, such as "configs/cifar10.py:no_flow":
+        its name ends in .py, or has a folder before it.
 
     Raises:
       ConfigError: if there is neither such a file nor such a preset.
     """
     name, colon, variant = preset.partition(":")
-    if os.path.isfile(name):
+    # A name alone is that of a preset, whatever lies in the current folder.
+    is_path = name.endswith(".py") or pathlib.PurePath(name).name != name
+    if is_path and os.path.isfile(name):
         return preset
     stem = name.removesuffix(".py").removeprefix("configs/")
     path = folder() / f"{stem}.py"
@@ -130,6 +133,13 @@ def load(preset: str, **changes: Any) -> Config:
         group = values
         for name in groups:
             group = group.setdefault(name, {})
+            if not isinstance(group, dict):
+                raise ConfigError(f"{key}: {name} is no group of keys.")
+        if isinstance(group.get(last), dict):
+            raise ConfigError(
+                f"{key} is a group of keys: change each by its own name, such "
+                f"as {key}__{next(iter(group[last]))}."
+            )
         group[last] = value
     return config_from_dict(values)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from typing import NamedTuple
 
 from nvae_tf.core.errors import UserError
@@ -31,10 +32,13 @@ class Cluster(NamedTuple):
     Attributes:
       addresses: of their servers, "host:port".
       index: which of them this process is; 0 speaks for all.
+      run: what tells it from other runs on the same machines, where something
+        does.
     """
 
     addresses: tuple[str, ...]
     index: int
+    run: str = ""
 
 
 def find() -> Cluster | None:
@@ -111,13 +115,14 @@ def _from_slurm() -> Cluster | None:
             f"first nodes' tasks come first it would be on {places[number][0]}:"
             " start the command by srun --distribution=block."
         )
-    step = sum(
-        _slurm_number(name) or 0 for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")
+    run = ".".join(
+        os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")
     )
-    first = _FIRST_PORT + _STEP_PORTS * (step % _MAX_STEPS)
+    first = _FIRST_PORT + _STEP_PORTS * (zlib.crc32(run.encode()) % _MAX_STEPS)
     return Cluster(
         tuple(f"{hosts[node]}:{first + local}" for node, local in places),
         number,
+        f"slurm {run}",
     )
 
 

@@ -152,12 +152,14 @@ def _require_gpus() -> None:
 
     Whoever leaves them all out by CUDA_VISIBLE_DEVICES means none.
     """
-    if tf.config.list_physical_devices("GPU") or not machine.chosen_gpus():
+    chosen = machine.chosen_gpus()
+    if tf.config.list_physical_devices("GPU") or not chosen:
         return
     try:
         names = sorted({gpu.name for gpu in machine.driver_gpus()})
     except OSError:
-        return
+        # Without a driver the launcher has taken the environment's word.
+        names = chosen if launcher.launched() else []
     if names:
         raise UserError(
             f"This machine has a GPU ({', '.join(names)}), but TensorFlow "
@@ -175,7 +177,7 @@ def _multi_worker() -> Devices:
             "environment, or Slurm tasks (srun). For several processes on "
             "this machine use --num_processes=N."
         )
-    addresses, number = found
+    addresses, number, run = found
     _require_gpus()
     _take_one_gpu(addresses, number)
     rendezvous.meet(
@@ -185,6 +187,7 @@ def _multi_worker() -> Devices:
         _LAUNCHED_SECONDS
         if launcher.launched()
         else rendezvous.PATIENCE_SECONDS,
+        run=run,
     )
     # It would tell of every single reduction that it builds.
     logging.getLogger("tensorflow").setLevel(logging.WARNING)

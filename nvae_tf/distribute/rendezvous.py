@@ -20,12 +20,15 @@ PATIENCE_SECONDS = 50.0
 _RETRY_SECONDS = 0.2
 # What the first process takes to answer once its patience has ended.
 _ANSWER_SECONDS = 5.0
-_HELLO = "nvae_tf process"
 _LINE = 256
 
 
 def meet(
-    addresses: Sequence[str], index: int, patience: float = PATIENCE_SECONDS
+    addresses: Sequence[str],
+    index: int,
+    patience: float = PATIENCE_SECONDS,
+    *,
+    run: str = "",
 ) -> None:
     """Returns once all processes have called this.
 
@@ -33,6 +36,7 @@ def meet(
       addresses: of the processes' servers, "host:port".
       index: of this process.
       patience: seconds to wait for the others.
+      run: a name that all have; who comes with another belongs elsewhere.
 
     Raises:
       UserError: if a process does not come in time.
@@ -40,14 +44,15 @@ def meet(
     deadline = time.monotonic() + patience
     if len(addresses) < 2:
         return
+    hello = f"nvae_tf process of {run}"
     if index:
-        _report(addresses, index, deadline, patience)
+        _report(addresses, index, deadline, patience, hello)
     else:
-        _receive(addresses, deadline, patience)
+        _receive(addresses, deadline, patience, hello)
 
 
 def _receive(
-    addresses: Sequence[str], deadline: float, patience: float
+    addresses: Sequence[str], deadline: float, patience: float, hello: str
 ) -> None:
     """The first process: waits for the others and tells them the outcome."""
     missing = set(range(1, len(addresses)))
@@ -59,8 +64,8 @@ def _receive(
             with contextlib.suppress(OSError, ValueError):
                 other = stack.enter_context(server.accept()[0])
                 other.settimeout(_ANSWER_SECONDS)
-                hello, _, number = _read_line(other).rpartition(" ")
-                if hello == _HELLO and int(number) in missing:
+                who, _, number = _read_line(other).rpartition(" ")
+                if who == hello and int(number) in missing:
                     missing.remove(int(number))
                     others.append(other)
         numbers = " ".join(map(str, sorted(missing)))
@@ -71,7 +76,11 @@ def _receive(
 
 
 def _report(
-    addresses: Sequence[str], index: int, deadline: float, patience: float
+    addresses: Sequence[str],
+    index: int,
+    deadline: float,
+    patience: float,
+    hello: str,
 ) -> None:
     """Another process: tells the first that it is there."""
     host, port = _split(addresses[0])
@@ -81,7 +90,7 @@ def _report(
             if left <= 0:
                 raise TimeoutError
             with socket.create_connection((host, port), left) as first:
-                first.sendall(f"{_HELLO} {index}\n".encode())
+                first.sendall(f"{hello} {index}\n".encode())
                 first.settimeout(left + _ANSWER_SECONDS)
                 answer, *numbers = _read_line(first).split() or [""]
                 if answer != "missing":
@@ -125,7 +134,8 @@ def _listening(address: str) -> Iterator[socket.socket]:
                 f"Port {port}, at which the other processes of this run look "
                 f"for the first one ({address}), cannot be had: "
                 f"{error.strerror}. End the program that has it, or choose "
-                "another in TF_CONFIG."
+                "another in TF_CONFIG; under Slurm another step of the job, or "
+                "another job, has other ports."
             ) from error
         server.listen()
         yield server

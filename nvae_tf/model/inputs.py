@@ -169,6 +169,12 @@ def by_scale(config: ModelConfig, tensors: Sequence, name: str) -> list:
                 f"`{name}[{i}]` has shape {tuple(t.shape)}; group {i} "
                 f"takes [B, {', '.join(map(str, shape))}]."
             )
+    rows = {t.shape[0] for t in tensors} - {None}
+    if len(rows) > 1:
+        raise ValueError(
+            f"The tensors of `{name}` have {', '.join(map(str, sorted(rows)))} "
+            "rows; give all as many."
+        )
     stacked, start = [], 0
     for groups in c.groups_top_down:
         stacked.append(tf.stack(tensors[start : start + groups]))

@@ -223,6 +223,12 @@ class NVAE(PureLayer, keras.Model):
         labels = inputs.checked_labels(labels, self.config, x.shape[0])
         params = self.read_params(mode) if params is None else params
         noise = inputs.noise_by_scale(self.config, eps, seed, tf.shape(x)[0])
+        rows = noise[0].shape[1]
+        if None not in (rows, x.shape[0]) and rows != x.shape[0]:
+            raise ValueError(
+                f"`eps` has {rows} rows for {x.shape[0]} images; give one for "
+                "each."
+            )
         x = tf.cast(x, self.compute_dtype)
         top, features, encoder_updates = self.parts["encoder"](
             x, params["encoder"], mode=mode, unroll=self.unroll
@@ -292,6 +298,13 @@ class NVAE(PureLayer, keras.Model):
           ValueError: if `eps`, `latents` or `temperature` does not fit.
         """
         params = self.read_params(mode) if params is None else params
+        given = {"eps": eps, "seed": seed, "temperature": temperature}
+        for name, value in given.items():
+            if latents is not None and value is not None:
+                raise ValueError(
+                    f"`{name}` is of draws, and `latents` takes their place: "
+                    "give one of them."
+                )
         noise = None
         if latents is None:
             noise = inputs.noise_by_scale(self.config, eps, seed, batch_size)

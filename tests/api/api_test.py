@@ -306,6 +306,10 @@ def test_temperature_may_differ_between_groups(model):
         (lambda m, x: nvae_tf.interpolate(m, x, x), "takes"),
         (lambda m, x: nvae_tf.interpolate(m, x[0], x[1], 1), "steps is 1"),
         (
+            lambda m, x: nvae_tf.interpolate(m, x[0], x[1], batch_size=0),
+            "batch_size is 0",
+        ),
+        (
             lambda m, x: nvae_tf.interpolate(m, x[0], x[1], path="up"),
             "spherical, linear",
         ),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pathlib
 
 import pytest
 
@@ -163,3 +164,35 @@ def test_configuration_of_a_workdir_is_read_back(tmp_path):
     assert presets.load(f"workdir:{tmp_path}") == config
     (tmp_path / "config.json").write_text(json.dumps(Config().to_dict()))
     assert presets.load(f"workdir:{tmp_path}") == Config()
+
+
+def test_a_name_is_a_preset_whatever_lies_in_the_folder(tmp_path, monkeypatch):
+    expected = presets.load("omniglot")
+    monkeypatch.chdir(tmp_path)
+    for name in ("mnist", "omniglot"):
+        pathlib.Path(name).write_text("raise SystemExit")
+    # One preset reads the other by name, too.
+    assert presets.load("omniglot") == expected
+    pathlib.Path("mine").mkdir()
+    pathlib.Path("mine/mnist").write_text("raise SystemExit")
+    with pytest.raises(ConfigError, match="mine/mnist is not a config"):
+        presets.load("mine/mnist")
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"train__batch_size__x": 3}, "batch_size is no group"),
+        ({"name__x": 3}, "name is no group"),
+        ({"train": {"batch_size": 8}}, "train is a group of keys.* train__"),
+        ({"train__nosuch": 1}, "train.nosuch"),
+    ],
+)
+def test_changes_of_a_preset_that_cannot_be_are_told(changes, part):
+    with pytest.raises(ConfigError, match=part):
+        presets.load("tiny", **changes)
+
+
+def test_images_have_as_many_channels_as_can_be_drawn():
+    config_from_dict({"model": {"image_channels": 4}})
+    _refused({"model": {"image_channels": 5}})

@@ -36,7 +36,7 @@ def described(monkeypatch):
         count = sum(map(len, jobs.values()))
         return types.SimpleNamespace(num_replicas_in_sync=count)
 
-    def meet(addresses, number, patience):
+    def meet(addresses, number, patience, *, run):
         assert 0 <= number < len(addresses)
         assert patience < 60  # Nobody launched this process.
 
@@ -123,6 +123,10 @@ def test_process_that_was_given_a_gpu_does_not_train_on_a_cpu(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setenv("NVAE_TF_LAUNCHED", "1")
     _tf_config(monkeypatch, {"worker": ["a:1", "a:2"]}, "worker", 1)
+    with pytest.raises(UserError, match="has a GPU"):
+        devices.open_devices("auto")
+    # Whatever has started it believed the environment.
+    driver(None)
     with pytest.raises(UserError, match="has a GPU"):
         devices.open_devices("auto")
 

@@ -88,6 +88,32 @@ def test_strangers_at_the_port_are_not_counted():
     assert f"1 ({addresses[1]})" in outcomes[0]
 
 
+def test_process_of_another_run_is_not_counted():
+    addresses = _addresses(2)
+    outcomes = {}
+
+    def process(index, run, patience):
+        try:
+            rendezvous.meet(addresses, index, patience, run=run)
+            outcomes[index, run] = None
+        except UserError as error:
+            outcomes[index, run] = str(error)
+
+    threads = [
+        threading.Thread(target=process, args=arguments)
+        for arguments in ((0, "a", 3.0), (1, "b", 1.0))
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    # What is missing is there in time after all.
+    process(1, "a", 2.0)
+    for thread in threads:
+        thread.join()
+    assert outcomes[0, "a"] is outcomes[1, "a"] is None
+    assert "0 (" in outcomes[1, "b"]
+
+
 def test_port_is_free_for_the_server_that_comes_after():
     addresses = _addresses(2)
     assert _meet(addresses, {0: 0, 1: 0}) == {0: None, 1: None}

@@ -95,6 +95,23 @@ def test_latents_of_another_shape_are_refused():
         _model().decode(latents=latents)
 
 
+def test_noise_of_another_number_of_images_is_refused():
+    eps = [e[:1] for e in _eps()]
+    with pytest.raises(ValueError, match="`eps` has 1 rows for 2 images"):
+        _model()(_x(), eps=eps)
+    with pytest.raises(ValueError, match="`eps` have 1, 2 rows"):
+        _model().decode(eps=[eps[0], *_eps()[1:]])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("eps", _eps()), ("seed", (1, 2)), ("temperature", 1.0)],
+)
+def test_latents_take_the_place_of_draws(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` is of draws"):
+        _model().decode(latents=_eps(), **{name: value})
+
+
 def test_noise_is_never_drawn_without_a_seed():
     with pytest.raises(ValueError, match="`seed`"):
         _model()(_x())
