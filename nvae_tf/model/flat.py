@@ -43,6 +43,8 @@ def pack(tensors):
 
 def unpack(vector, shapes):
     """A vector `[N]` -> tensors of these static shapes, in `pack`'s order."""
+    if not shapes:
+        return []
     sizes = [shape.num_elements() for shape in shapes]
     pieces = tf.split(vector, sizes)
     return [

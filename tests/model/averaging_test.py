@@ -52,7 +52,7 @@ def test_average_follows_weights_and_statistics_by_its_decay(
 
 
 def test_a_model_without_statistics_has_an_average():
-    cells = {**SMALLEST, "architecture": "res_elu"}
+    cells = {"architecture": "res_elu"}
     model = NVAE(make_config("", model=cells).model, seed=1)
     average = WeightAverage(model, 0.9)
     start = _values(model)
