@@ -1,5 +1,6 @@
 """LiteRT exports: on the CPU they do what the SavedModel does."""
 
+import json
 import math
 import os
 import shutil
@@ -276,7 +277,8 @@ def test_only_exports_are_replaced(tmp_path):
     assert sorted(run.rglob("*")) == before
     export = tmp_path / "x"
     export.mkdir()
-    (export / "graphs.json").touch()
+    described = {"format": "LiteRT", "graphs": {}, "sha256": {}}
+    (export / "graphs.json").write_text(json.dumps(described))
     export_litert(
         source("plain_vae"), export, graphs=["decode"], overwrite=True
     )

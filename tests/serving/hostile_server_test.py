@@ -216,7 +216,7 @@ def test_answer_that_is_no_pair_of_scores_is_refused(change):
                 _tensor("DT_UINT8", 4, 5, 3),
                 _tensor("DT_UINT8", -1, -1, 3),
                 _tensor("DT_UINT8", 0, 0, 3),
-                _tensor("DT_UINT8", 4, 4, 2),
+                _tensor("DT_UINT8", 4, 4, 5),
                 _tensor("DT_UINT8", 10**9, 10**9, 3),
                 _tensor("DT_FLOAT", 4, 4, 3),
             )
