@@ -177,9 +177,13 @@ class Page {
   }
 
   async #firstPicture() {
-    const { view } = this.store.state;
-    const shown = this.views.find((one) => one.name === view);
-    await shown.done;
+    const shown = () =>
+      this.views.find((one) => one.name === this.store.state.view);
+    // Until then something else may be wanted, or another view.
+    for (let done; done !== shown().done; ) {
+      done = shown().done;
+      await done;
+    }
   }
 
   #describe() {

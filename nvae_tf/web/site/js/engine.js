@@ -67,6 +67,11 @@ export class Engine extends EventTarget {
     return this.current.ask({ kind: "infer", channel, source, label });
   }
 
+  /** Leaves unfinished what was asked for in these channels. */
+  drop(channels) {
+    this.current.drop(channels);
+  }
+
   /** Lets WebGPU take over if it can. Says in `description.note` what came. */
   async tryGpu() {
     if (!this.manifest.runtime.engines.webgpu) {
@@ -159,9 +164,17 @@ class Helper {
   ask(task, onPart = () => {}) {
     const id = this.next++;
     const { promise, resolve, reject } = deferred();
-    this.open.set(id, { promise, resolve, reject, onPart });
+    this.open.set(id, { task, promise, resolve, reject, onPart });
     this.worker.postMessage({ ...task, id });
     return promise;
+  }
+
+  drop(channels) {
+    for (const { task } of this.open.values()) {
+      if (channels.includes(task.channel)) {
+        this.worker.postMessage({ id: this.next++, channel: task.channel });
+      }
+    }
   }
 
   /** Mean images as numbers in [0, 1]. */

@@ -13,6 +13,7 @@ export class StripView extends View {
    */
   constructor(name, page, slider, stops) {
     super(name, page);
+    this.asks = [`${name}-big`, `${name}-strip`];
     this.key = slider;
     this.stops = stops;
     this.slider = document.getElementById(slider);

@@ -21,6 +21,8 @@ export class View {
     this.model = page.store.model;
     this.section = document.getElementById(name);
     this.drawn = "";
+    /** The channels of what it asks the engine for. */
+    this.asks = [name];
     /** What "Download PNG" saves. */
     this.pictures = [];
     this.columns = 1;
@@ -32,6 +34,7 @@ export class View {
   /** Controls follow the state; pictures do where they differ. */
   update() {
     if (this.store.state.view !== this.name) {
+      this.#leave();
       return;
     }
     this.show();
@@ -59,6 +62,14 @@ export class View {
     }
     if (this.drawn === key || this.drawn === "") {
       this.section.setAttribute("aria-busy", "false");
+    }
+  }
+
+  /** What nobody sees is not drawn to its end. */
+  #leave() {
+    if (this.section.getAttribute("aria-busy") === "true") {
+      this.drawn = "";
+      this.page.engine.drop(this.asks);
     }
   }
 

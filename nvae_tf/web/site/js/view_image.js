@@ -11,6 +11,7 @@ const MOST_LABELS = 12;
 export class ImageView extends View {
   constructor(page) {
     super("image", page);
+    this.asks = ["image-score", "image"];
     this.pad = new Pad(document.getElementById("pad"), this.model.image_shape);
     this.reconstruction = canvasFor(this.model.image_shape, "Reconstruction");
     document.getElementById("reconstruction").append(this.reconstruction);

@@ -10,6 +10,7 @@ const ENDS = [-3, 3];
 export class LatentView extends StripView {
   constructor(page) {
     super("latent", page, "amount", STOPS);
+    this.asks.push("latent-effects");
     this.channels = document.getElementById("channels");
     this.group = document.getElementById("group");
     this.effectsDrawn = "";

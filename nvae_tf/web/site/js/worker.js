@@ -2,9 +2,12 @@
  * Runs the model beside the page, which so stays responsive.
  *
  * The page sends tasks `{id, channel, kind, ...}`; of those of one channel only
- * the newest is finished. Answers are `{id, ...}`; a task ends with one that
- * has `done`, `superseded` or `problem`. Without an id, `{progress}` tells what
- * is being loaded, and for which engine.
+ * the newest is finished, and without a kind none. Answers are `{id, ...}`; a
+ * task ends with one that has `done`, `superseded` or `problem`. Without an id,
+ * `{progress}` tells what is being loaded, and for which engine.
+ *
+ * Tasks take steps, and those that wait take turns: a long one keeps no other
+ * waiting.
  */
 
 import { Model, sourcesOf } from "./model.js";
@@ -20,18 +23,21 @@ const LOG_ERRORS = 3;
 const manifestLoaded = fetch("../manifest.json").then((r) => r.json());
 const sessions = new Map();
 const newest = new Map();
+/** Tasks that are not finished, each with the steps that are left of it. */
 const waiting = [];
 let engine;
 let engineName;
 let isBusy = false;
 let millisecondsPerRow = Infinity;
 
-self.onmessage = ({ data }) => {
-  if (data.channel) {
-    newest.set(data.channel, data.id);
+self.onmessage = ({ data: task }) => {
+  if (task.channel) {
+    newest.set(task.channel, task.id);
   }
-  waiting.push(data);
-  work();
+  if (task.kind) {
+    waiting.push({ task, steps: TASKS[task.kind](task) });
+    work();
+  }
 };
 
 async function work() {
@@ -40,23 +46,29 @@ async function work() {
   }
   isBusy = true;
   while (waiting.length) {
-    const task = waiting.shift();
-    if (isSuperseded(task)) {
-      self.postMessage({ id: task.id, superseded: true });
+    const job = waiting.shift();
+    const { id } = job.task;
+    if (isSuperseded(job.task)) {
+      self.postMessage({ id, superseded: true });
       continue;
     }
     try {
-      await TASKS[task.kind](task);
+      const { done } = await job.steps.next();
+      if (!done) {
+        waiting.push(job);
+      }
     } catch (error) {
-      self.postMessage({ id: task.id, problem: sentence(error) });
+      self.postMessage({ id, problem: sentence(error) });
     }
+    await otherMessages();
   }
   isBusy = false;
 }
 
+/** Generators: where they yield, other tasks have their turn. */
 const TASKS = {
   /** Loads the engine and opens the graph that draws. */
-  async start({ id, engine: name }) {
+  async *start({ id, engine: name }) {
     const manifest = await manifestLoaded;
     engineName = name;
     engine = await loadEngine(name, manifest);
@@ -65,8 +77,7 @@ const TASKS = {
   },
 
   /** Draws rows, part by part. */
-  async draw(task) {
-    const { id, rows, output, asFloats } = task;
+  async *draw({ id, rows, output, asFloats }) {
     const model = modelOf(engine);
     await encodeImages(model, rows);
     let start = 0;
@@ -79,23 +90,23 @@ const TASKS = {
         pixels.buffer,
       ]);
       start += part.length;
-      await otherMessages();
-      if (isSuperseded(task)) {
-        self.postMessage({ id, superseded: true });
-        return;
+      if (start < rows.length) {
+        yield;
       }
     }
+    // With its last part it is done, even if something newer is wanted: a
+    // slider that moves on shows where it was.
     self.postMessage({ id, done: true, millisecondsPerRow });
   },
 
-  async infer({ id, source, label }) {
+  async *infer({ id, source, label }) {
     const { image, pixels } = source;
     const scores = await modelOf(engine).infer(image, pixels, label);
     self.postMessage({ id, done: true, ...scores });
   },
 
   /** How long a batch takes, after the first. */
-  async time({ id, rows }) {
+  async *time({ id, rows }) {
     const model = modelOf(engine);
     await model.draw(rows, "mean");
     const began = performance.now();

@@ -1,0 +1,98 @@
+// The page's engine in Node.js: its own worker, with a stand-in for the runtime.
+//
+// A play says how an engine behaves: {wasm: {milliseconds, ...}, webgpu: ...},
+// see `stand_in.mjs`. What sessions ran is in `runs`, in order.
+import { Worker as Thread } from "node:worker_threads";
+
+import { Engine } from "../../nvae_tf/web/site/js/engine.js";
+
+const SIZE = 2;
+const LATENTS = [[1, 1, 2]];
+const BEHAVIOUR = new URL("worker_shim.mjs", import.meta.url);
+
+function manifestOf({ classes = 0, latents = LATENTS, bytes = 4 } = {}) {
+  const files = { "e.wasm": { bytes: 4 }, "m.onnx": { bytes } };
+  const engine = {
+    script: "../../../tests/web/stand_in.mjs",
+    module: "e.mjs",
+    binary: "e.wasm",
+  };
+  const graph = { path: "m.onnx", noise: [] };
+  return {
+    files,
+    graphs: { sample: graph, infer: graph, from_noise: graph },
+    model: {
+      image_shape: [SIZE, SIZE, 1],
+      latent_shapes: latents,
+      num_classes: classes || undefined,
+    },
+    runtime: { engines: { wasm: engine, webgpu: engine } },
+  };
+}
+
+/** What is set up for one scenario: `engine`, `runs`, `end`. */
+export async function staged(play, model) {
+  const manifest = manifestOf(model);
+  const threads = [];
+  const runs = [];
+  globalThis.Worker = class {
+    constructor(url) {
+      const workerData = { url: url.href, manifest, play };
+      this.thread = new Thread(BEHAVIOUR, { workerData, execArgv: [] });
+      threads.push(this.thread);
+      this.thread.on("message", ({ run, message }) => {
+        if (run) {
+          runs.push({ ...run, thread: threads.indexOf(this.thread) });
+        } else {
+          this.onmessage({ data: message });
+        }
+      });
+    }
+
+    postMessage(message) {
+      this.thread.postMessage(message);
+    }
+
+    terminate() {
+      this.thread.terminate();
+    }
+  };
+  const gpu = { requestAdapter: async () => ({}) };
+  Object.defineProperty(globalThis, "navigator", {
+    value: { gpu, ...play.navigator },
+    configurable: true,
+  });
+  const engine = new Engine(manifest);
+  await engine.start();
+  return {
+    engine,
+    runs,
+    end: () => Promise.all(threads.map((thread) => thread.terminate())),
+  };
+}
+
+/** A row whose picture has this level, of 0 to 100. */
+export function rowOf(level, more = {}) {
+  return { source: { seed: 0 }, temperature: [level / 100], ...more };
+}
+
+export function pause(milliseconds) {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
+
+/** A picture is wanted while a long drawing goes on; then that is left. */
+export async function turns() {
+  const { engine, runs, end } = await staged({ wasm: { milliseconds: 60 } });
+  const long = engine.draw("samples", Array(20).fill(rowOf(10)));
+  const left = long.then(
+    () => "done",
+    (error) => error.constructor.name,
+  );
+  await pause(150);
+  await engine.draw("latent-big", [rowOf(20)]);
+  const rowsBefore = runs.length;
+  engine.drop(["samples"]);
+  const told = await left;
+  await end();
+  return { rowsBefore, rowsAfter: runs.length, left: told };
+}
