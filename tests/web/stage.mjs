@@ -10,8 +10,8 @@ const SIZE = 2;
 const LATENTS = [[1, 1, 2]];
 const BEHAVIOUR = new URL("worker_shim.mjs", import.meta.url);
 
-function manifestOf({ classes = 0, latents = LATENTS, bytes = 4 } = {}) {
-  const files = { "e.wasm": { bytes: 4 }, "m.onnx": { bytes } };
+function manifestOf({ classes = 0, latents = LATENTS, modelBytes = 4 } = {}) {
+  const files = { "e.wasm": { bytes: 4 }, "m.onnx": { bytes: modelBytes } };
   const engine = {
     script: "../../../tests/web/stand_in.mjs",
     module: "e.mjs",
@@ -95,4 +95,22 @@ export async function turns() {
   const told = await left;
   await end();
   return { rowsBefore, rowsAfter: runs.length, left: told };
+}
+
+/** Somebody draws while WebGPU is tried; what engines ran in the meantime. */
+export async function trial(play, model) {
+  const { engine, runs, end } = await staged(play, model);
+  await engine.draw("samples", [rowOf(10)]);
+  runs.length = 0;
+  const tried = engine.tryGpu();
+  const waits = [];
+  const over = tried.then(() => true);
+  for (let isOver = false; !isOver; ) {
+    const began = performance.now();
+    await engine.draw("samples", [rowOf(20)]);
+    waits.push(performance.now() - began);
+    isOver = await Promise.race([over, pause(20)]);
+  }
+  await end();
+  return { runs, waits, ...engine.description };
 }

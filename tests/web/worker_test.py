@@ -20,3 +20,48 @@ def test_long_drawing_keeps_no_other_view_waiting():
     # What is left ends with the part that is being drawn.
     assert result["left"] == "Superseded"
     assert result["rowsAfter"] <= result["rowsBefore"] + 2
+
+
+def _trial(play, model=None):
+    return _played("trial", play, model or {})
+
+
+def test_trial_of_a_faster_engine_ends_with_it():
+    result = _trial(
+        {"wasm": {"milliseconds": 20}, "webgpu": {"milliseconds": 2}}
+    )
+    assert result["name"] == "WebGPU"
+    assert "draws the same picture" in result["note"]
+
+
+def test_trial_of_a_slow_model_keeps_nobody_waiting():
+    result = _trial(
+        {
+            "wasm": {"milliseconds": 300},
+            "webgpu": {"milliseconds": 400, "compiling": 200},
+        }
+    )
+    assert result["name"] == "WebAssembly"
+    # One row at a time, and one in all of the engine that draws.
+    assert {run["rows"] for run in result["runs"]} == {1}
+    ours = [run for run in result["runs"] if run["engine"] == "wasm"]
+    assert len(ours) == len(result["waits"]) + 1
+
+
+def test_trial_takes_the_noise_that_fits():
+    # 5 MB a row.
+    result = _trial({}, {"latents": [[64, 64, 320]]})
+    assert {run["rows"] for run in result["runs"]} == {1, 4}
+
+
+def test_engine_that_draws_something_else_is_not_taken():
+    result = _trial({"wasm": {"milliseconds": 9}, "webgpu": {"brighter": 0.1}})
+    assert result["name"] == "WebAssembly"
+    assert "another picture" in result["note"]
+
+
+def test_model_that_fits_once_alone_is_not_tried_twice():
+    play = {"navigator": {"deviceMemory": 0.25}}
+    result = _trial(play, {"modelBytes": 2**26})
+    assert "too large" in result["note"]
+    assert {run["engine"] for run in result["runs"]} == {"wasm"}

@@ -8,7 +8,14 @@
 
 /** The largest difference that two engines may show, in [0, 1]. */
 const AGREEMENT = 1e-3;
-const TRIAL_ROWS = 16;
+/** Where a picture takes longer, nobody is to wait for one of the trial. */
+const SLOWEST_MILLISECONDS = 15_000;
+/** From here on, a picture drawn alone says how fast an engine is. */
+const SLOW_MILLISECONDS = 150;
+/** Two engines hold a model's file and what they make of it. */
+const COPIES = 4;
+/** What devices are taken to have that don't say. */
+const USUAL_GIGABYTES = 4;
 
 /** Somebody asked for something newer. */
 export class Superseded extends Error {}
@@ -81,6 +88,11 @@ export class Engine extends EventTarget {
       this.#describe({ note: "WebGPU was not tried, to save data." });
       return;
     }
+    const reason = this.#whyNotTwice();
+    if (reason) {
+      this.#describe({ note: `WebGPU was not tried: ${reason}.` });
+      return;
+    }
     const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
     if (!adapter) {
       this.#describe({ note: "This browser offers no WebGPU." });
@@ -104,17 +116,33 @@ export class Engine extends EventTarget {
     other.retire();
   }
 
+  /** What speaks against a trial here; nothing if undefined. */
+  #whyNotTwice() {
+    const { files, graphs } = this.manifest;
+    const bytes = files[graphs.sample.path].bytes;
+    const memory = (navigator.deviceMemory ?? USUAL_GIGABYTES) * 2 ** 30;
+    if (COPIES * bytes > memory / 2) {
+      return "the model is too large to be here twice";
+    }
+    if (this.description.millisecondsPerRow > SLOWEST_MILLISECONDS) {
+      return "a picture to compare takes too long";
+    }
+    return undefined;
+  }
+
+  /**
+   * Draws a picture with both engines and times them, one after the other:
+   * they share this device. What the page's visitor wants comes first.
+   */
   async #compare(mine, other) {
-    const temperature = this.manifest.model.latent_shapes.map(() => 1);
-    const rows = Array.from({ length: TRIAL_ROWS }, (_, seed) => ({
-      source: { seed },
-      temperature,
+    const row = {
+      source: { seed: 0 },
+      temperature: this.manifest.model.latent_shapes.map(() => 1),
       // A class that every model has, if it is told any.
       label: 0,
-    }));
-    const [expected, given] = await Promise.all(
-      [mine, other].map((helper) => helper.floats(rows.slice(0, 1))),
-    );
+    };
+    const { pixels: expected, millisecondsPerRow } = await mine.floats(row);
+    const { pixels: given } = await other.floats(row);
     const difference = expected.reduce(
       (most, value, i) => Math.max(most, Math.abs(value - given[i])),
       0,
@@ -124,9 +152,11 @@ export class Engine extends EventTarget {
       const note = `WebGPU draws another picture (difference ${told}).`;
       return { isBetter: false, note };
     }
-    // One after the other: they share this device.
-    const { milliseconds: before } = await mine.ask({ kind: "time", rows });
-    const { milliseconds: after } = await other.ask({ kind: "time", rows });
+    const before =
+      millisecondsPerRow > SLOW_MILLISECONDS
+        ? millisecondsPerRow
+        : await mine.time(row);
+    const after = await other.time(row);
     const times = `${before.toFixed(1)} and ${after.toFixed(1)} ms an image`;
     const note =
       `WebGPU draws the same picture (difference ${told}); ` +
@@ -177,14 +207,26 @@ class Helper {
     }
   }
 
-  /** Mean images as numbers in [0, 1]. */
-  async floats(rows) {
-    let numbers;
-    await this.ask(
-      { kind: "draw", rows, output: "mean", asFloats: true },
-      ({ pixels }) => (numbers = pixels),
+  /** A mean image as `pixels` in [0, 1], and how long it took. */
+  async floats(row) {
+    let pixels;
+    const { millisecondsPerRow } = await this.ask(
+      {
+        kind: "draw",
+        rows: [row],
+        output: "mean",
+        asFloats: true,
+        canWait: true,
+      },
+      (part) => (pixels = part.pixels),
     );
-    return numbers;
+    return { pixels, millisecondsPerRow };
+  }
+
+  /** Milliseconds that a row takes. */
+  async time(row) {
+    const task = { kind: "time", row, canWait: true };
+    return (await this.ask(task)).milliseconds;
   }
 
   /** Ends the worker once it has answered. */

@@ -42,6 +42,10 @@ export class Model {
     this.graphs = manifest.graphs;
     this.hasClasses = Boolean(manifest.model.num_classes);
     this.open = open;
+    /** Of the noise of a row. */
+    this.rowBytes =
+      Float32Array.BYTES_PER_ELEMENT *
+      this.shapes.reduce((sum, shape) => sum + size(shape), 0);
     this.seeds = new Map();
     this.images = new Map();
   }

@@ -16,6 +16,8 @@ import { Model, sourcesOf } from "./model.js";
 const BATCHES = [1, 4, 16];
 /** How long the page may wait for a part of an answer. */
 const PART_MILLISECONDS = 150;
+/** The most noise that is handed to the engine at once. */
+const PART_BYTES = 2 ** 26;
 const MOST_THREADS = 8;
 /** What sessions log; that WebGPU leaves shapes to the CPU is no error. */
 const LOG_ERRORS = 3;
@@ -46,7 +48,9 @@ async function work() {
   }
   isBusy = true;
   while (waiting.length) {
-    const job = waiting.shift();
+    // What can wait does.
+    const next = waiting.findIndex(({ task }) => !task.canWait);
+    const [job] = waiting.splice(Math.max(next, 0), 1);
     const { id } = job.task;
     if (isSuperseded(job.task)) {
       self.postMessage({ id, superseded: true });
@@ -82,7 +86,8 @@ const TASKS = {
     await encodeImages(model, rows);
     let start = 0;
     while (start < rows.length) {
-      const part = rows.slice(start, start + batchSize(rows.length - start));
+      const count = batchSize(rows.length - start, model.rowBytes);
+      const part = rows.slice(start, start + count);
       const began = performance.now();
       const pixels = await model.draw(part, output, asFloats);
       millisecondsPerRow = (performance.now() - began) / part.length;
@@ -105,13 +110,24 @@ const TASKS = {
     self.postMessage({ id, done: true, ...scores });
   },
 
-  /** How long a batch takes, after the first. */
-  async *time({ id, rows }) {
+  /** How long a row takes, of the batch that draws it soonest. */
+  async *time({ id, row }) {
     const model = modelOf(engine);
-    await model.draw(rows, "mean");
-    const began = performance.now();
-    await model.draw(rows, "mean");
-    const milliseconds = (performance.now() - began) / rows.length;
+    let milliseconds = Infinity;
+    for (const size of BATCHES) {
+      if (size > 1 && size > mostRows(milliseconds, model.rowBytes)) {
+        break;
+      }
+      const rows = Array(size).fill(row);
+      // The first of a size compiles.
+      await model.draw(rows, "mean");
+      yield;
+      const began = performance.now();
+      await model.draw(rows, "mean");
+      const taken = (performance.now() - began) / size;
+      milliseconds = Math.min(milliseconds, taken);
+      yield;
+    }
     self.postMessage({ id, done: true, milliseconds });
   },
 };
@@ -207,10 +223,13 @@ function tell(progress) {
   self.postMessage({ progress: { ...progress, engine: engineName } });
 }
 
-function batchSize(rows) {
-  const affordable = PART_MILLISECONDS / millisecondsPerRow;
-  const sizes = BATCHES.filter((n) => n <= rows && n <= affordable);
-  return sizes.at(-1) ?? 1;
+function batchSize(rows, rowBytes) {
+  const most = Math.min(rows, mostRows(millisecondsPerRow, rowBytes));
+  return BATCHES.findLast((size) => size <= most) ?? 1;
+}
+
+function mostRows(milliseconds, rowBytes) {
+  return Math.min(PART_MILLISECONDS / milliseconds, PART_BYTES / rowBytes);
 }
 
 function isSuperseded(task) {
