@@ -5,6 +5,7 @@ import { pathToFileURL } from "node:url";
 
 import { line } from "../../nvae_tf/web/site/js/ink.js";
 import { fromText, toText } from "../../nvae_tf/web/site/js/link.js";
+import { Recent } from "../../nvae_tf/web/site/js/recent.js";
 import { Store } from "../../nvae_tf/web/site/js/store.js";
 
 /** A drawing with one more line. */
@@ -70,4 +71,14 @@ export async function followed(model, text) {
     .map((name) => store.state[name])
     .filter((source) => source?.image !== undefined);
   return { state: store.state, sources: sources.map((s) => store.source(s)) };
+}
+
+/** The keys that are left of `[key, bytes]`, one of which is used again. */
+export function recent(most, values, again) {
+  const kept = new Recent(most);
+  for (const [key, bytes] of values) {
+    kept.set(key, key, bytes);
+    kept.get(again);
+  }
+  return [...kept.kept.keys()].sort();
 }

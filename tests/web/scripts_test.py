@@ -243,3 +243,17 @@ def test_link_with_more_pictures_than_are_kept_names_none_that_is_gone():
     assert result["state"]["a"] == {"seed": 0}
     (source,) = result["sources"]
     np.testing.assert_array_equal(source["pixels"], pictures[8])
+
+
+def test_noise_is_kept_by_its_bytes():
+    small, large, newest = call(
+        CHECKS,
+        "recent",
+        (100, [(key, 1) for key in "abcd"], "a"),
+        (100, [(key, 40) for key in "abcd"], "a"),
+        (100, [("a", 40), ("b", 140)], "a"),
+    )
+    assert small == [*"abcd"]
+    # What is used again stays.
+    assert large == ["a", "d"]
+    assert newest == ["b"]

@@ -114,3 +114,25 @@ export async function trial(play, model) {
   await end();
   return { runs, waits, ...engine.description };
 }
+
+/** Pictures that keep a part of one's own, each of another class. */
+export async function keptOfClasses(classes, model) {
+  const { engine, runs, end } = await staged(
+    {},
+    { classes, ...model },
+  );
+  const source = { image: "own", pixels: new Uint8Array(SIZE * SIZE) };
+  const keep = { source, groups: 1, side: "coarse" };
+  const rows = Array.from({ length: classes + 5 }, (_, i) =>
+    rowOf(10, { label: i % classes, keep }),
+  );
+  try {
+    const pictures = await engine.draw("samples", rows);
+    return {
+      pictures: pictures.length,
+      scores: runs.filter(({ isScore }) => isScore).length,
+    };
+  } finally {
+    await end();
+  }
+}

@@ -65,3 +65,15 @@ def test_model_that_fits_once_alone_is_not_tried_twice():
     result = _trial(play, {"modelBytes": 2**26})
     assert "too large" in result["note"]
     assert {run["engine"] for run in result["runs"]} == {"wasm"}
+
+
+def test_part_of_ones_own_is_kept_under_more_classes_than_a_batch_has():
+    result = _played("keptOfClasses", 20, {})
+    assert result == {"pictures": 25, "scores": 20}
+
+
+def test_part_of_ones_own_is_kept_where_few_encodings_are():
+    # 21 MB each: three at most.
+    model = {"latents": [[64, 64, 1280]]}
+    result = _played("keptOfClasses", 4, model)
+    assert result["pictures"] == 9

@@ -15,16 +15,17 @@
  *                  images is taken as it is
  *     label        the class of the picture, of a model that is told any
  *
- * `image` is a key; `infer`, which comes first, keeps the image's noise, which
- * is another for every class.
+ * `image` is a key; `infer` keeps the image's noise, which is another for every
+ * class. What is not known of an image is found from its pixels.
  */
 
 import { between, joined, scaled, shifted, upperOnly } from "./latents.js";
 import { noise } from "./noise.js";
+import { Recent } from "./recent.js";
 
-/** How many noises of seeds and of images are kept. */
-const KEPT_SEEDS = 256;
-const KEPT_IMAGES = 16;
+/** How much noise of seeds and of images is kept. */
+const SEED_BYTES = 2 ** 27;
+const IMAGE_BYTES = 2 ** 26;
 
 /** Noise of the score's posterior draw: that of this seed, as elsewhere. */
 const SCORE_SEED = 0;
@@ -46,8 +47,8 @@ export class Model {
     this.rowBytes =
       Float32Array.BYTES_PER_ELEMENT *
       this.shapes.reduce((sum, shape) => sum + size(shape), 0);
-    this.seeds = new Map();
-    this.images = new Map();
+    this.seeds = new Recent(SEED_BYTES);
+    this.images = new Recent(IMAGE_BYTES);
   }
 
   /**
@@ -62,7 +63,10 @@ export class Model {
   async draw(rows, output = "images", asFloats = false) {
     const hasImages = rows.some((row) => sourcesOf(row).some(isImage));
     const name = hasImages && this.graphs.from_noise ? "from_noise" : "sample";
-    const drawn = rows.map((row) => this.#noiseOf(row));
+    const drawn = [];
+    for (const row of rows) {
+      drawn.push(await this.#noiseOf(row));
+    }
     const feeds = this.#stacked(drawn.map((one) => one.noise));
     feeds.temperature = this.#tensor(
       drawn.map((one) => one.temperature),
@@ -89,8 +93,8 @@ export class Model {
    * @param {string} key to know it by.
    * @param {Uint8Array} image `[height, width, channels]`.
    * @param {number} label its class, of a model that is told any.
-   * @returns {Promise<object>} `nelbo` in nats, `bitsPerDim` and `klPerGroup`,
-   *     of one posterior draw.
+   * @returns {Promise<object>} its `noise`; `nelbo` in nats, `bitsPerDim` and
+   *     `klPerGroup`, of one posterior draw.
    */
   async infer(key, image, label) {
     // The first row walks along the posterior's mean, the second is a draw.
@@ -108,18 +112,28 @@ export class Model {
       const values = await results[`noise_${i}`].getData();
       groups.push(values.slice(0, size(shape)));
     }
-    keep(this.images, this.#nameOf(key, label), groups, KEPT_IMAGES);
+    this.images.set(this.#nameOf(key, label), groups, this.rowBytes);
     const kl = await results.kl_per_group.getData();
     return {
+      noise: groups,
       nelbo: (await results.nelbo.getData())[1],
       bitsPerDim: (await results.bits_per_dim.getData())[1],
       klPerGroup: kl.slice(this.shapes.length),
     };
   }
 
-  /** Whether an image's noise is still known. */
-  knows(key, label) {
-    return this.images.has(this.#nameOf(key, label));
+  /** The images of rows whose noise is not known, each under its classes. */
+  unknown(rows) {
+    const found = new Map();
+    for (const { label, ...row } of rows) {
+      for (const { image, pixels } of sourcesOf(row).filter(isImage)) {
+        const name = this.#nameOf(image, label);
+        if (!this.images.has(name)) {
+          found.set(name, { image, pixels, label });
+        }
+      }
+    }
+    return [...found.values()];
   }
 
   #nameOf(key, label) {
@@ -136,12 +150,12 @@ export class Model {
   }
 
   /** The noise of a row, and the temperature of each group. */
-  #noiseOf(row) {
+  async #noiseOf(row) {
     const ones = row.temperature.map(() => 1);
-    let noise = this.#ofSource(row.source, row.label);
+    let noise = await this.#ofSource(row.source, row.label);
     let temperature = isImage(row.source) ? ones : row.temperature;
     if (row.other) {
-      let end = this.#ofSource(row.other, row.label);
+      let end = await this.#ofSource(row.other, row.label);
       if (isImage(row.source) !== isImage(row.other)) {
         // One of them is at the temperature already.
         if (isImage(row.source)) {
@@ -155,7 +169,7 @@ export class Model {
     }
     if (row.keep) {
       const { source, groups, side } = row.keep;
-      const kept = this.#ofSource(source, row.label);
+      const kept = await this.#ofSource(source, row.label);
       const keptTemperature = isImage(source) ? ones : row.temperature;
       [noise, temperature] =
         side === "coarse"
@@ -179,29 +193,26 @@ export class Model {
     return { noise, temperature: Float32Array.from(temperature) };
   }
 
-  #ofSource(source, label) {
+  async #ofSource(source, label) {
     if (!isImage(source)) {
       return this.#ofSeed(source.seed);
     }
-    const found = this.images.get(this.#nameOf(source.image, label));
-    if (!found) {
-      throw new Error("The image is no longer known.");
-    }
-    return found;
+    const { image, pixels } = source;
+    return (
+      this.images.get(this.#nameOf(image, label)) ??
+      (await this.infer(image, pixels, label)).noise
+    );
   }
 
   #ofSeed(seed) {
-    return (
-      this.seeds.get(seed) ??
-      keep(
-        this.seeds,
-        seed,
-        this.shapes.map((shape, stream) =>
-          noise(seed, { kind: "normal", stream, shape }),
-        ),
-        KEPT_SEEDS,
-      )
-    );
+    let groups = this.seeds.get(seed);
+    if (!groups) {
+      groups = this.shapes.map((shape, stream) =>
+        noise(seed, { kind: "normal", stream, shape }),
+      );
+      this.seeds.set(seed, groups, this.rowBytes);
+    }
+    return groups;
   }
 
   #pixelNoise(name) {
@@ -247,7 +258,7 @@ function chosenOutput(graph, output, asFloats) {
 }
 
 /** All sources that a row names. */
-export function sourcesOf(row) {
+function sourcesOf(row) {
   return [row.source, row.other, row.keep?.source].filter(Boolean);
 }
 
@@ -257,14 +268,4 @@ function isImage(source) {
 
 function size(shape) {
   return shape.reduce((a, b) => a * b, 1);
-}
-
-/** Puts a value into a map that forgets the oldest ones. */
-function keep(map, key, value, most) {
-  map.delete(key);
-  map.set(key, value);
-  if (map.size > most) {
-    map.delete(map.keys().next().value);
-  }
-  return value;
 }

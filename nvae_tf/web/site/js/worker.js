@@ -10,7 +10,7 @@
  * waiting.
  */
 
-import { Model, sourcesOf } from "./model.js";
+import { Model } from "./model.js";
 
 /** Rows at once; few sizes, because GPUs compile for each of them. */
 const BATCHES = [1, 4, 16];
@@ -83,11 +83,14 @@ const TASKS = {
   /** Draws rows, part by part. */
   async *draw({ id, rows, output, asFloats }) {
     const model = modelOf(engine);
-    await encodeImages(model, rows);
     let start = 0;
     while (start < rows.length) {
       const count = batchSize(rows.length - start, model.rowBytes);
       const part = rows.slice(start, start + count);
+      for (const { image, pixels, label } of model.unknown(part)) {
+        await model.infer(image, pixels, label);
+        yield;
+      }
       const began = performance.now();
       const pixels = await model.draw(part, output, asFloats);
       millisecondsPerRow = (performance.now() - began) / part.length;
@@ -106,8 +109,12 @@ const TASKS = {
 
   async *infer({ id, source, label }) {
     const { image, pixels } = source;
-    const scores = await modelOf(engine).infer(image, pixels, label);
-    self.postMessage({ id, done: true, ...scores });
+    const { nelbo, bitsPerDim, klPerGroup } = await modelOf(engine).infer(
+      image,
+      pixels,
+      label,
+    );
+    self.postMessage({ id, done: true, nelbo, bitsPerDim, klPerGroup });
   },
 
   /** How long a row takes, of the batch that draws it soonest. */
@@ -150,17 +157,6 @@ async function loadEngine(name, manifest) {
 function modelOf(loaded) {
   loaded.model ??= new Model(loaded.ort, loaded.manifest, openGraph);
   return loaded.model;
-}
-
-/** Encodes images that rows name, unless their noise is known. */
-async function encodeImages(model, rows) {
-  for (const row of rows) {
-    for (const { image, pixels } of sourcesOf(row)) {
-      if (image !== undefined && !model.knows(image, row.label)) {
-        await model.infer(image, pixels, row.label);
-      }
-    }
-  }
 }
 
 /** A graph's session; a second call waits for the first. */
