@@ -136,3 +136,31 @@ export async function keptOfClasses(classes, model) {
     await end();
   }
 }
+
+/** WebGPU takes over while something is drawn; then something else may be. */
+export async function takeover(hasNewer) {
+  const { engine, runs, end } = await staged({
+    wasm: { milliseconds: 160 },
+    webgpu: { milliseconds: 5, compiling: 200 },
+  });
+  await engine.draw("samples", [rowOf(10)]);
+  const tried = engine.tryGpu();
+  while (!runs.some((run) => run.engine === "webgpu")) {
+    await pause(10);
+  }
+  const seen = [];
+  const onPart = (start, part) =>
+    part.forEach(([level], i) => (seen[start + i] = level));
+  const asked = (level) =>
+    engine.draw("samples", Array(100).fill(rowOf(level)), { onPart }).then(
+      (pictures) => pictures.length,
+      (error) => error.constructor.name,
+    );
+  const first = asked(20);
+  await tried;
+  const answers = [first, hasNewer && asked(40)];
+  const told = await Promise.all(answers);
+  await pause(300);
+  await end();
+  return { told, seen: [...new Set(seen)], engine: engine.description.name };
+}

@@ -77,3 +77,14 @@ def test_part_of_ones_own_is_kept_where_few_encodings_are():
     model = {"latents": [[64, 64, 1280]]}
     result = _played("keptOfClasses", 4, model)
     assert result["pictures"] == 9
+
+
+def test_engine_that_takes_over_draws_what_was_asked_for_already():
+    result = _played("takeover", False)
+    assert result == {"told": [100, False], "seen": [51], "engine": "WebGPU"}
+
+
+def test_nothing_older_comes_after_an_engine_has_taken_over():
+    result = _played("takeover", True)
+    assert result["told"] == ["Superseded", 100]
+    assert result["seen"] == [102]

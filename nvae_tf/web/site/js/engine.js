@@ -54,7 +54,8 @@ export class Engine extends EventTarget {
       { kind: "draw", channel, rows, output },
       ({ start, count, pixels }) => {
         const part = split(pixels, count);
-        pictures.push(...part);
+        // By place: another engine may begin anew.
+        part.forEach((picture, i) => (pictures[start + i] = picture));
         onPart(start, part);
       },
     );
@@ -104,10 +105,7 @@ export class Engine extends EventTarget {
       const verdict = await this.#compare(this.current, other);
       this.#describe({ note: verdict.note });
       if (verdict.isBetter) {
-        const before = this.current;
-        this.current = other;
-        this.#describe({ name: "WebGPU", threads: 1 });
-        before.retire();
+        this.#change(other, { name: "WebGPU", threads: 1 });
         return;
       }
     } catch (error) {
@@ -164,6 +162,14 @@ export class Engine extends EventTarget {
     return { isBetter: after < before, note };
   }
 
+  /** From now on another worker draws, also what is asked for already. */
+  #change(helper, description) {
+    const before = this.current;
+    this.current = helper;
+    this.#describe(description);
+    before.retire(helper);
+  }
+
   #newHelper() {
     return new Helper((progress) => {
       this.dispatchEvent(new CustomEvent("progress", { detail: progress }));
@@ -192,11 +198,9 @@ class Helper {
   }
 
   ask(task, onPart = () => {}) {
-    const id = this.next++;
-    const { promise, resolve, reject } = deferred();
-    this.open.set(id, { task, promise, resolve, reject, onPart });
-    this.worker.postMessage({ ...task, id });
-    return promise;
+    return new Promise((resolve, reject) => {
+      this.#post({ task, resolve, reject, onPart });
+    });
   }
 
   drop(channels) {
@@ -229,10 +233,18 @@ class Helper {
     return (await this.ask(task)).milliseconds;
   }
 
-  /** Ends the worker once it has answered. */
-  async retire() {
-    await Promise.allSettled([...this.open.values()].map((q) => q.promise));
+  /** Ends the worker; another one answers what is open. */
+  retire(other) {
     this.worker.terminate();
+    const questions = [...this.open.values()];
+    this.open.clear();
+    questions.forEach((question) => other.#post(question));
+  }
+
+  #post(question) {
+    const id = this.next++;
+    this.open.set(id, question);
+    this.worker.postMessage({ ...question.task, id });
   }
 
   #hear(data, onProgress) {
@@ -241,6 +253,10 @@ class Helper {
       return;
     }
     const question = this.open.get(data.id);
+    if (!question) {
+      // On its way when the worker was ended.
+      return;
+    }
     if (!(data.done || data.superseded || data.problem)) {
       question.onPart(data);
       return;
@@ -261,14 +277,6 @@ class Helper {
     }
     this.open.clear();
   }
-}
-
-function deferred() {
-  let settle;
-  const promise = new Promise((resolve, reject) => {
-    settle = { resolve, reject };
-  });
-  return { promise, ...settle };
 }
 
 function split(pixels, count) {
