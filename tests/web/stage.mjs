@@ -12,6 +12,7 @@ const BEHAVIOUR = new URL("worker_shim.mjs", import.meta.url);
 
 function manifestOf({ classes = 0, latents = LATENTS, modelBytes = 4 } = {}) {
   const files = { "e.wasm": { bytes: 4 }, "m.onnx": { bytes: modelBytes } };
+  files["infer.onnx"] = { bytes: 4 };
   const engine = {
     script: "../../../tests/web/stand_in.mjs",
     module: "e.mjs",
@@ -20,7 +21,11 @@ function manifestOf({ classes = 0, latents = LATENTS, modelBytes = 4 } = {}) {
   const graph = { path: "m.onnx", noise: [] };
   return {
     files,
-    graphs: { sample: graph, infer: graph, from_noise: graph },
+    graphs: {
+      sample: graph,
+      infer: { ...graph, path: "infer.onnx" },
+      from_noise: graph,
+    },
     model: {
       image_shape: [SIZE, SIZE, 1],
       latent_shapes: latents,
@@ -163,4 +168,45 @@ export async function takeover(hasNewer) {
   await pause(300);
   await end();
   return { told, seen: [...new Set(seen)], engine: engine.description.name };
+}
+
+/** A GPU takes over and is lost, while two views draw. */
+export async function lostGpu() {
+  const { engine, end } = await staged({
+    wasm: { milliseconds: 160 },
+    webgpu: { milliseconds: 1, lasts: 12 },
+  });
+  await engine.draw("samples", [rowOf(10)]);
+  await engine.tryGpu();
+  const names = [engine.description.name];
+  const draw = (channel, level) =>
+    engine.draw(channel, Array(3).fill(rowOf(level)));
+  let pictures;
+  for (let i = 0; names.at(-1) !== "WebAssembly" && i < 12; i++) {
+    pictures = await Promise.all([draw("samples", 20), draw("image", 40)]);
+    names.push(engine.description.name);
+  }
+  await end();
+  return {
+    names: [...new Set(names)],
+    levels: pictures.map((drawn) => drawn.map(([level]) => level)),
+    note: engine.description.note,
+  };
+}
+
+/** A graph that cannot be loaded once is asked for twice. */
+export async function lostFile() {
+  const { engine, end } = await staged({ fails: { "infer.onnx": 1 } });
+  const source = { image: "own", pixels: new Uint8Array(SIZE * SIZE) };
+  const told = [];
+  for (let i = 0; i < 2; i++) {
+    told.push(
+      await engine.infer("image", source).then(
+        () => "done",
+        (error) => error.message,
+      ),
+    );
+  }
+  await end();
+  return told;
 }

@@ -2,7 +2,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 
 const { url, manifest, play } = workerData;
-const failures = { ...play.failures };
+const failures = { ...play.fails };
 
 globalThis.play = play;
 globalThis.told = (run) => parentPort.postMessage({ run });

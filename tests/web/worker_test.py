@@ -88,3 +88,16 @@ def test_nothing_older_comes_after_an_engine_has_taken_over():
     result = _played("takeover", True)
     assert result["told"] == ["Superseded", 100]
     assert result["seen"] == [102]
+
+
+def test_lost_gpu_is_gone_back_from():
+    result = _played("lostGpu")
+    assert result["names"] == ["WebGPU", "WebAssembly"]
+    assert result["levels"] == [[51] * 3, [102] * 3]
+    assert "The device is lost" in result["note"]
+
+
+def test_file_that_could_not_be_loaded_is_asked_for_again():
+    first, second = _played("lostFile")
+    assert first == "infer.onnx cannot be loaded: 503."
+    assert second == "done"

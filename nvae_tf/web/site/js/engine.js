@@ -3,7 +3,7 @@
  *
  * Pictures come from WebAssembly at first. Where the browser has WebGPU, a
  * second worker tries that, and takes over if it draws the same picture, and
- * sooner.
+ * sooner. Where the GPU is lost later, WebAssembly goes on.
  */
 
 /** The largest difference that two engines may show, in [0, 1]. */
@@ -27,6 +27,8 @@ export class Engine extends EventTarget {
     this.manifest = manifest;
     this.description = { name: "WebAssembly", threads: 1, note: "" };
     this.current = null;
+    /** The worker that draws by WebGPU, once it has taken over. */
+    this.gpu = null;
   }
 
   /** Loads what draws the first picture. */
@@ -50,7 +52,7 @@ export class Engine extends EventTarget {
    */
   async draw(channel, rows, { output = "mean", onPart = () => {} } = {}) {
     const pictures = [];
-    const { millisecondsPerRow } = await this.current.ask(
+    const { millisecondsPerRow } = await this.#ask(
       { kind: "draw", channel, rows, output },
       ({ start, count, pixels }) => {
         const part = split(pixels, count);
@@ -72,7 +74,7 @@ export class Engine extends EventTarget {
    * @returns {Promise<object>} `nelbo` in nats, `bitsPerDim`, `klPerGroup`.
    */
   infer(channel, source, label) {
-    return this.current.ask({ kind: "infer", channel, source, label });
+    return this.#ask({ kind: "infer", channel, source, label });
   }
 
   /** Leaves unfinished what was asked for in these channels. */
@@ -105,6 +107,7 @@ export class Engine extends EventTarget {
       const verdict = await this.#compare(this.current, other);
       this.#describe({ note: verdict.note });
       if (verdict.isBetter) {
+        this.gpu = other;
         this.#change(other, { name: "WebGPU", threads: 1 });
         return;
       }
@@ -160,6 +163,36 @@ export class Engine extends EventTarget {
       `WebGPU draws the same picture (difference ${told}); ` +
       `WebAssembly and WebGPU take ${times}.`;
     return { isBetter: after < before, note };
+  }
+
+  async #ask(task, onPart) {
+    const helper = this.current;
+    try {
+      return await helper.ask(task, onPart);
+    } catch (error) {
+      const isOther = error instanceof Superseded || error.isOfFiles;
+      if (helper !== this.gpu || isOther) {
+        throw error;
+      }
+      await this.#leaveGpu(error);
+      return this.current.ask(task, onPart);
+    }
+  }
+
+  /** Goes back to WebAssembly; who asks meanwhile waits for the same. */
+  #leaveGpu(error) {
+    this.leaving ??= this.#startAgain(error).catch((problem) => {
+      this.leaving = null;
+      throw problem;
+    });
+    return this.leaving;
+  }
+
+  async #startAgain({ message }) {
+    const helper = this.#newHelper();
+    const { threads } = await helper.ask({ kind: "start", engine: "wasm" });
+    const note = `WebGPU failed: ${message}`;
+    this.#change(helper, { name: "WebAssembly", threads, note });
   }
 
   /** From now on another worker draws, also what is asked for already. */
@@ -267,7 +300,9 @@ class Helper {
     } else if (data.superseded) {
       question.reject(new Superseded());
     } else {
-      question.reject(new Error(data.problem));
+      const error = new Error(data.problem);
+      error.isOfFiles = data.isOfFiles;
+      question.reject(error);
     }
   }
 

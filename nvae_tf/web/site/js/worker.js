@@ -22,6 +22,9 @@ const MOST_THREADS = 8;
 /** What sessions log; that WebGPU leaves shapes to the CPU is no error. */
 const LOG_ERRORS = 3;
 
+/** A file that cannot be loaded, for which no engine is to blame. */
+class FileError extends Error {}
+
 const manifestLoaded = fetch("../manifest.json").then((r) => r.json());
 const sessions = new Map();
 const newest = new Map();
@@ -62,7 +65,8 @@ async function work() {
         waiting.push(job);
       }
     } catch (error) {
-      self.postMessage({ id, problem: sentence(error) });
+      const isOfFiles = error instanceof FileError;
+      self.postMessage({ id, problem: sentence(error), isOfFiles });
     }
     await otherMessages();
   }
@@ -162,7 +166,10 @@ function modelOf(loaded) {
 /** A graph's session; a second call waits for the first. */
 function openGraph(name) {
   if (!sessions.has(name)) {
-    sessions.set(name, createSession(name));
+    const session = createSession(name);
+    sessions.set(name, session);
+    // The next one tries again.
+    session.catch(() => sessions.delete(name));
   }
   return sessions.get(name);
 }
@@ -182,23 +189,30 @@ async function createSession(name) {
 
 /** A file's content; tells the page how far it is. */
 async function load(path, what, manifest) {
-  const total = manifest.files[path].bytes;
+  try {
+    return await contentOf(path, what, manifest.files[path].bytes);
+  } catch (error) {
+    throw new FileError(`${path} cannot be loaded: ${error.message}.`);
+  }
+}
+
+async function contentOf(path, what, total) {
   const response = await fetch(`../${path}`);
   if (!response.ok) {
-    throw new Error(`${path} cannot be loaded: ${response.status}.`);
+    throw new Error(response.status);
   }
   const content = new Uint8Array(total);
-  let loaded = 0;
+  let count = 0;
   for await (const piece of pieces(response)) {
-    if (loaded + piece.length > total) {
-      throw new Error(`${path} is longer than the manifest says.`);
+    if (count + piece.length > total) {
+      throw new Error("it is longer than the manifest says");
     }
-    content.set(piece, loaded);
-    loaded += piece.length;
-    tell({ what, loaded, total });
+    content.set(piece, count);
+    count += piece.length;
+    tell({ what, loaded: count, total });
   }
-  if (loaded !== total) {
-    throw new Error(`${path} is shorter than the manifest says.`);
+  if (count !== total) {
+    throw new Error("it is shorter than the manifest says");
   }
   return content.buffer;
 }
