@@ -434,6 +434,35 @@ def test_chosen_sample_goes_on_to_other_views(open_view):
     _assert_same(_pixels(page, "#between-big canvas")[0], strip[-1])
 
 
+def test_buttons_wait_for_the_pictures_that_they_are_about(open_view):
+    page = open_view("seed=40&count=4")
+    disabled = """["#samples [data-do=download]", "#chosen [data-do=encode]"]
+      .map((one) => document.querySelector(one).disabled)"""
+    _click(page, "#grid button:nth-child(2)")
+    assert page.evaluate(disabled) == [False, False]
+    # What is seen is that of other seeds until it is drawn.
+    before = page.evaluate(
+        f"""(() => {{
+          document.querySelector("#seed-next").click();
+          document.querySelector("#grid button").click();
+          return {disabled};
+        }})()"""
+    )
+    assert before == [True, True]
+    _wait(page, "samples")
+    assert page.evaluate(disabled) == [False, False]
+    (shown, *_) = _pixels(page, "#grid canvas")
+    _click(page, "#chosen [data-do=encode]")
+    _wait_for_pixels(page, "#pad canvas", shown)
+
+
+def test_nothing_is_saved_where_nothing_is_drawn(open_view):
+    page = open_view("view=image", fresh=True)
+    assert page.evaluate(
+        "document.querySelector('#image [data-do=download]').disabled"
+    )
+
+
 def test_latent_slider_moves_the_picture_and_channels_are_ranked(open_view):
     page = open_view("view=latent&base=4&group=1")
     before = _pixels(page, "#latent-big canvas")

@@ -192,12 +192,14 @@ class SourcePicker {
  *
  * @param {HTMLElement} section of the view.
  * @param {{save: () => Promise, link: () => Promise<{url: string, isComplete: boolean}>}} does
+ * @returns {HTMLButtonElement} that saves.
  */
 export function addShare(section, { save, link }) {
   const place = section.querySelector("[data-share]");
   place.append(copyOf("share-template"));
   const note = place.querySelector("[role=status]");
-  place.querySelector("[data-do=download]").onclick = save;
+  const download = place.querySelector("[data-do=download]");
+  download.onclick = save;
   place.querySelector("[data-do=link]").onclick = async () => {
     const { url, isComplete } = await link();
     const lacks = isComplete ? "" : " It lacks your picture, which is large.";
@@ -208,6 +210,7 @@ export function addShare(section, { save, link }) {
       note.textContent = `The address of this page is the link.${lacks}`;
     }
   };
+  return download;
 }
 
 /** Arrow keys go through buttons of which one at a time can be tabbed to. */

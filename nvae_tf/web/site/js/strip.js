@@ -55,12 +55,12 @@ export class StripView extends View {
     };
   }
 
-  async draw({ row, strip }) {
+  async draw({ row, strip }, taken) {
     const { engine } = this.page;
     // The strip comes later, and only where it changed: a slider is dragged.
     const [pixels] = await engine.draw(`${this.name}-big`, [row]);
     paint(this.big, pixels);
-    this.pictures = [pixels];
+    this.take(taken, [pixels], true);
     const key = JSON.stringify(strip, (name, value) =>
       name === "pixels" ? undefined : value,
     );

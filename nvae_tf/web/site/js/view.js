@@ -2,7 +2,7 @@
  * A view: a tab's content, drawn when it is seen and when it changed.
  *
  * Subclasses have `wanted()`, which describes what is to be seen, and
- * `draw(wanted)`, which asks the engine for it.
+ * `draw(wanted, pictures)`, which asks the engine for it and fills `pictures`.
  */
 
 import { addShare } from "./controls.js";
@@ -23,11 +23,14 @@ export class View {
     this.drawn = "";
     /** The channels of what it asks the engine for. */
     this.asks = [name];
-    /** What "Download PNG" saves. */
+    /** What "Download PNG" saves: what was drawn of what is wanted. */
     this.pictures = [];
     this.columns = 1;
     if (this.section.querySelector("[data-share]")) {
-      addShare(this.section, { save: () => this.#save(), link: page.link });
+      this.download = addShare(this.section, {
+        save: () => this.#save(),
+        link: page.link,
+      });
     }
   }
 
@@ -46,22 +49,49 @@ export class View {
       return;
     }
     this.drawn = key;
+    this.pictures = [];
+    this.showTaken(false);
     this.section.setAttribute("aria-busy", "true");
     /** Settles when what was last wanted is seen, or something newer is. */
-    this.done = this.#drawn(wanted, key);
+    this.done = this.#drawn(wanted, this.pictures);
   }
 
-  async #drawn(wanted, key) {
+  async #drawn(wanted, pictures) {
+    const isNewest = () => pictures === this.pictures;
     try {
-      await this.draw(wanted);
+      await this.draw(wanted, pictures);
     } catch (error) {
       if (!(error instanceof Superseded)) {
-        this.drawn = "";
         this.page.fail(error);
+        if (isNewest()) {
+          this.drawn = "";
+        }
       }
     }
-    if (this.drawn === key || this.drawn === "") {
+    if (isNewest()) {
       this.section.setAttribute("aria-busy", "false");
+    }
+  }
+
+  /**
+   * Puts pictures to those drawn so far.
+   *
+   * @param {Uint8Array[]} pictures what `draw` was given: what is no longer
+   *     wanted is saved by nobody.
+   * @param {Uint8Array[]} more
+   * @param {boolean} isWhole whether these are the last.
+   */
+  take(pictures, more, isWhole) {
+    pictures.push(...more);
+    if (pictures === this.pictures) {
+      this.showTaken(isWhole);
+    }
+  }
+
+  /** Buttons wait for the pictures that they are about. */
+  showTaken(isWhole) {
+    if (this.download) {
+      this.download.disabled = !isWhole;
     }
   }
 

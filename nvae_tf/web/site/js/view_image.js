@@ -40,7 +40,7 @@ export class ImageView extends View {
     return { own: this.store.state.own, ...this.store.classOf() };
   }
 
-  async draw({ own, label }) {
+  async draw({ own, label }, taken) {
     if (!own) {
       return;
     }
@@ -58,8 +58,8 @@ export class ImageView extends View {
     pictures.reverse();
     pictures.forEach((pixels, i) => paint(this.levels[i], pixels));
     paint(this.reconstruction, pictures.at(-1));
-    this.pictures = [source.pixels, ...pictures];
-    this.columns = this.pictures.length;
+    this.columns = pictures.length + 1;
+    this.take(taken, [source.pixels, ...pictures], true);
   }
 
   #showScores({ nelbo, bitsPerDim, klPerGroup }) {

@@ -41,8 +41,8 @@ export class LatentView extends StripView {
     }
   }
 
-  async draw(wanted) {
-    await super.draw(wanted);
+  async draw(wanted, pictures) {
+    await super.draw(wanted, pictures);
     await this.#drawEffects();
   }
 

@@ -61,8 +61,8 @@ export class SamplesView extends View {
     return { rows, output };
   }
 
-  async draw({ rows, output }) {
-    this.pictures = await this.page.engine.draw("samples", rows, {
+  async draw({ rows, output }, taken) {
+    await this.page.engine.draw("samples", rows, {
       output,
       onPart: (start, pictures) => {
         pictures.forEach((pixels, i) => {
@@ -70,8 +70,16 @@ export class SamplesView extends View {
             paint(this.canvases[start + i], pixels);
           }
         });
+        // Another engine may begin anew.
+        taken.length = start;
+        this.take(taken, pictures, start + pictures.length === rows.length);
       },
     });
+  }
+
+  showTaken(isWhole) {
+    super.showTaken(isWhole);
+    this.#showEncode();
   }
 
   #seeds() {
@@ -120,6 +128,13 @@ export class SamplesView extends View {
     document.getElementById("chosen").hidden = !isChosen;
     document.getElementById("chosen-hint").hidden = isChosen;
     say(document.getElementById("chosen-name"), `Sample ${this.chosen}`);
+    this.#showEncode();
+  }
+
+  #showEncode() {
+    const place = this.#seeds().indexOf(this.chosen);
+    const encode = document.querySelector("#chosen [data-do=encode]");
+    encode.disabled = !this.pictures[place];
   }
 
   #connect() {
@@ -168,11 +183,8 @@ export class SamplesView extends View {
       this.store.set({ ...changes, ...ofClass });
       return;
     }
-    const pixels = this.pictures[place];
-    if (pixels) {
-      const own = this.store.addOwn(pixels);
-      this.store.set({ view: "image", own, ...ofClass });
-    }
+    const own = this.store.addOwn(this.pictures[place]);
+    this.store.set({ view: "image", own, ...ofClass });
   }
 
   #radios(name) {
