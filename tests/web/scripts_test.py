@@ -230,6 +230,13 @@ def test_link_names_a_class_of_a_model_that_has_any():
     assert followed(_MODEL, "label=2") is None
 
 
+def test_link_keeps_no_part_of_a_model_that_has_one():
+    model = {**_MODEL, "latent_shapes": [[1, 1, 5]]}
+    (result,) = call(CHECKS, "followed", (model, "keep=coarse&level=1"))
+    assert result["state"]["keep"] == "none"
+    assert _followed("keep=coarse&level=1")["state"]["keep"] == "coarse"
+
+
 def test_link_with_more_pictures_than_are_kept_names_none_that_is_gone():
     pictures = [np.uint8(255) * (np.arange(16) == i) for i in range(9)]
     links = call(

@@ -58,6 +58,11 @@ export class Store extends EventTarget {
     };
   }
 
+  /** Whether there are coarse and fine parts, of which one can be kept. */
+  get hasParts() {
+    return this.levels.length > 1;
+  }
+
   /** How many classes the model is told; 0 for none. */
   get classes() {
     return this.model.num_classes ?? 0;
@@ -171,7 +176,9 @@ export class Store extends EventTarget {
       case "pixels":
         return ["images", "mean"].find((output) => output === text);
       case "keep":
-        return ["none", "coarse", "fine"].find((part) => part === text);
+        return ["none", "coarse", "fine"].find(
+          (part) => part === text && (part === "none" || this.hasParts),
+        );
       case "level":
         return whole(1, this.levels.length - 1);
       case "group":

@@ -29,7 +29,7 @@ export class ImageView extends View {
     for (const id of ["a", "b", "latent", "keep"]) {
       document.getElementById(`image-${id}`).disabled = !own;
     }
-    document.getElementById("image-keep").hidden = this.store.levels.length < 2;
+    document.getElementById("image-keep").hidden = !this.store.hasParts;
     if (!own) {
       const way = this.pad.canDraw ? "Draw something, or open" : "Open";
       say(this.score, `${way} a picture.`);

@@ -17,7 +17,7 @@ export class SamplesView extends View {
   }
 
   show() {
-    const { state, levels, isBinary } = this.store;
+    const { state, levels, hasParts, isBinary } = this.store;
     const seed = document.getElementById("seed");
     if (document.activeElement !== seed) {
       seed.value = state.seed;
@@ -29,7 +29,10 @@ export class SamplesView extends View {
         radio.checked = radio.value === state[name];
       }
     }
-    document.getElementById("keep").hidden = levels.length < 2;
+    document.getElementById("keep").hidden = !hasParts;
+    for (const part of ["coarse", "fine"]) {
+      document.querySelector(`#chosen [data-do=${part}]`).hidden = !hasParts;
+    }
     document.getElementById("keep-more").hidden = state.keep === "none";
     const level = document.getElementById("level");
     level.max = levels.length - 1;
