@@ -63,10 +63,12 @@ export async function run(site, calls) {
   return results;
 }
 
-/** The state that follows from a link, and which sources have pixels. */
-export async function followed(model, text) {
+/** The state that follows from links, and which sources have pixels. */
+export async function followed(model, ...texts) {
   const store = new Store(model);
-  await store.follow(text);
+  for (const text of texts) {
+    await store.follow(text);
+  }
   const sources = ["from", "a", "b", "base", "own"]
     .map((name) => store.state[name])
     .filter((source) => source?.image !== undefined);

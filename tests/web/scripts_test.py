@@ -230,6 +230,21 @@ def test_link_names_a_class_of_a_model_that_has_any():
     assert followed(_MODEL, "label=2") is None
 
 
+def test_link_shows_the_same_whatever_was_seen_before():
+    model = {**_MODEL, "num_classes": 4}
+    texts = {
+        "view=samples&seed=5": "view=samples&label=3&count=4&keep=fine&from=8",
+        "view=between&a=3": "view=between&b=9&t=0.1&label=1",
+        "view=latent": "view=latent&group=1&channel=2&amount=1&base=7",
+        "": "label=2&temperature=0.1,0.2",
+    }
+    for text, other in texts.items():
+        fresh, again = call(
+            CHECKS, "followed", (model, text), (model, other, text)
+        )
+        assert again["state"] == fresh["state"], text
+
+
 def test_link_keeps_no_part_of_a_model_that_has_one():
     model = {**_MODEL, "latent_shapes": [[1, 1, 5]]}
     (result,) = call(CHECKS, "followed", (model, "keep=coarse&level=1"))

@@ -36,7 +36,13 @@ export class Store extends EventTarget {
     this.own = new Map();
     this.scales = scalesOf(model);
     this.levels = levelsOf(this.scales, model.latent_shapes.length);
-    this.state = {
+    this.state = this.#first();
+  }
+
+  /** What is shown unless something else is said. */
+  #first() {
+    const { model } = this;
+    return {
       view: "samples",
       seed: 0,
       count: model.image_shape[0] > 128 ? 4 : 16,
@@ -134,7 +140,10 @@ export class Store extends EventTarget {
     return toText(shown, (key) => this.own.get(key)?.pixels, this.isBinary);
   }
 
-  /** Takes over what a link says, as far as this model has it. */
+  /**
+   * Takes over what a link says, as far as this model has it. What it leaves
+   * out of its view is as at first: it shows everybody the same.
+   */
   async follow(text) {
     const [height, width, channels] = this.model.image_shape;
     const size = height * width * channels;
@@ -144,14 +153,19 @@ export class Store extends EventTarget {
     for (const [name, pixels] of images) {
       keys.set(name, this.addOwn(pixels).image);
     }
-    const changes = {};
+    const said = {};
     for (const [name, value] of values) {
       const read = this.#read(name, value, keys);
       if (read !== undefined) {
-        changes[name] = read;
+        said[name] = read;
       }
     }
-    this.set(changes);
+    const first = this.#first();
+    const changes = {};
+    for (const name of IN_LINK[said.view ?? this.state.view]) {
+      changes[name] = first[name];
+    }
+    this.set({ ...changes, ...said });
   }
 
   #read(name, text, keys) {
