@@ -493,7 +493,8 @@ def test_keyboard_alone_goes_everywhere(open_view):
         )
         page.key("ArrowRight")
     assert tuple(seen) == _VIEWS
-    page.evaluate("document.querySelector('[data-view=image]').focus()")
+    page.key("ArrowLeft")
+    page.key("ArrowLeft")
     _click(page, "#clear")
     page.evaluate("document.querySelector('#pad canvas').focus()")
     page.key(" ")
@@ -503,6 +504,33 @@ def test_keyboard_alone_goes_everywhere(open_view):
     _wait(page, "image")
     (drawn,) = _pixels(page, "#pad canvas")
     assert (drawn.max(axis=0) > 128).sum() >= 5
+
+
+def test_focus_is_not_lost(open_view, site, tmp_path):
+    page = open_view("view=image", fresh=True)
+    focused = "document.activeElement.id || document.activeElement.tagName"
+    size = manifest.read(site)["model"]["image_shape"][0]
+    path, image = _own_picture(tmp_path, size)
+    _open_file(page, "#file", path)
+    _wait_for_pixels(page, "#pad canvas", image)
+    # Where the button is hidden with its view, it goes on to the new one's tab.
+    press = """(selector) => {
+      const button = document.querySelector(selector);
+      button.focus();
+      button.click();
+    }"""
+    page.evaluate(f"({press})('#image-a')")
+    assert page.evaluate(focused) == "tab-between"
+    own = "[data-source=b] .own button"
+    page.evaluate(f"({press})('{own}')")
+    assert page.evaluate(f"document.activeElement.matches('{own}')")
+    assert page.evaluate(
+        f"document.querySelector('{own}').getAttribute('aria-pressed')"
+    ) == "true"
+    # Focus that comes back with the window opens nothing.
+    page.evaluate("document.getElementById('tab-about').focus()")
+    assert page.evaluate("document.getElementById('about').hidden")
+    _wait(page, "between")
 
 
 @pytest.mark.parametrize("view", _VIEWS)

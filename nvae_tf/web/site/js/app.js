@@ -73,6 +73,7 @@ class Page {
   /** Brings everything in line with the state. */
   update() {
     const { view } = this.store.state;
+    const from = document.activeElement?.closest("[role=tabpanel]");
     for (const tab of document.querySelectorAll("[role=tab]")) {
       const isOpen = tab.dataset.view === view;
       tab.setAttribute("aria-selected", isOpen);
@@ -80,6 +81,10 @@ class Page {
       document.getElementById(tab.dataset.view).hidden = !isOpen;
       if (isOpen) {
         tab.scrollIntoView({ block: "nearest", inline: "nearest" });
+        if (from && from.id !== view) {
+          // What had the focus is hidden now.
+          tab.focus({ preventScroll: true });
+        }
       }
     }
     for (const one of this.views) {
@@ -127,10 +132,9 @@ class Page {
       );
     });
     const tabs = document.getElementById("tabs");
-    rove(tabs);
+    rove(tabs, (tab) => tab.click());
     for (const tab of tabs.children) {
       tab.onclick = () => store.set({ view: tab.dataset.view });
-      tab.onfocus = () => tab.click();
     }
     addEventListener("hashchange", () => {
       if (location.hash.slice(1) !== this.address) {

@@ -133,7 +133,8 @@ class SourcePicker {
   constructor(place, store, open) {
     this.store = store;
     this.name = place.dataset.source;
-    this.shown = "";
+    /** By the keys of pictures. */
+    this.buttons = new Map();
     const { label } = place.dataset;
     place.querySelector(".label").textContent = label;
     this.seed = place.querySelector("input[type=number]");
@@ -160,26 +161,42 @@ class SourcePicker {
   }
 
   show() {
-    const { state, model } = this.store;
-    const source = state[this.name];
+    const source = this.store.state[this.name];
     if (document.activeElement !== this.seed) {
       this.seed.value = source.seed ?? "";
     }
     const pictures = this.store.listed();
-    const key = [source.image, ...pictures.map(([name]) => name)].join(" ");
-    if (key === this.shown) {
-      return;
+    const keys = pictures.map(([image]) => image);
+    if (keys.join() !== [...this.buttons.keys()].join()) {
+      this.#list(pictures);
     }
-    this.shown = key;
-    this.own.replaceChildren(
-      ...pictures.map(([image, pixels], i) => {
-        const made = pictureButton(model.image_shape, `Your picture ${i + 1}`);
-        made.button.setAttribute("aria-pressed", image === source.image);
-        made.button.onclick = () => this.#choose({ image });
-        paint(made.canvas, pixels);
-        return made.button;
-      }),
-    );
+    for (const [image, button] of this.buttons) {
+      button.setAttribute("aria-pressed", image === source.image);
+    }
+  }
+
+  #list(pictures) {
+    const focused = document.activeElement;
+    const before = this.buttons;
+    this.buttons = new Map();
+    for (const [image, pixels] of pictures) {
+      const button = before.get(image) ?? this.#button(image, pixels);
+      button.title = `Your picture ${this.buttons.size + 1}`;
+      button.setAttribute("aria-label", button.title);
+      this.buttons.set(image, button);
+    }
+    this.own.replaceChildren(...this.buttons.values());
+    if (this.own.contains(focused)) {
+      // It was taken out and put back.
+      focused.focus();
+    }
+  }
+
+  #button(image, pixels) {
+    const { button, canvas } = pictureButton(this.store.model.image_shape, "");
+    button.onclick = () => this.#choose({ image });
+    paint(canvas, pixels);
+    return button;
   }
 
   #choose(source) {
@@ -213,8 +230,14 @@ export function addShare(section, { save, link }) {
   return download;
 }
 
-/** Arrow keys go through buttons of which one at a time can be tabbed to. */
-export function rove(container) {
+/**
+ * Arrow keys go through buttons of which one at a time can be tabbed to.
+ *
+ * @param {HTMLElement} container
+ * @param {(button: HTMLElement) => void} onMove hears where a key led to; not
+ *     of focus that comes back with the window.
+ */
+export function rove(container, onMove = () => {}) {
   container.addEventListener("keydown", (event) => {
     const buttons = [...container.querySelectorAll("button, [role=tab]")];
     const now = buttons.indexOf(document.activeElement);
@@ -229,6 +252,7 @@ export function rove(container) {
     if (now >= 0 && next) {
       event.preventDefault();
       next.focus();
+      onMove(next);
     }
   });
   container.addEventListener("focusin", ({ target }) => {
