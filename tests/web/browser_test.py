@@ -524,9 +524,12 @@ def test_focus_is_not_lost(open_view, site, tmp_path):
     own = "[data-source=b] .own button"
     page.evaluate(f"({press})('{own}')")
     assert page.evaluate(f"document.activeElement.matches('{own}')")
-    assert page.evaluate(
-        f"document.querySelector('{own}').getAttribute('aria-pressed')"
-    ) == "true"
+    assert (
+        page.evaluate(
+            f"document.querySelector('{own}').getAttribute('aria-pressed')"
+        )
+        == "true"
+    )
     # Focus that comes back with the window opens nothing.
     page.evaluate("document.getElementById('tab-about').focus()")
     assert page.evaluate("document.getElementById('about').hidden")

@@ -5,6 +5,7 @@ import { pathToFileURL } from "node:url";
 
 import { line } from "../../nvae_tf/web/site/js/ink.js";
 import { fromText, toText } from "../../nvae_tf/web/site/js/link.js";
+import { fit } from "../../nvae_tf/web/site/js/photo.js";
 import { Recent } from "../../nvae_tf/web/site/js/recent.js";
 import { Store } from "../../nvae_tf/web/site/js/store.js";
 
@@ -29,6 +30,17 @@ export async function roundTrip(state, name, pixels, isBinary) {
     values: Object.fromEntries(values),
     pixels: images.get("key"),
   };
+}
+
+/** What is said of a picture of this size that cannot be fitted. */
+export function refused(width, height, size) {
+  try {
+    const picture = { width, height, pixels: new Uint8Array(0) };
+    fit(picture, { image_shape: [size, size, 3], alpha: "drop" });
+    return null;
+  } catch (error) {
+    return error.message;
+  }
 }
 
 /** The names of the pictures that a link holds. */

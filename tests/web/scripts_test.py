@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from nvae_tf.core.errors import DataError
 from nvae_tf.datasets import geometry
 from nvae_tf.sampling import exploration
 from tests.support.node import CHECKS, call, needs_node
@@ -118,6 +119,20 @@ def test_pictures_are_fitted_as_the_commands_do(alpha, channels, kind):
     model = {"image_shape": [size, size, channels], "alpha": alpha}
     (fitted,) = call("photo.js", "fit", (picture, model))
     np.testing.assert_array_equal(fitted, expected.ravel())
+
+
+def test_picture_too_long_to_be_scaled_is_refused_as_the_commands_do():
+    # The last fits exactly.
+    for height, width, size in ((2, 20_000, 256), (1, 4096, 64), (1, 128, 256)):
+        (told,) = call(CHECKS, "refused", (width, height, size))
+        try:
+            image = np.zeros((height, width, 3), np.uint8)
+            geometry.match_size(image, size, "crop")
+        except DataError:
+            assert str(width) in told
+            assert told.endswith("crop it first.")
+        else:
+            assert told is None
 
 
 def test_ink_covers_the_line_and_nothing_far_from_it():

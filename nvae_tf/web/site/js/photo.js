@@ -2,6 +2,8 @@
  * From a picture file to what the model takes, as the commands do it: turned
  * upright, alpha and colours brought to the model's channels, the shorter side
  * scaled to its size, the middle cut out.
+ *
+ * Loops are plain, without arrays per pixel: the page waits for them.
  */
 
 // ITU-R 601-2 luma, rounded to float32 as the commands have it.
@@ -10,6 +12,8 @@ const OPAQUE = 255;
 /** Fixed-point bits of the weights that resample bytes. */
 const WEIGHT_BITS = 22;
 const MOST_PIXELS = 2 ** 26;
+/** What a picture may become by scaling, unless it is larger already. */
+const MOST_SCALED = 2 ** 23;
 
 /**
  * Decodes a picture file.
@@ -34,6 +38,7 @@ export async function decode(file) {
     throw new Error("That picture has more than 67 million pixels.");
   }
   const canvas = new OffscreenCanvas(width, height);
+  // A canvas forgets colours below full transparency: they come out black.
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
   bitmap.close();
@@ -46,13 +51,20 @@ export async function decode(file) {
  * @param {{width: number, height: number, pixels: Uint8ClampedArray}} picture
  * @param {{image_shape: number[], alpha: string}} model of the manifest.
  * @returns {Uint8Array} `[height, width, channels]`.
+ * @throws {RangeError} if it is so long that it would become too large.
  */
 export function fit({ width, height, pixels }, { image_shape, alpha }) {
   const [size, , channels] = image_shape;
-  const planes = matchChannels(pixels, channels, alpha);
   const shorter = Math.min(width, height);
   const newWidth = Math.floor((width * size) / shorter);
   const newHeight = Math.floor((height * size) / shorter);
+  if (newWidth * newHeight > Math.max(MOST_SCALED, width * height)) {
+    throw new RangeError(
+      `That picture is ${width} × ${height} pixels, which would be scaled to ` +
+        `${newWidth} × ${newHeight}: crop it first.`,
+    );
+  }
+  const planes = matchChannels(pixels, channels, alpha);
   // Pillow resamples RGB as bytes; other kinds go plane by plane as floats.
   const resampled = resize(
     planes,
@@ -79,19 +91,22 @@ function matchChannels(rgba, channels, alpha) {
   const count = rgba.length / 4;
   const result = new Uint8Array(count * channels);
   const isGray = channels < 3 && hasEqualChannels(rgba);
+  const ground = { white: OPAQUE, black: 0 }[alpha];
   for (let i = 0; i < count; i++) {
-    const [r, g, b, a] = rgba.subarray(4 * i, 4 * i + 4);
-    const color = [r, g, b].map((value) => onGround(value, a, alpha));
+    const a = rgba[4 * i + 3];
+    const r = onGround(rgba[4 * i], a, ground);
+    const g = onGround(rgba[4 * i + 1], a, ground);
+    const b = onGround(rgba[4 * i + 2], a, ground);
+    const start = i * channels;
     if (channels < 3) {
-      result[i * channels] = isGray ? color[0] : luma(color);
-      if (channels === 2) {
-        result[i * channels + 1] = a;
-      }
+      result[start] = isGray ? r : luma(r, g, b);
     } else {
-      result.set(color, i * channels);
-      if (channels === 4) {
-        result[4 * i + 3] = a;
-      }
+      result[start] = r;
+      result[start + 1] = g;
+      result[start + 2] = b;
+    }
+    if (channels % 2 === 0) {
+      result[start + channels - 1] = a;
     }
   }
   return result;
@@ -106,16 +121,16 @@ function hasEqualChannels(rgba) {
   return true;
 }
 
-function onGround(value, a, alpha) {
-  if (a === OPAQUE || !(alpha === "white" || alpha === "black")) {
+/** A level where what is transparent shows a ground, if there is one. */
+function onGround(value, a, ground) {
+  if (a === OPAQUE || ground === undefined) {
     return value;
   }
   const weight = a / OPAQUE;
-  const ground = alpha === "white" ? OPAQUE : 0;
   return Math.round(weight * value + (1 - weight) * ground);
 }
 
-function luma([r, g, b]) {
+function luma(r, g, b) {
   return Math.round(Math.fround(LUMA[0] * r + LUMA[1] * g + LUMA[2] * b));
 }
 
@@ -131,7 +146,7 @@ function luma([r, g, b]) {
  * @returns {Uint8Array}
  */
 export function resize(image, channels, from, to, asBytes) {
-  let values = asBytes ? image : Float32Array.from(image);
+  let values = image;
   if (from[1] !== to[1]) {
     values = alongColumns(values, channels, from[0], from[1], to[1], asBytes);
   }
@@ -143,10 +158,11 @@ export function resize(image, channels, from, to, asBytes) {
 
 function alongColumns(values, channels, rows, width, newWidth, asBytes) {
   const row = { from: width * channels, to: newWidth * channels };
-  const result = new values.constructor(rows * row.to);
+  const result = emptied(rows * row.to, asBytes);
   const taps = tapsOf(width, newWidth, asBytes);
   for (let y = 0; y < rows; y++) {
-    for (const [x, { first, weights }] of taps.entries()) {
+    for (let x = 0; x < newWidth; x++) {
+      const { first, weights } = taps[x];
       for (let c = 0; c < channels; c++) {
         const start = y * row.from + first * channels + c;
         const sum = weighted(values, start, channels, weights);
@@ -158,18 +174,20 @@ function alongColumns(values, channels, rows, width, newWidth, asBytes) {
 }
 
 function alongRows(values, stride, height, newHeight, asBytes) {
-  const result = new values.constructor(newHeight * stride);
-  for (const [y, { first, weights }] of tapsOf(
-    height,
-    newHeight,
-    asBytes,
-  ).entries()) {
+  const result = emptied(newHeight * stride, asBytes);
+  const taps = tapsOf(height, newHeight, asBytes);
+  for (let y = 0; y < newHeight; y++) {
+    const { first, weights } = taps[y];
     for (let i = 0; i < stride; i++) {
       const sum = weighted(values, first * stride + i, stride, weights);
       result[y * stride + i] = asBytes ? fromFixed(sum) : sum;
     }
   }
   return result;
+}
+
+function emptied(count, asBytes) {
+  return asBytes ? new Uint8Array(count) : new Float32Array(count);
 }
 
 function weighted(values, start, step, weights) {
@@ -195,7 +213,7 @@ function tapsOf(size, newSize, asBytes) {
     const sum = weights.reduce((a, b) => a + b, 0);
     return {
       first,
-      weights: weights.map((weight) =>
+      weights: Float64Array.from(weights, (weight) =>
         asBytes ? toFixed(weight / sum) : weight / sum,
       ),
     };
