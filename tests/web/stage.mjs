@@ -122,10 +122,7 @@ export async function trial(play, model) {
 
 /** Pictures that keep a part of one's own, each of another class. */
 export async function keptOfClasses(classes, model) {
-  const { engine, runs, end } = await staged(
-    {},
-    { classes, ...model },
-  );
+  const { engine, runs, end } = await staged({}, { classes, ...model });
   const source = { image: "own", pixels: new Uint8Array(SIZE * SIZE) };
   const keep = { source, groups: 1, side: "coarse" };
   const rows = Array.from({ length: classes + 5 }, (_, i) =>
