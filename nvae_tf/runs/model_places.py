@@ -2,7 +2,7 @@
 
 ::
 
-    mnist-small              comes with the project, see `shipped`
+    mnist                    comes with the project, see `shipped`
     runs/copy                a folder that `save` wrote
     hf://user/repo           the hub; hf://user/repo@revision
 """
