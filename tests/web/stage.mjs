@@ -39,10 +39,14 @@ function manifestOf({ classes = 0, latents = LATENTS, modelBytes = 4 } = {}) {
 export async function staged(play, model) {
   const manifest = manifestOf(model);
   const threads = [];
+  const ended = new Set();
   const runs = [];
   globalThis.Worker = class {
     constructor(url) {
-      const workerData = { url: url.href, manifest, play };
+      // The engines' files are there for the first two.
+      const isOffline = Boolean(play.offline) && threads.length > 1;
+      const fails = isOffline ? { "e.wasm": Infinity } : play.fails;
+      const workerData = { url: url.href, manifest, play: { ...play, fails } };
       this.thread = new Thread(BEHAVIOUR, { workerData, execArgv: [] });
       threads.push(this.thread);
       this.thread.on("message", ({ run, message }) => {
@@ -59,6 +63,7 @@ export async function staged(play, model) {
     }
 
     terminate() {
+      ended.add(this.thread);
       this.thread.terminate();
     }
   };
@@ -72,6 +77,7 @@ export async function staged(play, model) {
   return {
     engine,
     runs,
+    alive: () => threads.length - ended.size,
     end: () => Promise.all(threads.map((thread) => thread.terminate())),
   };
 }
@@ -88,7 +94,7 @@ export function pause(milliseconds) {
 /** A picture is wanted while a long drawing goes on; then that is left. */
 export async function turns() {
   const { engine, runs, end } = await staged({ wasm: { milliseconds: 60 } });
-  const long = engine.draw("samples", Array(20).fill(rowOf(10)));
+  const long = engine.draw("samples", Array(60).fill(rowOf(10)));
   const left = long.then(
     () => "done",
     (error) => error.constructor.name,
@@ -189,6 +195,47 @@ export async function lostGpu() {
     levels: pictures.map((drawn) => drawn.map(([level]) => level)),
     note: engine.description.note,
   };
+}
+
+/** A GPU is lost, slowly, while something newer is asked for, or nothing. */
+export async function lostGpuWith(change) {
+  const { engine, end } = await staged({
+    wasm: { milliseconds: 160 },
+    webgpu: { milliseconds: 1, diesAt: 0.2, dying: 600 },
+  });
+  await engine.draw("samples", [rowOf(10)]);
+  await engine.tryGpu();
+  const asked = (level) =>
+    engine.draw("samples", Array(3).fill(rowOf(level))).then(
+      (pictures) => pictures[2][0],
+      (error) => error.constructor.name,
+    );
+  const first = asked(20);
+  // By then it is on its way to fail.
+  await pause(60);
+  if (change === "drop") {
+    engine.drop(["samples"]);
+  }
+  const told = await Promise.all([first, change === "newer" && asked(40)]);
+  await end();
+  return told;
+}
+
+/** A GPU is lost where WebAssembly can't be loaded any more; workers left. */
+export async function lostGpuOffline() {
+  const { engine, end, alive } = await staged({
+    wasm: { milliseconds: 160 },
+    webgpu: { milliseconds: 1, lasts: 12 },
+    offline: true,
+  });
+  await engine.draw("samples", [rowOf(10)]);
+  await engine.tryGpu();
+  const told = [];
+  while (told.length < 3) {
+    await engine.draw("samples", [rowOf(20)]).catch(() => told.push(alive()));
+  }
+  await end();
+  return told;
 }
 
 /** A graph that cannot be loaded once is asked for twice. */

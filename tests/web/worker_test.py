@@ -2,6 +2,8 @@
 
 import pathlib
 
+import pytest
+
 from tests.support.node import call, needs_node
 
 pytestmark = needs_node
@@ -16,7 +18,7 @@ def _played(name, *values):
 
 def test_long_drawing_keeps_no_other_view_waiting():
     result = _played("turns")
-    assert result["rowsBefore"] < 12
+    assert result["rowsBefore"] < 40
     # What is left ends with the part that is being drawn.
     assert result["left"] == "Superseded"
     assert result["rowsAfter"] <= result["rowsBefore"] + 2
@@ -95,6 +97,23 @@ def test_lost_gpu_is_gone_back_from():
     assert result["names"] == ["WebGPU", "WebAssembly"]
     assert result["levels"] == [[51] * 3, [102] * 3]
     assert "The device is lost" in result["note"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("none", [51, False]),
+        ("newer", ["Superseded", 102]),
+        ("drop", ["Superseded", False]),
+    ],
+)
+def test_lost_gpu_leaves_what_is_no_longer_wanted(change, told):
+    assert _played("lostGpuWith", change) == told
+
+
+def test_lost_gpu_that_nothing_can_replace_leaves_no_workers_behind():
+    # WebAssembly's ended when the GPU took over; the GPU's is left.
+    assert _played("lostGpuOffline") == [1, 1, 1]
 
 
 def test_file_that_could_not_be_loaded_is_asked_for_again():

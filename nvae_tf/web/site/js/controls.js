@@ -218,9 +218,10 @@ export function addShare(section, { save, link }) {
   const download = place.querySelector("[data-do=download]");
   download.onclick = save;
   place.querySelector("[data-do=link]").onclick = async () => {
-    const { url, isComplete } = await link();
-    const lacks = isComplete ? "" : " It lacks your picture, which is large.";
+    let lacks = "";
     try {
+      const { url, isComplete } = await link();
+      lacks = isComplete ? "" : " It lacks your picture, which is large.";
       await navigator.clipboard.writeText(url);
       note.textContent = `Copied.${lacks}`;
     } catch {

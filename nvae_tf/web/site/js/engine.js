@@ -29,6 +29,8 @@ export class Engine extends EventTarget {
     this.current = null;
     /** The worker that draws by WebGPU, once it has taken over. */
     this.gpu = null;
+    /** The newest task of each channel that is not dropped. */
+    this.newest = new Map();
   }
 
   /** Loads what draws the first picture. */
@@ -79,6 +81,7 @@ export class Engine extends EventTarget {
 
   /** Leaves unfinished what was asked for in these channels. */
   drop(channels) {
+    channels.forEach((channel) => this.newest.delete(channel));
     this.current.drop(channels);
   }
 
@@ -166,6 +169,7 @@ export class Engine extends EventTarget {
   }
 
   async #ask(task, onPart) {
+    this.newest.set(task.channel, task);
     const helper = this.current;
     try {
       return await helper.ask(task, onPart);
@@ -175,8 +179,16 @@ export class Engine extends EventTarget {
         throw error;
       }
       await this.#leaveGpu(error);
+      if (!this.#isWanted(task)) {
+        throw new Superseded();
+      }
       return this.current.ask(task, onPart);
     }
+  }
+
+  /** Whether nothing newer of its channel was asked for. */
+  #isWanted(task) {
+    return this.newest.get(task.channel) === task;
   }
 
   /** Goes back to WebAssembly; who asks meanwhile waits for the same. */
@@ -190,9 +202,14 @@ export class Engine extends EventTarget {
 
   async #startAgain({ message }) {
     const helper = this.#newHelper();
-    const { threads } = await helper.ask({ kind: "start", engine: "wasm" });
-    const note = `WebGPU failed: ${message}`;
-    this.#change(helper, { name: "WebAssembly", threads, note });
+    try {
+      const { threads } = await helper.ask({ kind: "start", engine: "wasm" });
+      const note = `WebGPU failed: ${message}`;
+      this.#change(helper, { name: "WebAssembly", threads, note });
+    } catch (problem) {
+      helper.retire();
+      throw problem;
+    }
   }
 
   /** From now on another worker draws, also what is asked for already. */
@@ -200,7 +217,7 @@ export class Engine extends EventTarget {
     const before = this.current;
     this.current = helper;
     this.#describe(description);
-    before.retire(helper);
+    before.retire(helper, (task) => this.#isWanted(task));
   }
 
   #newHelper() {
@@ -266,12 +283,18 @@ class Helper {
     return (await this.ask(task)).milliseconds;
   }
 
-  /** Ends the worker; another one answers what is open. */
-  retire(other) {
+  /** Ends the worker; another one, if any, answers what is open and wanted. */
+  retire(other, isWanted) {
     this.worker.terminate();
     const questions = [...this.open.values()];
     this.open.clear();
-    questions.forEach((question) => other.#post(question));
+    for (const question of questions) {
+      if (other && isWanted(question.task)) {
+        other.#post(question);
+      } else {
+        question.reject(new Superseded());
+      }
+    }
   }
 
   #post(question) {

@@ -61,6 +61,7 @@ export class StripView extends View {
     const [pixels] = await engine.draw(`${this.name}-big`, [row]);
     paint(this.big, pixels);
     this.take(taken, [pixels], true);
+    this.goOn(taken);
     const key = JSON.stringify(strip, (name, value) =>
       name === "pixels" ? undefined : value,
     );

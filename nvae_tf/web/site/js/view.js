@@ -88,6 +88,18 @@ export class View {
     }
   }
 
+  /**
+   * Ends a drawing of what is no longer wanted, or that nobody sees.
+   *
+   * @param {Uint8Array[]} pictures what `draw` was given.
+   * @throws {Superseded}
+   */
+  goOn(pictures) {
+    if (pictures !== this.pictures) {
+      throw new Superseded();
+    }
+  }
+
   /** Buttons wait for the pictures that they are about. */
   showTaken(isWhole) {
     if (this.download) {
@@ -99,6 +111,9 @@ export class View {
   #leave() {
     if (this.section.getAttribute("aria-busy") === "true") {
       this.drawn = "";
+      this.pictures = [];
+      this.showTaken(false);
+      this.section.setAttribute("aria-busy", "false");
       this.page.engine.drop(this.asks);
     }
   }

@@ -52,6 +52,7 @@ export class ImageView extends View {
       this.row(own, { groups }),
     );
     const scores = await engine.infer("image-score", source, label);
+    this.goOn(taken);
     this.#showScores(scores);
     // From the last to the first: the whole reconstruction is there at once.
     const pictures = await engine.draw("image", rows.reverse());

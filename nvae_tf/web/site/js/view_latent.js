@@ -43,6 +43,7 @@ export class LatentView extends StripView {
 
   async draw(wanted, pictures) {
     await super.draw(wanted, pictures);
+    this.goOn(pictures);
     await this.#drawEffects();
   }
 
