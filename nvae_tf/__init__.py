@@ -43,7 +43,7 @@ if typing.TYPE_CHECKING:
     from nvae_tf.model.nvae import NVAE
 
 # Else TensorFlow would take all of a GPU's memory, whatever it needs; it reads
-# this when it is loaded.
+# this when it first uses one.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 __version__ = "0.1.0"

@@ -104,7 +104,7 @@ def _require_several(count: int) -> None:
     try:
         described = cluster.find()
     except UserError:
-        # What these processes find is told by the launcher.
+        # The processes find what the launcher describes to them, not this.
         return
     if described and len(described.addresses) > 1:
         raise UserError(

@@ -137,8 +137,8 @@ def load(preset: str, **changes: Any) -> Config:
                 raise ConfigError(f"{key}: {name} is no group of keys.")
         if isinstance(group.get(last), dict):
             raise ConfigError(
-                f"{key} is a group of keys: change each by its own name, such "
-                f"as {key}__{next(iter(group[last]))}."
+                f"{key} is a group of keys: change each by its own name, "
+                f"{key}__KEY."
             )
         group[last] = value
     return config_from_dict(values)

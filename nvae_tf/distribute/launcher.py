@@ -35,6 +35,8 @@ _MARK = "NVAE_TF_LAUNCHED"
 _POLL_SECONDS = 0.2
 # What the rest gets to end by itself once a process has failed.
 _GRACE_SECONDS = 10.0
+# And what the first one then gets to write a large checkpoint.
+_SAVING_SECONDS = 1800.0
 _TAIL_LINES = 20
 
 
@@ -202,8 +204,7 @@ def _wait(processes) -> int:
             grace = 6 if is_stop else 1
             deadline = time.monotonic() + grace * _GRACE_SECONDS
             if is_stop:
-                # The first process may be writing a checkpoint, which takes as
-                # long as it takes; its own watchdog ends it if it hangs.
+                # The first process may be writing a checkpoint.
                 mortal = processes[1:]
             else:
                 for process in processes:
@@ -213,7 +214,9 @@ def _wait(processes) -> int:
             for process in mortal:
                 if process.poll() is None:
                     process.kill()
-            deadline = None
+            is_over = len(mortal) == len(processes)
+            deadline = None if is_over else time.monotonic() + _SAVING_SECONDS
+            mortal = processes
     codes = [process.wait() for process in processes]
     if first is None:
         first = next((code for code in codes if code), 0)

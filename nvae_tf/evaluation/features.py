@@ -118,6 +118,10 @@ class FeatureNetwork:
                     "another with --features."
                 )
             images = np.repeat(images, 3, axis=-1)
+        experimental = tf.config.experimental
+        rounds = experimental.tensor_float_32_execution_enabled()
+        # Whatever samples are drawn in: distances are to compare.
+        experimental.enable_tensor_float_32_execution(False)
         try:
             return np.asarray(self._graph(tf.constant(images)), np.float32)
         except (ValueError, TypeError, tf.errors.OpError) as error:
@@ -126,6 +130,8 @@ class FeatureNetwork:
                 f"The feature network {self.name} does not take images of "
                 f"shape {list(images.shape[1:])}: {reason}"
             ) from error
+        finally:
+            experimental.enable_tensor_float_32_execution(rounds)
 
     @functools.cached_property
     def _graph(self):

@@ -80,8 +80,9 @@ def without_places(config: Config) -> Config:
     """A configuration that does not tell where data and models lay."""
     data, train = config.data, config.train
     initial_model = train.initial_model
-    if not initial_model.startswith("hf://"):
-        initial_model = pathlib.PurePath(initial_model).name
+    is_folder = pathlib.PurePath(initial_model).name != initial_model
+    if is_folder and not initial_model.startswith("hf://"):
+        initial_model = ""
     return dataclasses.replace(
         config,
         data=dataclasses.replace(

@@ -49,6 +49,21 @@ sys.exit(75)
     assert launcher.launch(2, tmp_path, command) == RESUME_STATUS
 
 
+def test_first_process_that_never_has_saved_is_ended_at_last(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(launcher, "_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(launcher, "_SAVING_SECONDS", 0.1)
+    program = """
+import json, os, sys, time
+if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 0:
+    time.sleep(600)
+sys.exit(75)
+"""
+    command = [sys.executable, "-c", program]
+    assert launcher.launch(2, tmp_path, command) == RESUME_STATUS
+
+
 @pytest.fixture
 def planned(monkeypatch):
     """What a dry run with these flags counts as replicas, on four GPUs."""

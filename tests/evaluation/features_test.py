@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from nvae_tf.core.errors import ConfigError, DataError
-from nvae_tf.evaluation.features import load_features
+from nvae_tf.evaluation.features import FeatureNetwork, load_features
 from tests.support.feature_graphs import write_inception_graph
 
 # Keras reads its own variables in a way that NumPy 2 warns of.
@@ -202,3 +202,21 @@ def test_what_is_no_network_is_named(tmp_path, name, message):
     with pytest.raises((ConfigError, DataError), match=message) as caught:
         load_features(str(path))
     assert f"--features={path}" in str(caught.value)
+
+
+def test_features_are_those_of_float32_whatever_is_drawn_in():
+    experimental = tf.config.experimental
+    seen = []
+
+    def function(images):
+        seen.append(experimental.tensor_float_32_execution_enabled())
+        return tf.reduce_mean(images, axis=[1, 2])
+
+    network = FeatureNetwork("test", "fingerprint", function)
+    experimental.enable_tensor_float_32_execution(True)
+    try:
+        network.extract([np.zeros((2, 4, 4, 3), np.uint8)])
+        assert experimental.tensor_float_32_execution_enabled()
+    finally:
+        experimental.enable_tensor_float_32_execution(False)
+    assert seen == [False]

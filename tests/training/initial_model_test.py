@@ -140,7 +140,8 @@ def test_the_preset_begins_with_the_configuration(folder):
 
 def test_the_card_does_not_tell_where_the_model_lay():
     for place, told in (
-        ("/home/me/models/mine", "mine"),
+        ("/home/me/models/mine", ""),
+        ("models/mnist", ""),
         ("mnist", "mnist"),
         ("hf://user/repo@main", "hf://user/repo@main"),
     ):

@@ -23,7 +23,7 @@ from nvae_tf.export.beside import (
     picture_grid,
 )
 from nvae_tf.export.beside.single_file import single_file
-from nvae_tf.export.folder.runner import FolderRunner, says_what_it_is
+from nvae_tf.export.folder.runner import FolderRunner, describes_export
 from nvae_tf.export.graphs import GraphDefinition, Graphs
 from nvae_tf.export.model_card import describe
 from nvae_tf.export.onnx_runner import ALL_GRAPHS
@@ -90,7 +90,7 @@ def export_folder(
     output = pathlib.Path(output)
     require_replaceable(
         output,
-        says_what_it_is,
+        describes_export,
         "a StableHLO or LiteRT export",
         overwrite=overwrite,
         error=ExportError,

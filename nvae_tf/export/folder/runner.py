@@ -15,7 +15,7 @@ from nvae_tf.core.errors import ExportError, one_line
 from nvae_tf.core.json_files import read_json
 from nvae_tf.export.beside.graph_folder import DESCRIPTION, GraphFolder
 
-__all__ = ["FolderRunner", "format_of", "is_export", "says_what_it_is"]
+__all__ = ["FolderRunner", "describes_export", "format_of", "is_export"]
 
 
 def is_export(path: str | os.PathLike) -> bool:
@@ -23,7 +23,7 @@ def is_export(path: str | os.PathLike) -> bool:
     return (pathlib.Path(path) / DESCRIPTION).is_file()
 
 
-def says_what_it_is(path: str | os.PathLike) -> bool:
+def describes_export(path: str | os.PathLike) -> bool:
     """Whether a folder's description is that of such an export.
 
     Others may have a file of that name, too: who would remove a folder asks
