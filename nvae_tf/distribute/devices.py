@@ -152,8 +152,10 @@ def _require_gpus() -> None:
 
     Whoever leaves them all out by CUDA_VISIBLE_DEVICES means none.
     """
+    if tf.config.list_physical_devices("GPU"):
+        return
     chosen = machine.chosen_gpus()
-    if tf.config.list_physical_devices("GPU") or not chosen:
+    if not chosen:
         return
     try:
         names = sorted({gpu.name for gpu in machine.driver_gpus()})

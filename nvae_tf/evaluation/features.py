@@ -36,6 +36,7 @@ import tensorflow as tf
 
 from nvae_tf.core.errors import ConfigError, DataError, UserError, one_line
 from nvae_tf.core.reading import read_bytes, shown
+from nvae_tf.distribute.rounding import tf32
 
 __all__ = ["INCEPTION", "FeatureNetwork", "load_features"]
 
@@ -118,20 +119,16 @@ class FeatureNetwork:
                     "another with --features."
                 )
             images = np.repeat(images, 3, axis=-1)
-        experimental = tf.config.experimental
-        rounds = experimental.tensor_float_32_execution_enabled()
-        # Whatever samples are drawn in: distances are to compare.
-        experimental.enable_tensor_float_32_execution(False)
         try:
-            return np.asarray(self._graph(tf.constant(images)), np.float32)
+            # Whatever samples are drawn in: distances are to compare.
+            with tf32(False):
+                return np.asarray(self._graph(tf.constant(images)), np.float32)
         except (ValueError, TypeError, tf.errors.OpError) as error:
             reason = " ".join(str(error).split())[:300]
             raise DataError(
                 f"The feature network {self.name} does not take images of "
                 f"shape {list(images.shape[1:])}: {reason}"
             ) from error
-        finally:
-            experimental.enable_tensor_float_32_execution(rounds)
 
     @functools.cached_property
     def _graph(self):

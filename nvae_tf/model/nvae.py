@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 
 from nvae_tf.config import ModelConfig
 from nvae_tf.config.run import policy_of
+from nvae_tf.distribute.rounding import tf32
 from nvae_tf.distributions.likelihoods import (
     num_pixel_parameters,
     pixel_distribution,
@@ -157,15 +158,13 @@ class NVAE(PureLayer, keras.Model):
         Args:
           precision: see there.
         """
-        experimental = tf.config.experimental
         policy = self.dtype_policy
-        tf32 = experimental.tensor_float_32_execution_enabled()
-        self.compute_in(precision)
-        try:
-            yield
-        finally:
-            self.dtype_policy = policy
-            experimental.enable_tensor_float_32_execution(tf32)
+        with tf32(precision == "tf32"):
+            self.compute_in(precision)
+            try:
+                yield
+            finally:
+                self.dtype_policy = policy
 
     def likelihood(self, logits) -> tfd.Distribution:
         """The distribution over images that the parameters stand for.

@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from nvae_tf.config import Config
 from nvae_tf.core.errors import ConfigError
 from nvae_tf.model.nvae import NVAE
@@ -72,12 +74,7 @@ def load(place: str | os.PathLike) -> tuple[NVAE, Config, dict[str, Any]]:
     model = NVAE(config.model, seed=None)
     # Not in the precision of the run: that is for training.
     model.compute_in("float32")
-    assign_tensors(
-        model.named_variables(_PREFIX),
-        stored,
-        origin,
-        unless_finite=pretrained_folder.AGAIN,
-    )
+    _assign(model, stored, origin)
     return model, config, {"step": None, "ema": False, **facts}
 
 
@@ -119,9 +116,13 @@ def begin(model: NVAE, place: str) -> None:
     """
     folder = locate(place)
     _, stored, _ = pretrained_folder.read(folder)
+    _assign(model, stored, str(folder / pretrained_folder.WEIGHTS))
+
+
+def _assign(model: NVAE, stored: Mapping[str, np.ndarray], origin: str) -> None:
     assign_tensors(
         model.named_variables(_PREFIX),
         stored,
-        str(folder / pretrained_folder.WEIGHTS),
+        origin,
         unless_finite=pretrained_folder.AGAIN,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from nvae_tf.distribute.rounding import tf32
 from nvae_tf.export.graphs import describe_tensor
 
 __all__ = ["Lowered", "lower_function"]
@@ -53,17 +54,12 @@ def lower_function(
         return function(**dict(zip(arguments, values, strict=True)))
 
     compiled = tf.function(positional, autograph=False, jit_compile=True)
-    experimental = tf.config.experimental
-    before = experimental.tensor_float_32_execution_enabled()
     # How exact products are is for the program's user to say: see `portable`.
-    experimental.enable_tensor_float_32_execution(True)
-    try:
+    with tf32(True):
         concrete = compiled.get_concrete_function(*specs)
         module = compiled.experimental_get_compiler_ir(*specs)(
             stage="stablehlo_serialized"
         )
-    finally:
-        experimental.enable_tensor_float_32_execution(before)
     inputs = [describe_tensor(*pair) for pair in arguments.items()]
     inputs += [describe_tensor(*names[id(h)]) for h in concrete.captured_inputs]
     # The values of a dictionary come in the order of its sorted keys.
