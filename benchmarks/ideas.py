@@ -11,12 +11,20 @@ from collections.abc import Iterator
 from unittest import mock
 
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from nvae_tf.distributions import residual_normal
 from nvae_tf.model import losses
 from nvae_tf.training.objective import Objective
 
-__all__ = ["free_bits", "shifted_images", "sigma_by_softplus"]
+__all__ = [
+    "consistent_posteriors",
+    "free_bits",
+    "shifted_images",
+    "sigma_by_softplus",
+]
+
+tfd = tfp.distributions
 
 _LOG_TWO = math.log(2.0)
 
@@ -60,17 +68,76 @@ def shifted_images(pixels: int) -> Iterator[None]:
     plain = Objective.gradients
 
     def gradients(self, x, *args, seed=None, **kwargs):
-        p, size = self.model.config.padding, x.shape[1]
-        moved = _shifted(x[:, p : size - p, p : size - p], pixels, seed + 7)
-        moved = tf.pad(moved, [[0, 0], [p, p], [p, p], [0, 0]])
+        moved = _shifted(x, self.model.config.padding, pixels, seed + 7)
         return plain(self, moved, *args, seed=seed, **kwargs)
 
     with mock.patch.object(Objective, "gradients", gradients):
         yield
 
 
-def _shifted(x, pixels: int, seed):
+@contextlib.contextmanager
+def consistent_posteriors(pixels: int, weight: float) -> Iterator[None]:
+    """Images beside their shifted selves, whose posteriors are to agree.
+
+    CR-NVAE (Sinha & Dieng 2021, arXiv 2105.14859, equation 5): the bound of
+    both, and the KL of a shifted image's posteriors from the image's, all
+    groups summed.  Each is given what was drawn above of its own image, and is
+    taken before its flow.
+
+    Args:
+      pixels: see `shifted_images`.
+      weight: of the KL beside the mean bound of both.
+    """
+    plain_gradients, plain_nelbo = Objective.gradients, Objective.nelbo
+
+    def gradients(self, x, *args, seed=None, **kwargs):
+        moved = _shifted(x, self.model.config.padding, pixels, seed + 7)
+        both = tf.concat([x, moved], axis=0)
+        return plain_gradients(self, both, *args, seed=seed, **kwargs)
+
+    def forward(self, x, seed, eps, params):
+        return self.model(
+            x,
+            eps=eps,
+            seed=seed,
+            training=True,
+            params=params,
+            with_densities=False,
+            with_latents=True,
+        )
+
+    def nelbo(self, x, output, *args, **kwargs):
+        nll, kl, gamma = plain_nelbo(self, x, output, *args, **kwargs)
+        apart = sum(
+            _divergence_of_halves(mean, scale)
+            for mean, scale in zip(
+                output.latents.mean, output.latents.scale, strict=True
+            )
+        )
+        return nll, kl + weight * tf.tile(apart, [2]), gamma
+
+    with (
+        mock.patch.object(Objective, "gradients", gradients),
+        mock.patch.object(Objective, "_forward", forward),
+        mock.patch.object(Objective, "nelbo", nelbo),
+    ):
+        yield
+
+
+def _divergence_of_halves(mean, scale):
+    """KL of the second half of a batch of Normals from the first, `[B / 2]`."""
+    of_images, of_moved = (
+        tfd.Normal(*pair)
+        for pair in zip(tf.split(mean, 2), tf.split(scale, 2), strict=True)
+    )
+    divergence = tfd.kl_divergence(of_moved, of_images)
+    return tf.reduce_sum(divergence, axis=range(1, len(mean.shape)))
+
+
+def _shifted(x, padding: int, pixels: int, seed):
     """Every image of x `[B, H, W, C]` by an offset of its own, zeros behind."""
+    inside = slice(padding, x.shape[1] - padding)
+    x = x[:, inside, inside]
     count, (height, width) = tf.shape(x)[0], x.shape[1:3]
     offsets = tf.random.stateless_uniform(
         [count, 2, 1], seed, 0, 2 * pixels + 1, tf.int32, alg="philox"
@@ -80,7 +147,9 @@ def _shifted(x, pixels: int, seed):
     rows = tf.range(height)[None] + offsets[:, 0]
     columns = tf.range(width)[None] + offsets[:, 1]
     moved = tf.gather(padded, rows, axis=1, batch_dims=1)
-    return tf.gather(moved, columns, axis=2, batch_dims=1)
+    moved = tf.gather(moved, columns, axis=2, batch_dims=1)
+    around = [padding, padding]
+    return tf.pad(moved, [[0, 0], around, around, [0, 0]])
 
 
 class _Instead:

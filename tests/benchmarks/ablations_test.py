@@ -10,9 +10,12 @@ import tensorflow as tf
 from benchmarks import ablations, ideas
 from nvae_tf.config import presets
 from nvae_tf.core.errors import UserError
+from nvae_tf.core.json_files import read_json_lines
 from nvae_tf.distributions.residual_normal import ResidualNormal
 from nvae_tf.model import losses
+from nvae_tf.training import trainer
 from nvae_tf.training.objective import Objective
+from tests.support.run_helpers import make_config, write_images
 
 
 def _row(variant, seed, nll, data="digits") -> dict:
@@ -92,6 +95,41 @@ def test_images_move_whole_and_each_by_itself(monkeypatch):
     assert {row for row, _ in first} == {2, 3, 4, 5, 6}
     # The padding around images stays what it is.
     assert moved(np.ones_like(x))[:, [0, -1]].max() == 0
+
+
+def test_posteriors_agree_by_the_divergence_of_the_moved_from_the_images(
+    monkeypatch,
+):
+    nothing = tf.zeros([4])
+    monkeypatch.setattr(
+        Objective, "nelbo", lambda self, x, output: (nothing, nothing, None)
+    )
+    # Two images, and the same moved: the first of them has another mean, the
+    # second half the sigma.
+    mean = np.zeros([4, 2, 2, 1], np.float32)
+    mean[2] = 3.0
+    scale = np.ones_like(mean)
+    scale[3] = 0.5
+    latents = types.SimpleNamespace(
+        mean=[tf.constant(mean)] * 2, scale=[tf.constant(scale)] * 2
+    )
+    output = types.SimpleNamespace(latents=latents)
+    with ideas.consistent_posteriors(2, 0.1):
+        _, kl, _ = Objective.nelbo(None, None, output)
+    # Two groups of four latents.
+    far, narrow = 0.1 * 8 * 4.5, 0.1 * 8 * (0.125 - 0.5 - np.log(0.5))
+    np.testing.assert_allclose(kl, [far, narrow, far, narrow], rtol=1e-6)
+
+
+def test_a_run_trains_with_posteriors_that_agree(tmp_path):
+    with ideas.consistent_posteriors(1, 0.1):
+        trainer.train(
+            make_config(write_images(tmp_path / "images.npy")), tmp_path / "run"
+        )
+    records = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    bounds = [r["nelbo"] for r in records if r["kind"] == "train"]
+    assert len(bounds) == 6
+    assert np.isfinite(bounds).all()
 
 
 def test_garments_have_labels(tmp_path):
