@@ -16,10 +16,9 @@ __all__ = [
     "unpack",
 ]
 
-# A large vector has so many parts, or a few more; smaller ones fewer, of so
-# many elements.
-_MOST_PARTS = 16
-_PART_SIZE = 2**22
+# Elements of a part: 25 MiB in float32, of which links between replicas and
+# kernels on GPUs make good use.
+_PART_SIZE = 25 * 2**18
 
 
 class Part(typing.NamedTuple):
@@ -60,15 +59,13 @@ def parts(shapes) -> list[Part]:
       shapes: static shapes of the tensors in it.
 
     Returns:
-      The parts, in order; one if the vector is small.
+      The parts, in order, each of 25 MiB at most or one larger tensor.
     """
     sizes = [shape.num_elements() for shape in shapes]
     ends = list(itertools.accumulate(sizes, initial=0))
-    count = min(max(1, ends[-1] // _PART_SIZE), _MOST_PARTS)
-    limit = -(-ends[-1] // count)
     cuts = [0]
     for i in range(1, len(sizes)):
-        if ends[i + 1] - ends[cuts[-1]] > limit:
+        if ends[i + 1] - ends[cuts[-1]] > _PART_SIZE:
             cuts.append(i)
     return [
         Part(slice(a, b), slice(ends[a], ends[b]))
