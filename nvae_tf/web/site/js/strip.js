@@ -2,7 +2,7 @@
 
 import { pictureButton, rove } from "./controls.js";
 import { canvasFor, paint } from "./pictures.js";
-import { View } from "./view.js";
+import { keyOf, View } from "./view.js";
 
 export class StripView extends View {
   /**
@@ -62,9 +62,7 @@ export class StripView extends View {
     paint(this.big, pixels);
     this.take(taken, [pixels], true);
     this.goOn(taken);
-    const key = JSON.stringify(strip, (name, value) =>
-      name === "pixels" ? undefined : value,
-    );
+    const key = keyOf(strip);
     if (key === this.stripDrawn) {
       return;
     }

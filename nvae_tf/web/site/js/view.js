@@ -9,6 +9,13 @@ import { addShare } from "./controls.js";
 import { Superseded } from "./engine.js";
 import { save } from "./pictures.js";
 
+/** What is wanted, as a text to compare by: images by name, not by pixels. */
+export function keyOf(wanted) {
+  return JSON.stringify(wanted, (name, value) =>
+    name === "pixels" ? undefined : value,
+  );
+}
+
 export class View {
   /**
    * @param {string} name of the view and of its section.
@@ -42,9 +49,7 @@ export class View {
     }
     this.show();
     const wanted = this.wanted();
-    const key = JSON.stringify(wanted, (name, value) =>
-      name === "pixels" ? undefined : value,
-    );
+    const key = keyOf(wanted);
     if (!this.page.isReady || key === this.drawn) {
       return;
     }

@@ -2,6 +2,7 @@
 
 import { say } from "./controls.js";
 import { StripView } from "./strip.js";
+import { keyOf } from "./view.js";
 
 const STOPS = [-3, -2, -1, 0, 1, 2, 3];
 /** A channel's effect is what lies between these, in sigmas. */
@@ -53,9 +54,7 @@ export class LatentView extends StripView {
     const rows = this.items.flatMap(({ index: channel }) =>
       ENDS.map((amount) => this.row(base, { shift: { group, channel, amount } })),
     );
-    const key = JSON.stringify(rows, (name, value) =>
-      name === "pixels" ? undefined : value,
-    );
+    const key = keyOf(rows);
     if (key === this.effectsDrawn) {
       return;
     }
