@@ -13,9 +13,11 @@ from nvae_tf.core.json_files import read_json
 from nvae_tf.core.reading import shown
 from nvae_tf.sampling.images import encode_png
 
-__all__ = ["SETTINGS", "write_samples"]
+__all__ = ["RUN_WEIGHTS", "SETTINGS", "write_samples"]
 
 SETTINGS = "sampling.json"
+# A key of the settings: what tells a run's weights from those of another run.
+RUN_WEIGHTS = "run_weights"
 
 
 def write_samples(
@@ -33,8 +35,8 @@ def write_samples(
       folder: for the files, named after the seeds.
       seeds: not negative.
       batch_size: B.
-      settings: how images are drawn; kept in the folder, so that it never
-        holds images that were drawn in two ways.
+      settings: how images are drawn, and by which model; kept in the folder,
+        so that it never holds images that were drawn in two ways.
       progress: wraps the numbers of the batches.
 
     Returns:
@@ -70,6 +72,9 @@ def _check_settings(path: pathlib.Path, settings: dict) -> None:
         return
     advice = "name another folder with --output"
     found = read_json(path, UserError, advice=advice)
+    if RUN_WEIGHTS not in found:
+        # Folders of before do not say.
+        settings = {k: v for k, v in settings.items() if k != RUN_WEIGHTS}
     differing = [
         f"{shown(key)} ({shown(found.get(key))} there, "
         f"{shown(settings.get(key))} now)"

@@ -101,6 +101,26 @@ def test_sample_writes_the_same_images_to_a_grid_and_a_folder(
         run("sample", f"--workdir={workdir}", f"--output={folder}/")
 
 
+def test_folder_of_samples_is_of_one_run(workdir, tmp_path):
+    model, config, _ = load_model(workdir)
+    other = Workdir(tmp_path / "other")
+    other.write_config(config)
+    head = model.parts["image"].parts["head"]
+    head.bias.assign(head.bias + 1.0)
+    tensors = read_tensors(model.named_variables("model/"))
+    other.checkpoints().save(3, tensors, {})
+    folder = tmp_path / "samples"
+    options = (f"--output={folder}/", "--num=2")
+    run("sample", f"--workdir={workdir}", *options)
+    with pytest.raises(UserError, match="drawn otherwise: run_weights"):
+        run("sample", f"--workdir={other.path}", *options)
+    # Folders of before do not say which run they are of.
+    settings = json.loads((folder / "sampling.json").read_text())
+    del settings["run_weights"]
+    (folder / "sampling.json").write_text(json.dumps(settings))
+    run("sample", f"--workdir={workdir}", *options)
+
+
 @pytest.mark.long
 def test_sample_makes_the_figure_of_scales(workdir, illustrator, tmp_path):
     path = tmp_path / "scales.png"

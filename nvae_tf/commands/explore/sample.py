@@ -98,6 +98,8 @@ def main(argv) -> None:
         _LABELS.read(_MODEL.read_config().model)
     model, _, info = _MODEL.load()
     counts = _fixed_counts(model.config, fixed)
+    # Before statistics are re-adjusted, which another device rounds otherwise.
+    weights = _weights(model, info) if is_folder else {}
     temperature = _DRAW.prepare(model, info)
     illustrator = Illustrator(model)
     labels = _LABELS.read(model.config)
@@ -106,7 +108,7 @@ def main(argv) -> None:
     elif labels and len(labels) > 1 and not is_folder:
         _write_rows(illustrator, counts[0], temperature, labels)
     elif is_folder:
-        _write_folder(illustrator, counts[0], temperature, info)
+        _write_folder(illustrator, counts[0], temperature, info, weights)
     else:
         _write_grid(illustrator, counts[0], temperature)
 
@@ -225,7 +227,17 @@ def _write_grid(illustrator, fix_groups, temperature) -> None:
     print(f"{len(drawn)} samples in {_OUTPUT.value}")
 
 
-def _write_folder(illustrator, fix_groups, temperature, info) -> None:
+def _weights(model, info) -> dict:
+    """What tells the weights from others, as a folder's settings say it."""
+    from nvae_tf.evaluation.partial_results import weights_digest
+    from nvae_tf.sampling.sample_folder import RUN_WEIGHTS
+
+    if "sha256" in info:
+        return {"weights": info["sha256"]}
+    return {RUN_WEIGHTS: weights_digest(model)}
+
+
+def _write_folder(illustrator, fix_groups, temperature, info, weights) -> None:
     import functools
 
     import numpy as np
@@ -261,8 +273,8 @@ def _write_folder(illustrator, fix_groups, temperature, info) -> None:
         {
             "step": info["step"],
             "ema": info["ema"],
-            # Of a pretrained model: its step, if any, does not tell which.
-            **({"weights": info["sha256"]} if "sha256" in info else {}),
+            # Another model may have taken as many steps.
+            **weights,
             "readjust_bn": _DRAW.readjusts,
             # Folders of before do not say, and are of float32 as a rule.
             **(
