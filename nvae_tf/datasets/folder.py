@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from nvae_tf.config import MAX_PIXELS, DataConfig
 from nvae_tf.core.errors import DataError
@@ -29,6 +29,16 @@ _BYTES_PER_PIXEL = 8
 # In a JPEG: a marker, but for those between the pixels of a scan.
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _SCAN, _END, _WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)
+# What turns a picture upright, by the orientation that EXIF tells.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Programs write about 10; a file with a preview in it has those of both.
 _MAX_SCANS = 100
 _SPLIT_FOLDERS = {
@@ -199,10 +209,11 @@ def decode_image(
 ) -> np.ndarray:
     """Decodes an image file, turned upright.
 
-    16-bit files are reduced to their upper 8 bits; palettes are expanded; of
-    an animation the first picture counts.  The file may come from anyone: what
-    is none of `SUFFIXES`' formats by its content is not looked at any further,
-    and what would grow too large is not decoded.
+    16-bit files are reduced to their upper 8 bits; palettes are expanded; a
+    colour that stands for transparency becomes alpha; of an animation the first
+    picture counts.  The file may come from anyone: what is none of `SUFFIXES`'
+    formats by its content is not looked at any further, and what would grow too
+    large is not decoded.
 
     Args:
       path: the file.
@@ -225,7 +236,7 @@ def decode_image(
             if picture.format in ("JPEG", "MPO"):
                 _check_scans(content)
             picture.load()
-            return _to_array(ImageOps.exif_transpose(picture))
+            return _to_array(_upright(picture))
     except UnidentifiedImageError as error:
         raise CorruptImageError(
             f"{path} cannot be read as an image (it is none of "
@@ -265,17 +276,25 @@ def _check_scans(content: bytes) -> None:
             at += int.from_bytes(content[at : at + 2])
 
 
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture as its camera was held."""
+    # Not by ImageOps.exif_transpose: that writes all of EXIF anew, which fails
+    # where any of it is odd.
+    turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    return picture if turn is None else picture.transpose(turn)
+
+
 def _to_array(picture: Image.Image) -> np.ndarray:
     if picture.mode.startswith("I"):
         wide = np.asarray(picture)
         if wide.size and (wide.min() < 0 or wide.max() > 65535):
             raise ValueError("more than 16 bits per pixel")
         return (wide >> 8).astype(np.uint8)[..., None]
-    if picture.mode == "P":
-        transparent = "transparency" in picture.info
+    transparent = "transparency" in picture.info
+    if picture.mode in ("P", "RGB"):
         picture = picture.convert("RGBA" if transparent else "RGB")
-    elif picture.mode == "1":
-        picture = picture.convert("L")
+    elif picture.mode in ("1", "L"):
+        picture = picture.convert("LA" if transparent else "L")
     elif picture.mode == "PA":
         picture = picture.convert("RGBA")
     elif picture.mode not in ("L", "LA", "RGB", "RGBA"):

@@ -41,8 +41,9 @@ def match_channels(
 ) -> np.ndarray:
     """Brings an image to the model's number of channels.
 
-    Nothing is lost without being asked for: gray becomes RGB, equal channels
-    become gray, a missing fourth channel becomes opaque.
+    Nothing is lost without being asked for: gray becomes RGB, with its alpha
+    if there is any, equal channels become gray, a missing fourth channel
+    becomes opaque.
 
     Args:
       image: uint8 or uint16 `[H, W]` or `[H, W, C]`; C of 2 is gray with
@@ -86,6 +87,8 @@ def match_channels(
             )
     if image.shape[-1] == 1 and channels in (3, 4):
         image = np.repeat(image, 3, -1)
+    if image.shape[-1] == 2 and channels == 4 and alpha == "keep":
+        image = image[..., [0, 0, 0, 1]]
     if image.shape[-1] == 3 and channels == 4 and alpha == "keep":
         opaque = np.full_like(image[..., :1], 2**bits - 1)
         image = np.concatenate([image, opaque], -1)

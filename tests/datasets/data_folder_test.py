@@ -103,6 +103,7 @@ def composed(pixels, ground):
         ("RGBA", "png", 3, "white", lambda x: composed(x, 255)),
         ("RGBA", "png", 3, "black", lambda x: composed(x, 0)),
         ("LA", "png", 1, "white", lambda x: composed(x, 255)),
+        ("LA", "png", 4, "keep", lambda x: x[..., [0, 0, 0, 1]]),
         (
             "RGB",
             "png",
@@ -144,6 +145,26 @@ def test_transparent_palettes_have_alpha(tmp_path):
     picture = Image.fromarray(write_picture(tmp_path / "x.png"))
     picture.quantize(16).save(tmp_path / "clear.png", transparency=0)
     assert decode_image(tmp_path / "clear.png").shape == (8, 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("mode", "clear", "other"),
+    [("1", 0, 1), ("L", 7, 200), ("RGB", (0, 9, 0), (0, 9, 1))],
+)
+def test_colour_that_stands_for_transparency_is_transparent(
+    tmp_path, mode, clear, other
+):
+    picture = Image.new(mode, (8, 8), other)
+    picture.putpixel((0, 0), clear)
+    picture.save(tmp_path / "x.png", transparency=clear)
+    alpha = decode_image(tmp_path / "x.png")[..., -1]
+    assert alpha[0, 0] == 0
+    assert (alpha.ravel()[1:] == 255).all()
+    white = open_folder(tmp_path, alpha="white")[0]
+    assert white[0, 0].tolist() == [255, 255, 255]
+    dropped = open_folder(tmp_path, alpha="drop")[0]
+    expected = np.asarray(picture.convert("RGB"))
+    np.testing.assert_array_equal(dropped, expected)
 
 
 def test_photographs_are_turned_upright(tmp_path):

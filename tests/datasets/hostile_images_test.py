@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nvae_tf.core.errors import ConfigError, DataError
 from nvae_tf.datasets.folder import decode_image
@@ -258,13 +258,34 @@ def test_inks_and_palettes_become_colours(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_that_of_the_camera(tmp_path, orientation):
-    pixels = np.zeros((8, 16, 3), np.uint8)
-    pixels[:, :8] = 255
+    path = tmp_path / "x.png"
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
-    expected = (16, 8, 3) if orientation > 4 else (8, 16, 3)
-    assert decode_image(tmp_path / "x.png").shape == expected
+    write_picture(path, size=(16, 8), exif=exif)
+    with Image.open(path) as picture:
+        expected = np.asarray(ImageOps.exif_transpose(picture))
+    assert expected.shape == ((16, 8, 3) if orientation > 4 else (8, 16, 3))
+    np.testing.assert_array_equal(decode_image(path), expected)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (0x011A, 10, 1, struct.pack("<I", 38)),  # -5/3 pixels per inch.
+        (0x0100, 2, 4, b"abc\0"),  # A width in letters.
+        (0x0100, 11, 1, struct.pack("<f", 1.5)),
+    ],
+)
+def test_odd_entry_of_exif_is_not_in_the_way(tmp_path, odd):
+    turned = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
+    entries = b"".join(
+        struct.pack("<HHI", *entry[:3]) + entry[3]
+        for entry in sorted([turned, odd])
+    )
+    exif = b"Exif\0\0II*\0\x08\0\0\0\2\0" + entries + bytes(4)
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (16, 8)).save(path, exif=exif + struct.pack("<ii", -5, 3))
+    assert decode_image(path).shape == (16, 8, 3)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
