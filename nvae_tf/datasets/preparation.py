@@ -15,6 +15,7 @@ from nvae_tf.config import Config
 from nvae_tf.core.errors import ConfigError, DataError
 from nvae_tf.core.json_files import read_json
 from nvae_tf.core.threads import map_ahead
+from nvae_tf.datasets.data_state import data_state
 from nvae_tf.datasets.labels import within
 from nvae_tf.datasets.pipeline import open_source
 from nvae_tf.datasets.records import (
@@ -25,7 +26,12 @@ from nvae_tf.datasets.records import (
     write_json,
     write_shard,
 )
-from nvae_tf.datasets.sources import SPLITS, CorruptImageError, Source
+from nvae_tf.datasets.sources import (
+    SPLITS,
+    CorruptImageError,
+    Source,
+    within_bits,
+)
 
 __all__ = ["IMAGES_PER_SHARD", "Prepared", "prepare"]
 
@@ -46,6 +52,8 @@ _RELEVANT = (
     "validation_fraction",
     "skip_corrupt",
 )
+# Of the settings: what tells the files from those of another time.
+_FILES = "files"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +78,8 @@ def prepare(
 ) -> Prepared:
     """Writes all splits of `config.data` to `output`.
 
-    Whole shards that are already there are kept.
+    Whole shards that are already there are kept, unless the files that the
+    images come from were changed since, which is an error.
 
     Args:
       config: its `data` names the source and the resize policy, its `model`
@@ -83,8 +92,9 @@ def prepare(
       Counts of what is now in the folder.
 
     Raises:
-      DataError: if images cannot be read or written, or the folder holds a
-        preparation with other settings.
+      DataError: if images cannot be read or written, the splits have values
+        of different bits, or the folder holds a preparation with other
+        settings, or of files that have changed since.
       ConfigError: if the source is already a prepared one.
     """
     if config.data.source == "tfrecord":
@@ -107,6 +117,7 @@ def prepare(
         names[split] = same[0] if same else split
         if not same:
             sources[split] = source
+    _require_one_kind(sources)
     settings = {
         "format": FORMAT,
         **{name: getattr(config.data, name) for name in _RELEVANT},
@@ -122,6 +133,9 @@ def prepare(
     if classes:
         # Not of others: preparations of before said nothing of it.
         settings["num_classes"] = classes
+    files = data_state(config.data)
+    if files:
+        settings[_FILES] = files
     _check_settings(root / _SETTINGS, settings)
     counts, num_shards, skipped = {}, {}, 0
     with tqdm.tqdm(
@@ -160,6 +174,18 @@ def prepare(
     return Prepared(counts, skipped)
 
 
+def _require_one_kind(sources: dict[str, Source]) -> None:
+    """Raises DataError unless all values have the same number of bits."""
+    bits = sources["train"].bits
+    for source in sources.values():
+        if source.bits != bits:
+            raise DataError(
+                f"{source.name} has values of {source.bits} bits, those of "
+                f"{sources['train'].name} have {bits}: a prepared folder holds "
+                "one kind. Convert one of them."
+            )
+
+
 def _check_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, settings)
@@ -172,8 +198,13 @@ def _check_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
     if "split_by" not in settings:
         # Preparations of before named it for sources that have none.
         before.pop("split_by", None)
+    if _FILES not in before:
+        # Nor did they look at the files.
+        settings = {k: v for k, v in settings.items() if k != _FILES}
     changed = [
-        f"{key} ({before.get(key)!r} then, {settings.get(key)!r} now)"
+        "state of the files of images (names, sizes or times of change)"
+        if key == _FILES
+        else f"{key} ({before.get(key)!r} then, {settings.get(key)!r} now)"
         for key in {**settings, **before}
         if before.get(key) != settings.get(key)
     ]
@@ -210,7 +241,7 @@ def _images(
 ) -> Iterator[np.ndarray | None]:
     def read(index: int) -> np.ndarray | None:
         try:
-            return source[index]
+            return within_bits(source[index], source, index)
         except CorruptImageError as error:
             if not config.data.skip_corrupt:
                 raise

@@ -12,7 +12,7 @@ from nvae_tf.core.errors import DataError
 from nvae_tf.datasets.labels import within
 from nvae_tf.datasets.order import CROPS, PIXELS, epoch_order, random_words
 from nvae_tf.datasets.preprocess import make_preprocess
-from nvae_tf.datasets.sources import CorruptImageError
+from nvae_tf.datasets.sources import CorruptImageError, within_bits
 
 __all__ = ["EvaluationBatch", "Position", "Reader", "TrainingBatch"]
 
@@ -160,7 +160,7 @@ class Reader:
             if self._config.data.resize == "random_crop":
                 image = self._crop(image, index, epoch)
             self._check(image, images.shape[1:], index)
-            images[row] = image
+            images[row] = within_bits(image, self._source, index)
             good[row] = True
         return images, good, labels
 
@@ -215,10 +215,4 @@ class Reader:
                 f"the model takes {list(shape)} (height, width, channels): "
                 "set data.resize, or model.image_size and "
                 "model.image_channels."
-            )
-        bits = self._source.bits
-        if bits < 8 * image.dtype.itemsize and image.max() >= 2**bits:
-            raise DataError(
-                f"{self._source.describe(index)} holds the value "
-                f"{image.max()}, which does not fit data.bits={bits}."
             )

@@ -18,6 +18,7 @@ __all__ = [
     "Subset",
     "require_split",
     "tfds_folder",
+    "within_bits",
 ]
 
 SPLITS = ("train", "validation", "test")
@@ -164,3 +165,26 @@ def require_split(split: str) -> None:
         raise DataError(
             f"There is no split {split!r}; choose one of {', '.join(SPLITS)}."
         )
+
+
+def within_bits(image: np.ndarray, source: Source, index: int) -> np.ndarray:
+    """An image in the dtype of its source's bits.
+
+    Args:
+      image: uint8 or uint16 `[H, W, C]`, image `index` of `source`.
+      source: says how many bits the values have.
+      index: for messages.
+
+    Returns:
+      The same values, uint8 up to 8 bits and uint16 above.
+
+    Raises:
+      DataError: if a value has more bits.
+    """
+    bits = source.bits
+    if bits < 8 * image.dtype.itemsize and image.max() >= 2**bits:
+        raise DataError(
+            f"{source.describe(index)} holds the value {image.max()}, which "
+            f"does not fit data.bits={bits}."
+        )
+    return image.astype(np.uint8 if bits <= 8 else np.uint16, copy=False)

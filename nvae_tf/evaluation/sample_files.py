@@ -19,7 +19,12 @@ from nvae_tf.core.threads import map_ahead
 from nvae_tf.datasets.folder import FolderSource
 from nvae_tf.datasets.image_files import list_images
 from nvae_tf.datasets.records import RecordSource, read_shard_index, write_shard
-from nvae_tf.datasets.sources import ArraySource, CorruptImageError, Source
+from nvae_tf.datasets.sources import (
+    ArraySource,
+    CorruptImageError,
+    Source,
+    within_bits,
+)
 from nvae_tf.sampling.images import encode_png
 
 __all__ = ["check_output", "in_batches", "open_samples", "write_samples"]
@@ -152,7 +157,7 @@ def in_batches(
         images = []
         for index in indices:
             try:
-                image = np.asarray(source[index])
+                image = within_bits(np.asarray(source[index]), source, index)
             except CorruptImageError:
                 if not skip:
                     raise

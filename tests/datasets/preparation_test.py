@@ -216,7 +216,10 @@ def test_preparations_of_before_are_gone_on_with(tmp_path):
     path = output / "preparation.json"
     # Of arrays, which nothing but a hash parts.
     settings = {**json.loads(path.read_text()), "split_by": "hash"}
+    # Nothing was known of the files.
+    del settings["files"]
     path.write_text(json.dumps(settings))
+    os.utime(images, (0, 0))
     assert preparation.prepare(config, output).counts["train"] > 0
 
 
@@ -227,6 +230,46 @@ def test_other_settings_are_refused(tmp_path, pictures):
         preparation.prepare(folder_config(pictures, resize="resize"), output)
     with pytest.raises(DataError, match="another images_per_shard"):
         preparation.prepare(folder_config(pictures), output, images_per_shard=3)
+
+
+def test_pictures_that_have_changed_are_not_mixed_with_those_of_before(
+    tmp_path, pictures
+):
+    config, output = folder_config(pictures), tmp_path / "out"
+    preparation.prepare(config, output, images_per_shard=4)
+    # As many as before, but in another order.
+    (pictures / "train" / "00.png").rename(pictures / "train" / "99.png")
+    (output / "train-00003-of-00004.tfrecord").unlink()
+    with pytest.raises(DataError, match="another state of the files"):
+        preparation.prepare(config, output, images_per_shard=4)
+
+
+def test_splits_of_different_bits_are_refused(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    np.save(data / "train.npy", np.zeros((5, 8, 8, 3), np.uint8))
+    np.save(data / "test.npy", np.ones((5, 8, 8, 3), bool))
+    config = make_config(source="array", path=str(data))
+    with pytest.raises(
+        DataError, match=r"test\.npy has values of 1 bits.*have 8"
+    ):
+        preparation.prepare(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_wide_arrays_of_few_bits_are_prepared(tmp_path):
+    path, output = tmp_path / "x.npy", tmp_path / "out"
+    images = np.arange(50 * 8 * 8 * 3).reshape(50, 8, 8, 3) % 32
+    np.save(path, images.astype(np.uint16))
+    config = make_config(source="array", path=str(path), bits=5)
+    preparation.prepare(config, output)
+    np.testing.assert_array_equal(
+        everything(prepared_config(output), "train"),
+        everything(config, "train"),
+    )
+    config = make_config(source="array", path=str(path), bits=4)
+    with pytest.raises(DataError, match=r"the value 31.*data\.bits=4"):
+        preparation.prepare(config, tmp_path / "other")
 
 
 def test_another_model_geometry_is_refused(tmp_path, pictures):
