@@ -276,7 +276,10 @@ def _with_channels(images: np.ndarray) -> np.ndarray:
 def _wrong_dtype(images: np.ndarray) -> str:
     text = f"holds {shown(images.dtype)} values; images must be uint8 or uint16"
     if not np.issubdtype(images.dtype, np.floating):
-        return f"{text}: convert them with .astype(numpy.uint8)."
+        return (
+            f"{text}: convert them with .astype(numpy.uint8), or where values "
+            "exceed 255 with .astype(numpy.uint16)."
+        )
     if np.isnan(images.flat[: 2**20]).any():
         return f"{text}, and these contain NaN: correct and convert them."
     return (

@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 
 from nvae_tf.config import Config
+from nvae_tf.core.errors import DataError
 from nvae_tf.datasets import pipeline
 
 __all__ = ["Preview", "preview"]
@@ -46,7 +47,8 @@ def preview(config: Config, split: str, batch_size: int = 0) -> Preview:
       batch_size: images; 0 takes the configuration's.
 
     Raises:
-      DataError: if the images cannot be had.
+      DataError: if the images cannot be had, or all of the batch are
+        unreadable.
     """
     source = pipeline.open_source(config, split)
     training = split == "train"
@@ -64,6 +66,11 @@ def preview(config: Config, split: str, batch_size: int = 0) -> Preview:
     labels = None if first.labels is None else first.labels.numpy()
     if not training:
         good = first.weights.numpy() > 0
+        if not good.any():
+            raise DataError(
+                f"None of the first {size} images of {source.name} can be "
+                "read: replace or delete them."
+            )
         batch = batch[good]
         labels = None if labels is None else labels[good]
     return Preview(

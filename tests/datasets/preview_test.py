@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nvae_tf.core.errors import UserError
+from nvae_tf.core.errors import DataError, UserError
 from nvae_tf.datasets.preview import preview
-from tests.support.data_helpers import binary_model, make_config
+from tests.support.data_helpers import binary_model, make_config, write_picture
 from tests.support.in_process import run
 
 CONFIG = """
@@ -73,3 +73,21 @@ def test_data_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match=r"data\.path is '.*/none\.npy'"):
         run("data preview", config, f"--output={tmp_path}/grid.png")
     assert not (tmp_path / "grid.png").exists()
+
+
+def test_batch_without_a_readable_image_is_told_of(tmp_path):
+    pictures = tmp_path / "pictures"
+    write_picture(pictures / "train" / "0.png", size=(8, 8))
+    for name in "ab":
+        (pictures / "test").mkdir(exist_ok=True)
+        (pictures / "test" / f"{name}.png").write_bytes(b"no picture")
+    write_picture(pictures / "test" / "c.png", size=(8, 8))
+    config = make_config(
+        source="image_folder",
+        path=str(pictures),
+        split_by="folder",
+        skip_corrupt=True,
+    )
+    assert len(preview(config, "test", 3).batch) == 1
+    with pytest.raises(DataError, match="None of the first 2 images of"):
+        preview(config, "test", 2)
