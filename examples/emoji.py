@@ -5,7 +5,8 @@
 
 Writes colour pictures on white ground, 64x64, into the folders train and test:
 some 15,000 in all.  All that shows one thing is in one of them, whoever drew
-it, and whatever its skin tone or gender: a tenth of the things is to test with.
+it, and whatever its skin tone, gender or direction: a tenth of the things is to
+test with.
 
 Google's (Noto) are under the Apache licence 2.0, Twitter's (Twemoji) under
 CC BY 4.0; Apple's are not licensed for commercial use, and Facebook's have no
@@ -33,18 +34,21 @@ _TONES = frozenset(f"{0x1F3FB + i:x}" for i in range(5))
 # The signs of gender, and what asks for colour instead of text.
 _VARIANTS = _TONES | {"2640", "2642", "fe0f"}
 _JOINER = "200d"
+# Behind a joiner, an arrow to the right mirrors a person; alone it is a thing.
+_MIRRORED = f"-{_JOINER}-27a1"
 _ADULT = "1f9d1"
 _ADULTS = frozenset({"1f468", "1f469", _ADULT})
 _SHARE = 0.1
 
 
 def thing(code: str) -> str:
-    """What a picture shows, whatever the skin tone and gender.
+    """What a picture shows, whatever the skin tone, gender and direction.
 
     Args:
       code: code points as in the file names, "1f3c3-1f3fb-200d-2642-fe0f".
     """
-    points = [p for p in code.lower().split("-") if p not in _VARIANTS]
+    code = code.lower().replace(_MIRRORED, "")
+    points = [p for p in code.split("-") if p not in _VARIANTS]
     points = [_ADULT if p in _ADULTS else p for p in points]
     return "-".join(p for p in points if p != _JOINER)
 

@@ -19,6 +19,14 @@ def test_variants_of_one_thing_are_in_one_split():
     assert len({emoji.split_of(code) for code in _CODES}) == 1
 
 
+@pytest.mark.parametrize("person", ["1f6b6", "1f6b6-1f3fd-200d-2642-fe0f"])
+def test_mirrored_person_is_in_the_split_of_the_other(person):
+    mirrored = f"{person}-200d-27a1-fe0f"
+    assert emoji.thing(mirrored) == emoji.thing(person) == "1f6b6"
+    assert emoji.split_of(mirrored) == emoji.split_of(person)
+    assert emoji.thing("27a1-fe0f") == "27a1"
+
+
 @pytest.mark.parametrize("tone", ["", "-1f3fd"])
 def test_man_and_woman_at_work_are_one_thing(tone):
     things = {
