@@ -87,7 +87,7 @@ class DrawFlags:
             if flag.present:
                 raise UserError(
                     f"--{flag.name} is for draws from the prior; leave it out "
-                    "where --images, --indices or --split name images."
+                    "where other flags name images."
                 )
 
     def prepare(self, model, info):

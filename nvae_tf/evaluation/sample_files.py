@@ -34,13 +34,14 @@ _KEY = "arr_0"
 
 def check_output(path: str) -> None:
     """Raises ConfigError if samples cannot be written to such a path."""
-    suffix = pathlib.Path(path).suffix
+    file = pathlib.Path(path).expanduser()
+    suffix = file.suffix
     if suffix not in ("", ".npz", ".tfrecord"):
         raise ConfigError(
             f"--samples_output={path} must end in .npz or .tfrecord, or be a "
             "folder."
         )
-    if not suffix and pathlib.Path(path).exists():
+    if not suffix and file.exists():
         raise ConfigError(
             f"--samples_output={path} exists; name a folder that does not, so "
             "that it holds these samples alone."
@@ -61,13 +62,14 @@ def write_samples(path: str, batches: Iterable[np.ndarray]) -> None:
       DataError: if it cannot be written.
     """
     images = (image for batch in batches for image in batch)
-    if path.endswith(".tfrecord"):
-        write_shard(pathlib.Path(path), images)
-    elif path.endswith(".npz"):
-        with replacing(path) as temporary, open(temporary, "wb") as file:
+    target = pathlib.Path(path).expanduser()
+    if target.suffix == ".tfrecord":
+        write_shard(target, images)
+    elif target.suffix == ".npz":
+        with replacing(target) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **{_KEY: np.stack([*images])})
     else:
-        _write_folder(pathlib.Path(path), images)
+        _write_folder(target, images)
 
 
 def _write_folder(path: pathlib.Path, images: Iterable[np.ndarray]) -> None:

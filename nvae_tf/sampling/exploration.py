@@ -69,6 +69,7 @@ def levels(
     num: int,
     temperature,
     seed: int,
+    batch_size: int = 64,
     **options,
 ) -> np.ndarray:
     """What each level of the hierarchy decides.
@@ -77,28 +78,22 @@ def levels(
       illustrator: of the model.
       fixed: for each row, how many upper groups it fixes.
       num: images per row.
-      temperature: see `Illustrator.draw_seeds`; its images are a row's.
+      temperature: see `Illustrator.draw`; its images are a row's.
       seed: of the first image, whose upper groups are the fixed ones; column i
         has the seed `seed + i`, so all rows have the same lower groups.
-      **options: `pixels`, `truncation` and `labels` of
-        `Illustrator.draw_seeds`.
+      batch_size: images at once.
+      **options: `pixels`, `truncation` and `labels` of `Illustrator.draw`.
 
     Returns:
       uint8 `[len(fixed), num, H, W, C]`; column 0 is one image throughout.
     """
-    seeds = seed + np.arange(num)
-    return np.stack(
-        [
-            illustrator.draw_seeds(
-                seeds,
-                temperature,
-                fix_groups=count,
-                top_seeds=np.full(num, seed),
-                **options,
-            )
-            for count in fixed
-        ]
-    )
+    rows = [
+        illustrator.draw(
+            num, temperature, seed, batch_size, fix_groups=count, **options
+        )
+        for count in fixed
+    ]
+    return np.stack([np.concatenate([*row]) for row in rows])
 
 
 def top_groups_only(

@@ -242,6 +242,8 @@ def test_too_few_or_contradicting_samples_are_refused(
         _compare(
             workdir, features, f"--samples={few}", "--samples_output=s.npz"
         )
+    with pytest.raises(UserError, match="--readjust_bn is for draws"):
+        _compare(workdir, features, f"--samples={few}", "--readjust_bn")
     with pytest.raises(UserError, match=r"nvae train makes one"):
         _compare(tmp_path / "nothing", features)
 

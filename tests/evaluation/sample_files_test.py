@@ -50,6 +50,23 @@ def test_samples_come_back_as_they_were_written(tmp_path, name, channels):
     np.testing.assert_array_equal(_all(source, num=5), images[:5])
 
 
+@pytest.mark.parametrize("name", ["folder", "s.npz", "s.tfrecord"])
+def test_samples_are_written_where_they_are_read_from(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    path = f"~/{name}"
+    check_output(path)
+    write_samples(path, [_images(2)])
+    np.testing.assert_array_equal(_all(open_samples(path)), _images(2))
+    assert (tmp_path / name).exists()
+    assert not (tmp_path / "~").exists()
+    if name == "folder":
+        with pytest.raises(ConfigError, match="exists"):
+            check_output(path)
+
+
 def test_folder_of_samples_is_whole_or_not_there(tmp_path):
     def broken():
         yield _images(2)
@@ -173,6 +190,18 @@ def test_real_images_are_at_8_bits_and_cropped_at_the_centre(tmp_path):
     actual = _all(source, config=config)
     expected = np.rint(levels[:, 1:9, 2:10] / 65535 * 255)
     np.testing.assert_array_equal(actual, expected)
+
+
+def test_values_of_more_bits_than_the_data_has_are_refused():
+    levels = np.full((1, 2, 2, 1), 31, np.uint16)
+    (batch,) = in_batches(ArraySource("levels", levels, bits=5), 1, 1)
+    assert batch.dtype == np.uint8
+    assert (batch == 255).all()
+    with pytest.raises(DataError, match=r"the value 31.*data\.bits=4"):
+        next(in_batches(ArraySource("levels", levels, bits=4), 1, 1))
+    wide = np.full((1, 2, 2, 1), 255, np.uint16)
+    (batch,) = in_batches(ArraySource("wide", wide, bits=8), 1, 1)
+    assert batch.dtype == np.uint8
 
 
 def test_features_of_real_images_are_taken_once(tmp_path):

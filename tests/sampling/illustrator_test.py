@@ -134,6 +134,10 @@ def test_figure_of_levels_varies_less_the_more_is_fixed(colour):
     rows = exploration.levels(
         colour, [0, 1, 2, 3], 4, 1.0, seed=5, pixels="mean"
     )
+    in_parts = exploration.levels(
+        colour, [0, 1, 2, 3], 4, 1.0, seed=5, batch_size=3, pixels="mean"
+    )
+    assert np.abs(in_parts.astype(int) - rows).max() <= 1
     assert rows.shape == (4, 4, 8, 8, 3)
     np.testing.assert_array_equal(rows[:, 0], rows[:1, 0].repeat(4, axis=0))
     free = colour.draw_seeds(range(5, 9), 1.0, pixels="mean")

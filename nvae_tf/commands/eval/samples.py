@@ -90,6 +90,8 @@ def main(argv) -> None:
 
     folder = pathlib.Path(_FOLDER.value) if _FOLDER.value else _MODEL.folder
     config = _MODEL.read_config()
+    if _SAMPLES.value:
+        _DRAW.require_unused()
     if _OUTPUT.value:
         if _SAMPLES.value:
             raise ConfigError(

@@ -149,6 +149,7 @@ def _write_figure(illustrator, counts, temperature) -> None:
         _NUM.value,
         temperature,
         _SEED.value,
+        min(_BATCH_SIZE.value, _NUM.value),
         labels=_LABELS.of_draws(illustrator.model.config, _NUM.value),
         **_options(illustrator),
     )
