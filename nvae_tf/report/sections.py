@@ -52,8 +52,8 @@ def facts(
     Args:
       config: of the run.
       history: of the run.
-      evaluation: of evaluation.json; counts unless training went on since and
-        evaluated again.
+      evaluation: of evaluation.json; counts where it is of held-out images,
+        unless training went on since and evaluated again.
       ema: whether the numbers of the averaged weights count; None if the run
         keeps them.
     """
@@ -64,7 +64,8 @@ def facts(
     last = records[-1] if records else None
     step = evaluation.get("step")
     step = step if is_number(step) else 0
-    if "nelbo" in evaluation and (last is None or step >= last["step"]):
+    is_held_out = "nelbo" in evaluation and evaluation.get("split") != "train"
+    if is_held_out and (last is None or step >= last["step"]):
         last = evaluation
         is_average = bool(evaluation.get("ema"))
     if last is not None:

@@ -179,10 +179,12 @@ def shifted(
       steps: places in this range; an odd number includes the image itself.
 
     Returns:
-      L arrays `[d * steps, h, w, d]`, channel by channel.
+      L arrays `[d * steps, h, w, d]`, channel by channel; those of the other
+      groups, of which all rows are alike, are read-only views.
     """
     channels = eps[group].shape[-1]
-    rows = [np.repeat(e, channels * steps, axis=0) for e in eps]
+    rows = [np.broadcast_to(e, [channels * steps, *e.shape[1:]]) for e in eps]
+    rows[group] = rows[group].copy()
     offsets = np.linspace(-distance, distance, steps)
     for channel in range(channels):
         for step, offset in enumerate(offsets):

@@ -148,6 +148,9 @@ def test_traversal_moves_one_channel_and_passes_through_the_image():
     rng = np.random.default_rng(0)
     eps = [rng.normal(size=(1, 2, 2, 3)), rng.normal(size=(1, 4, 4, 3))]
     rows = exploration.shifted(eps, 1, 2.0, 5)
+    # Of a large model, all latents of all rows would take gigabytes.
+    assert np.shares_memory(rows[0], eps[0])
+    assert not np.shares_memory(rows[1], eps[1])
     assert [len(r) for r in rows] == [15, 15]
     moved = rows[1].reshape(3, 5, 4, 4, 3) - eps[1]
     for channel in range(3):
