@@ -242,6 +242,12 @@ def _checked_source(
             f"{name} has shape {shown(images.shape)}; images are [N, height, "
             "width] or [N, height, width, channels]."
         )
+    if _is_one_image(images.shape):
+        raise DataError(
+            f"{name} has shape {shown(images.shape)}, as one image in colour "
+            "has; images are [N, height, width] or [N, height, width, "
+            "channels]: save one as image[None]."
+        )
     if math.prod(images.shape[1:3]) > data.max_pixels:
         raise DataError(
             f"{name} has shape {shown(images.shape)}: images of more pixels "
@@ -267,6 +273,11 @@ def _checked_source(
             f"{name} is {images.dtype}, but data.bits is {bits}; lower it."
         )
     return ArraySource(name, _with_channels(images), bits, known)
+
+
+def _is_one_image(shape: tuple[int, ...]) -> bool:
+    """Whether it is `[height, width, channels]`: none are so narrow."""
+    return len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) > 4
 
 
 def _with_channels(images: np.ndarray) -> np.ndarray:

@@ -117,6 +117,7 @@ def test_arrays_are_resized_when_asked(tmp_path):
         (np.zeros((4, 8, 8, 3), np.int64), "int64.*uint8"),
         (np.zeros((4, 8, 8, 3), ">u2"), r"exceed 255 with.*numpy\.uint16"),
         (np.zeros((8, 8), np.uint8), r"shape \(8, 8\)"),
+        (np.zeros((8, 8, 3), np.uint8), r"as one image.*image\[None\]"),
         (np.zeros((0, 8, 8, 3), np.uint8), "None of the 0 images"),
     ],
 )
