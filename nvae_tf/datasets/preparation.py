@@ -129,7 +129,10 @@ def prepare(
     if config.data.source != "image_folder":
         # Of folders alone: its default has been another.
         del settings["split_by"]
-    classes = sources["train"].num_classes if config.data.labels else 0
+    classes = 0
+    if config.data.labels:
+        # One that no image for training is of is a model's all the same.
+        classes = max(source.num_classes for source in sources.values())
     if classes:
         # Not of others: preparations of before said nothing of it.
         settings["num_classes"] = classes

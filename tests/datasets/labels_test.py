@@ -195,6 +195,26 @@ def test_prepared_images_keep_their_labels(tmp_path):
         _assert_labelled(open_source(ready, split))
 
 
+def test_prepared_classes_are_those_of_all_splits(tmp_path):
+    path = tmp_path / "x.npz"
+    images, labels = _images()[:6], np.array([0, 1, 2, 0, 1, 2])
+    np.savez(
+        path,
+        x_train=images,
+        x_test=images,
+        y_train=labels,
+        y_test=labels + 1,
+    )
+    config = {"labels": True, "model": _GRAY | {"num_classes": 4}}
+    plain = make_config(source="array", path=str(path), **config)
+    prepare(plain, tmp_path / "out")
+    ready = make_config(source="tfrecord", path=str(tmp_path / "out"), **config)
+    for split in ("train", "test"):
+        found = open_source(ready, split).read_labels(range(6))
+        expected = open_source(plain, split).read_labels(range(6))
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_preparation_without_labels_is_what_it_was(tmp_path):
     np.savez(tmp_path / "x.npz", images=_images(), labels=_labels())
     data = {"source": "array", "path": str(tmp_path / "x.npz")}
