@@ -79,11 +79,8 @@ class DrawFlags:
         Raises:
           UserError: if one of them was given.
         """
-        for flag in (
-            self._temperature,
-            self._scale_temperature,
-            self._readjust,
-        ):
+        drawing = self._temperature, self._scale_temperature, self._readjust
+        for flag in drawing:
             if flag.present:
                 raise UserError(
                     f"--{flag.name} is for draws from the prior; leave it out "
@@ -253,6 +250,11 @@ class ImageFlags:
         return bool(self._images.value or self._indices.value)
 
     @property
+    def indices(self) -> list[int]:
+        """What `--indices` names; empty where it is not given."""
+        return whole_numbers("indices", self._indices.value)
+
+    @property
     def num(self) -> int:
         """How many images are wanted; 0 for all."""
         if self._num.value is not None:
@@ -281,9 +283,8 @@ class ImageFlags:
             source = image_input.open_images(config, self._images.value)
         else:
             source = pipeline.open_source(config, self._split.value)
-        indices = whole_numbers("indices", self._indices.value)
         num = (self.num or None) if num is None else num
-        source = image_input.select(source, indices, num)
+        source = image_input.select(source, self.indices, num)
         if labelled:
             source = self._labelled(source, config.model)
         return source, config

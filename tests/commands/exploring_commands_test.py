@@ -231,6 +231,19 @@ def test_reconstruct_from_no_group_shows_the_priors_mean(
 
 
 @pytest.mark.long
+def test_images_that_are_chosen_keep_their_numbers(workdir, tmp_path):
+    options = [f"--workdir={workdir}", "--indices=5,2"]
+    run("encode", *options, f"--output={tmp_path / 'z.npz'}")
+    with np.load(tmp_path / "z.npz") as file:
+        assert file["indices"].tolist() == [5, 2]
+        names = file["names"].tolist()
+    run("outliers", *options, f"--output={tmp_path / 'o.json'}")
+    records = json.loads((tmp_path / "o.json").read_text())
+    assert {r["index"]: r["image"] for r in records} == dict(
+        zip([5, 2], names, strict=True)
+    )
+
+
 def test_way_between_images_shows_them_at_its_ends(workdir, tmp_path):
     data = np.load(workdir.parent / "data" / "test.npy")
     np.save(tmp_path / "two.npy", data[[4, 1]])

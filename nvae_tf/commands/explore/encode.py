@@ -13,8 +13,9 @@ For each latent group l, top-down from 00, and N images:
     eps_00    [N, h, w, d]  z as noise of the prior: z = mu_p + sigma_p * eps
 
 and, always of a draw, `nelbo` [N] and `kl_per_group` [N, L] in nats and
-`bits_per_dim` [N]; `indices` [N] within the images, and `names` [N].  With
-flows, `mean` and `sigma` are those before the flow, `z` and `eps` after it.
+`bits_per_dim` [N]; `indices` [N] within the split or --images, and `names`
+[N].  With flows, `mean` and `sigma` are those before the flow, `z` and `eps`
+after it.
 """
 
 from absl import flags
@@ -99,6 +100,8 @@ def _encode(model, config, source, progress) -> dict:
         losses.bits_per_dim(arrays["nelbo"], model.config), np.float32
     )
     arrays["names"] = np.array([source.describe(i) for i in arrays["indices"]])
+    if _IMAGES.indices:
+        arrays["indices"] = np.array(_IMAGES.indices)[arrays["indices"]]
     return arrays
 
 
