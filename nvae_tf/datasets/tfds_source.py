@@ -231,8 +231,7 @@ def open_tfds(data: DataConfig, split: str) -> Source:
             f"{', '.join(DATASETS)}."
         )
     dataset = DATASETS.get(data.name)
-    builder = _builder(tfds, dataset.builder if dataset else data.name, data)
-    _prepare(builder)
+    builder = _prepared(tfds, dataset.builder if dataset else data.name, data)
     if dataset is None:
         dataset = _dataset_of(builder)
     tfds_split = getattr(dataset, split)
@@ -315,9 +314,11 @@ def _builder(tfds, name: str, data: DataConfig):
         ) from error
 
 
-def _prepare(builder) -> None:
+def _prepared(tfds, name: str, data: DataConfig):
+    """The builder of a dataset that lies on the disk."""
+    builder = _builder(tfds, name, data)
     if builder.info.splits:
-        return
+        return builder
     _LOG.warning(
         "Preparing %s in %s; without a network this fails after some minutes.",
         builder.info.full_name,
@@ -328,7 +329,12 @@ def _prepare(builder) -> None:
     except DataError:
         raise
     except Exception as error:  # The network's, TFDS's or a parser's.
+        # Another process may have been faster, whose files stay.
+        other = _builder(tfds, name, data)
+        if other.info.splits:
+            return other
         raise DataError(_by_hand(builder, error)) from error
+    return builder
 
 
 def _by_hand(builder, error: Exception) -> str:

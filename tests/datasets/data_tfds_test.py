@@ -53,6 +53,19 @@ class TinyDownload(TinyDigits):
         dl_manager.download(UNREACHABLE)
 
 
+class TinyRace(TinyDigits):
+    """One that another process prepares while this one does."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    meanwhile = None
+
+    def _split_generators(self, dl_manager):
+        meanwhile, TinyRace.meanwhile = TinyRace.meanwhile, None
+        if meanwhile:
+            meanwhile()
+        return super()._split_generators(dl_manager)
+
+
 class TinyWords(tfds.core.GeneratorBasedBuilder):
     """One without images."""
 
@@ -165,6 +178,20 @@ def test_a_local_dataset_is_prepared_read_at_random_and_read_again(tmp_path):
     assert next(iterator).images.shape == (10, 8, 8, 3)
     files = [path.suffixes for path in tmp_path.rglob("*array_record*")]
     assert files
+
+
+def test_two_processes_may_prepare_one_dataset(tmp_path, monkeypatch):
+    config = tfds_config("tiny_race", tmp_path)
+    others = []
+    monkeypatch.setattr(
+        TinyRace,
+        "meanwhile",
+        lambda: others.append(open_source(config, "train")),
+    )
+    source = open_source(config, "train")
+    assert [len(s) for s in (source, *others)] == [20, 20]
+    for i in range(20):
+        np.testing.assert_array_equal(source[i], others[0][i])
 
 
 def test_another_format_says_to_prepare_it_elsewhere(tmp_path):
