@@ -22,9 +22,7 @@ def get_config(variant=None):
     config.name = "mnist_classes"
     config.recompute = "none"
     config.data.update(source="idx", path="data/mnist", name="")
-    config.train.update(
-        epochs=2, batch_size=64, ema_decay=0.999, log_every=100
-    )
+    config.train.update(epochs=2, batch_size=64, ema_decay=0.999, log_every=100)
     config.evaluation.update(
         every_epochs=2, num_importance_samples=1, final_importance_samples=10
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import pathlib
 
@@ -24,6 +25,7 @@ __all__ = [
     "open_mnist_5k",
 ]
 
+_LOG = logging.getLogger(__name__)
 MNIST_5K_HELD_OUT = 500
 _MNIST_5K_SPLIT_SEED = 20200708
 # Names under which files and npz archives keep their splits.
@@ -35,6 +37,9 @@ _ARRAY_SPLITS = {
 _MNIST_5K = pathlib.Path(__file__).parent / "mnist_5k.npz"
 # So many are gone through one by one, to part them.
 _MOST_IMAGES = 2**24
+# Values of an array that are looked at when it is opened; each may be in
+# another part of the file.
+_LOOKED_AT = 2**16
 _IDX_SPLITS = {"train": "train", "validation": "t10k", "test": "t10k"}
 
 
@@ -268,6 +273,13 @@ def _checked_source(
         raise DataError(f"{name} {_wrong_dtype(images)}")
     full = 8 * images.dtype.itemsize
     bits = data.bits or full
+    if bits > 1 and images.flat[:_LOOKED_AT].max(initial=0) == 1:
+        _LOG.warning(
+            "%s seems to hold 0 and 1 alone, of %d levels, which is nearly "
+            "black: if 1 is white, set data.bits=1.",
+            name,
+            2**bits,
+        )
     if bits > full:
         raise DataError(
             f"{name} is {images.dtype}, but data.bits is {bits}; lower it."

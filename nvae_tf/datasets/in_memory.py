@@ -45,8 +45,8 @@ def source_of(images: npt.ArrayLike, model: ModelConfig) -> ArraySource:
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 1):
         raise DataError(
-            f"The images are floats from {low:g} to {high:g}; floats must lie "
-            "in [0, 1]: scale them, or give uint8 from 0 to 255."
+            f"The images are floats from {low:.12g} to {high:.12g}; they must "
+            "lie in [0, 1]: scale them, or give uint8 from 0 to 255."
         )
     levels = np.rint(values.astype(np.float32) * 255.0)
     return ArraySource("the given images", levels.astype(np.uint8))

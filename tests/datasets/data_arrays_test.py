@@ -82,6 +82,18 @@ def test_booleans_are_one_bit(tmp_path):
     assert set(np.unique(everything(source))) == {0, 1}
 
 
+def test_bytes_of_0_and_1_are_told_of(tmp_path, caplog):
+    path = saved(tmp_path / "x.npy", (some_images() > 127).astype(np.uint8))
+    open_array(path)
+    assert "x.npy seems to hold 0 and 1 alone, of 256 levels" in caplog.text
+    caplog.clear()
+    config = make_config(source="array", path=str(path), bits=1)
+    assert open_source(config, "train").bits == 1
+    open_array(saved(tmp_path / "y.npy", np.zeros((40, 8, 8, 3), np.uint8)))
+    open_array(saved(tmp_path / "z.npy", some_images() > 127))
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("names", [("train", "test"), ("x_train", "x_test")])
 def test_npz_with_named_splits(tmp_path, names):
     train, test = some_images(9), some_images(5, seed=1)

@@ -63,6 +63,8 @@ def test_binarisation_draws_anew_with_the_seed():
         (np.zeros((1, 8, 8, 3), "U1"), _RGB, "give uint8"),
         (np.full((1, 8, 8, 3), 255.0), _RGB, r"from 255 to 255.*\[0, 1\]"),
         (np.full((1, 8, 8, 3), -0.1), _RGB, r"\[0, 1\]"),
+        # Not "from 1 to 1".
+        (np.full((1, 8, 8, 3), 1.000001), _RGB, r"to 1\.000001;"),
         (np.full((1, 8, 8, 3), np.nan), _RGB, r"nan.*\[0, 1\]"),
         (np.zeros((1, 8, 8), np.uint8), _RGB, r"takes \[N, 8, 8, 3\]\.$"),
         (np.zeros((1, 8, 8, 4), np.uint8), _RGB, r"shape \[1, 8, 8, 4\]"),
