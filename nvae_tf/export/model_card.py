@@ -77,7 +77,7 @@ def write_card(
     page = model_card.card(
         facts, facts["config"], _signatures(facts, signatures)
     )
-    (folder / "README.md").write_text(page)
+    (folder / "README.md").write_text(page, encoding="utf-8")
 
 
 def _signatures(facts: Mapping, signatures: Mapping) -> str:

@@ -148,7 +148,7 @@ def write(
         folder, overwrite=overwrite, error=CheckpointError
     ) as aside:
         (aside / CONFIG).write_text(text)
-        (aside / CARD).write_text(card)
+        (aside / CARD).write_text(card, encoding="utf-8")
         weights = aside / WEIGHTS
         metadata = {"format": "nvae_tf", _FACTS: json.dumps(facts)}
         try:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shutil
+import subprocess
 import sys
 import types
 
@@ -659,3 +660,30 @@ def test_shipped_models_need_a_licence_and_a_likelihood(tmp_path):
         "description",
         "nll",
     ]
+
+
+def test_card_is_utf8_whatever_the_locale(tmp_path):
+    program = f"""
+import numpy as np
+from nvae_tf.config import Config
+from nvae_tf.runs import pretrained_folder
+
+pretrained_folder.write(
+    {str(tmp_path / "m")!r},
+    Config(),
+    {{"model/x": np.zeros(1, np.float32)}},
+    {{"description": "\\u6570\\u5b57"}},
+)
+"""
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        env={
+            **os.environ,
+            "LC_ALL": "C",
+            "PYTHONUTF8": "0",
+            "PYTHONCOERCECLOCALE": "0",
+        },
+    )
+    card = (tmp_path / "m" / "README.md").read_bytes().decode("utf-8")
+    assert "\u6570\u5b57" in card
