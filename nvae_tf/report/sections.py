@@ -53,7 +53,7 @@ def facts(
       config: of the run.
       history: of the run.
       evaluation: of evaluation.json; counts where it is of held-out images,
-        unless training went on since and evaluated again.
+        unless training evaluated again since, or the same weights on more.
       ema: whether the numbers of the averaged weights count; None if the run
         keeps them.
     """
@@ -65,7 +65,11 @@ def facts(
     step = evaluation.get("step")
     step = step if is_number(step) else 0
     is_held_out = "nelbo" in evaluation and evaluation.get("split") != "train"
-    if is_held_out and (last is None or step >= last["step"]):
+    if is_held_out and (
+        last is None
+        or step > last["step"]
+        or (step == last["step"] and not _is_quick_look(evaluation, last))
+    ):
         last = evaluation
         is_average = bool(evaluation.get("ema"))
     if last is not None:
@@ -97,6 +101,12 @@ def facts(
         ("likelihood", model.likelihood),
         ("precision", config.precision),
     ]
+
+
+def _is_quick_look(evaluation: Mapping, other: Mapping) -> bool:
+    """Whether it is of fewer images than another of the same step."""
+    counts = evaluation.get("num_images"), other.get("num_images")
+    return all(map(is_number, counts)) and counts[0] < counts[1]
 
 
 def training(config: Config, history: History) -> Section:

@@ -293,6 +293,21 @@ def test_latest_evaluation_stands_first(workdir, step, nelbo, shown_step):
         assert without["NELBO, nats"] == "13.67"
 
 
+@pytest.mark.parametrize(
+    ("step", "images", "nelbo"),
+    [(30, 9, "13.67"), (30, 10, "7"), (31, 9, "7")],
+)
+def test_quick_look_replaces_no_evaluation_of_more_images(
+    workdir, step, images, nelbo
+):
+    history = report_records.read_history(workdir / "metrics.jsonl")
+    history.evaluations[-1]["num_images"] = 10
+    evaluation = {"step": step, "nelbo": 7.0, "num_images": images}
+    config = make_config(workdir)
+    facts = dict(report_sections.facts(config, history, evaluation))
+    assert facts["NELBO, nats"] == nelbo
+
+
 def test_numbers_of_averaged_weights_stand_first(workdir, tmp_path):
     path = tmp_path / "metrics.jsonl"
     _write_records(path)
