@@ -265,11 +265,12 @@ def _data() -> Check:
 
 def _prepared(folder: pathlib.Path) -> list[str]:
     """The data sets in TFDS's folder."""
+    from nvae_tf.datasets.sources import tfds_is_prepared
+
     try:
-        names = [p.name for p in folder.iterdir() if p.is_dir()]
+        return sorted(p.name for p in folder.iterdir() if tfds_is_prepared(p))
     except OSError:
         return []
-    return sorted(n for n in names if n.isidentifier() and n != "downloads")
 
 
 def _extras() -> Check:

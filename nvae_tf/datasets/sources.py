@@ -18,6 +18,7 @@ __all__ = [
     "Subset",
     "require_split",
     "tfds_folder",
+    "tfds_is_prepared",
     "within_bits",
 ]
 
@@ -32,6 +33,18 @@ def tfds_folder(data_dir: str = "") -> pathlib.Path:
     """
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return pathlib.Path(data_dir or default).expanduser()
+
+
+def tfds_is_prepared(folder: pathlib.Path) -> bool:
+    """Whether TFDS has prepared a data set.
+
+    A download that failed leaves the folder, but nothing that describes it.
+
+    Args:
+      folder: of the data set, above its versions, or above its variants.
+    """
+    places = ("*/dataset_info.json", "*/*/dataset_info.json")
+    return any(any(folder.glob(place)) for place in places)
 
 
 class CorruptImageError(DataError):

@@ -17,7 +17,7 @@ from nvae_tf.config import Config, LatentShape, ModelConfig
 from nvae_tf.core import extras
 from nvae_tf.core.errors import UserError
 from nvae_tf.datasets import pipeline
-from nvae_tf.datasets.sources import tfds_folder
+from nvae_tf.datasets.sources import tfds_folder, tfds_is_prepared
 from nvae_tf.datasets.tfds_source import DATASETS
 from nvae_tf.distribute import machine
 from nvae_tf.model.nvae import NVAE
@@ -245,7 +245,7 @@ def _look_at_tfds(config: Config) -> _Data:
             )
     directory = tfds_folder(data.data_dir)
     known = DATASETS.get(data.name)
-    if (directory / (known.builder if known else data.name)).is_dir():
+    if tfds_is_prepared(directory / (known.builder if known else data.name)):
         return _Data(num_images)
     missing = f"{data.name} is not in {directory}"
     if data.name in _BY_HAND:

@@ -113,9 +113,15 @@ def test_data_is_looked_for_where_tfds_does(alone, tmp_path, capsys):
     check = _doctor(capsys)["Data"]
     assert check["status"] == "note"
     assert str(tmp_path / "data") in check["text"]
-    (tmp_path / "data" / "cifar10").mkdir(parents=True)
+    version = tmp_path / "data" / "cifar10" / "3.0.2"
+    version.mkdir(parents=True)
+    (tmp_path / "data" / "downloads" / "cifar10").mkdir(parents=True)
     check = _doctor(capsys)["Data"]
     assert check["status"] == "ok"
+    # What a download that failed has left is no data set.
+    assert check["facts"]["datasets"] == []
+    (version / "dataset_info.json").touch()
+    check = _doctor(capsys)["Data"]
     assert check["facts"]["datasets"] == ["cifar10"]
     assert check["facts"]["writable"]
 

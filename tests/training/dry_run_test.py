@@ -229,7 +229,10 @@ def test_downloads_are_announced_last(machine, tmp_path, monkeypatch):
     config = _config(cifar10.get_config())
     assert "downloads" in _problems(config)[-1]
     assert str(tmp_path) in _problems(config)[-1]
-    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "3.0.2").mkdir(parents=True)
+    # As a download that failed leaves it.
+    assert "downloads" in _problems(config)[-1]
+    (tmp_path / "cifar10" / "3.0.2" / "dataset_info.json").touch()
     assert "downloads" not in _problems(config)[-1]
 
 
@@ -239,7 +242,9 @@ def test_what_must_be_downloaded_by_hand_comes_first(machine, tmp_path):
         celeba_hq256.get_config(), data={"data_dir": str(tmp_path)}
     )
     assert "by hand" in _problems(config)[0]
-    (tmp_path / "celeb_a_hq" / "256").mkdir(parents=True)
+    version = tmp_path / "celeb_a_hq" / "256" / "2.0.0"
+    version.mkdir(parents=True)
+    (version / "dataset_info.json").touch()
     assert "by hand" not in _problems(config)[0]
 
 
