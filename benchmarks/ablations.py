@@ -1,4 +1,4 @@
-"""What a changed recipe does to a small model, against the spread of seeds.
+r"""What a changed recipe does to a small model, against the spread of seeds.
 
     python -m benchmarks.ablations --out=ablations.jsonl \
         --garments=data/fashion_mnist --page=docs/recipes.md

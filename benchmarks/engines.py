@@ -1,4 +1,4 @@
-"""Sampling by every engine that takes an export, beside the SavedModel.
+r"""Sampling by every engine that takes an export, beside the SavedModel.
 
     python -m benchmarks.engines --case=small --batch_size=32 \
         --node=node_modules/onnxruntime-node \

@@ -1,4 +1,4 @@
-"""What another prior of the first latent group could gain.
+r"""What another prior of the first latent group could gain.
 
     nvae encode --model=mnist --data_path=data/mnist --split=train --num=10000 \
         --arrays=z,mean,sigma --output=train.npz

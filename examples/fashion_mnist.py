@@ -1,4 +1,4 @@
-"""Fashion-MNIST, from Debian's package dataset-fashion-mnist.
+r"""Fashion-MNIST, from Debian's package dataset-fashion-mnist.
 
     python -m examples.fashion_mnist --output=data/fashion_mnist
     nvae train --config=examples/presets/fashion_mnist.py \

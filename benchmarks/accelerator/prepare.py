@@ -1,4 +1,4 @@
-"""Writes the folder that `run` measures on a machine with an accelerator.
+r"""Writes the folder that `run` measures on a machine with an accelerator.
 
     python -m benchmarks.accelerator.prepare --folder=gpu
     python -m benchmarks.accelerator.prepare --folder=gpu \

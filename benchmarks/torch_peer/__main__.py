@@ -1,4 +1,4 @@
-"""Measures the PyTorch peer, one JSON row a line.
+r"""Measures the PyTorch peer, one JSON row a line.
 
     python -m benchmarks.torch_peer --cases=small --what=step,sample
     python -m benchmarks.torch_peer --cases=cifar,mnist,deep,small \

@@ -1,4 +1,4 @@
-"""Trains what `prepare` made, where there are JAX and NumPy alone.
+r"""Trains what `prepare` made, where there are JAX and NumPy alone.
 
     python -m examples.accelerator_training.train --folder=mnist \
         --output=out --name=mnist --seconds=400 --evaluation_seconds=80

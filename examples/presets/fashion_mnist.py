@@ -1,4 +1,4 @@
-"""Fashion-MNIST, dynamically binarised: the model of `mnist`.
+r"""Fashion-MNIST, dynamically binarised: the model of `mnist`.
 
     python -m examples.fashion_mnist --output=data/fashion_mnist
     nvae train --config=examples/presets/fashion_mnist.py \

@@ -21,6 +21,7 @@ from nvae_tf.core.errors import (
     UserError,
     one_line,
 )
+from nvae_tf.core.streams import reader_may_leave
 from nvae_tf.distribute.cores import share_heaps
 
 __all__ = ["config_from_flags", "define_config", "run"]
@@ -87,7 +88,8 @@ def run(
             # Names of files may be no text that could be written.
             stream.reconfigure(errors="backslashreplace")
     if any(argument in _HELP for argument in sys.argv[1:]):
-        print(_help(description or sys.modules["__main__"].__doc__ or ""))
+        with reader_may_leave():
+            print(_help(description or sys.modules["__main__"].__doc__ or ""))
         sys.exit(0)
 
     def guarded(argv: Sequence[str]):
@@ -109,14 +111,16 @@ def run(
             sys.exit(INTERRUPTED_STATUS)
 
     share_heaps()
-    app.run(guarded, flags_parser=_parse)
+    with reader_may_leave():
+        app.run(guarded, flags_parser=_parse)
 
 
 def _help(description: str) -> str:
     """The command's description and its flags, a screen of text."""
     lines = [description.strip(), "", "Flags:"]
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        if not (module.startswith("nvae_tf") or module == "__main__"):
+        # absl calls the program itself by the name it was started by.
+        if not (module.startswith("nvae_tf") or module == sys.argv[0]):
             continue
         for flag in defined:
             if "." in flag.name:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from nvae_tf.core.errors import USER_ERROR_STATUS, one_line
+from nvae_tf.core.streams import reader_may_leave
 
 __all__ = ["COMMANDS", "main"]
 
@@ -93,7 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
       arguments: words and flags, by default the command line's.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with reader_may_leave():
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in _ASKING:
         print(_overview(_BY_WORDS))
         return

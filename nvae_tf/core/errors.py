@@ -2,6 +2,7 @@
 
 __all__ = [
     "INTERRUPTED_STATUS",
+    "PIPE_STATUS",
     "RESUME_STATUS",
     "USER_ERROR_STATUS",
     "CheckpointError",
@@ -19,6 +20,8 @@ USER_ERROR_STATUS = 2
 RESUME_STATUS = 75
 # 128 + SIGINT, as shells have it.
 INTERRUPTED_STATUS = 130
+# 128 + SIGPIPE, likewise.
+PIPE_STATUS = 141
 
 
 class UserError(Exception):

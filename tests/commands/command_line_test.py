@@ -1,9 +1,11 @@
+import os
 import subprocess
 import sys
 
 import pytest
 
 from nvae_tf.core import errors
+from nvae_tf.core.streams import reader_may_leave
 
 COMMAND = """
 from nvae_tf.commands import command_line
@@ -133,3 +135,44 @@ def test_long_and_wild_values_are_cut_and_escaped():
     assert text.endswith("\\x1b[2J\\udc80\N{BELL}: do this")
     assert len(text) < 1100
     assert errors.one_line("short", 9) == "short"
+
+
+def test_help_of_a_program_has_its_own_flags():
+    own = 'from absl import flags\nflags.DEFINE_string("x", "", "Mine.")\n'
+    program = own + COMMAND
+    result = subprocess.run(
+        [sys.executable, "-c", program, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0
+    assert "--x" in result.stdout
+    assert "Mine." in result.stdout
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments", [[], ["models"], ["sample", "--help"]], ids=str
+)
+def test_a_reader_that_leaves_ends_the_command_quietly(arguments, unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "nvae_tf", *arguments],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    finally:
+        os.close(writer)
+    assert result.returncode == errors.PIPE_STATUS
+    assert not result.stderr
+
+
+def test_another_broken_pipe_is_no_reader_of_the_command():
+    with pytest.raises(BrokenPipeError), reader_may_leave():
+        raise BrokenPipeError
