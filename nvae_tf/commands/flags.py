@@ -87,6 +87,29 @@ class DrawFlags:
                     "where other flags name images."
                 )
 
+    def read(self, config):
+        """The temperature; TensorFlow is not needed.
+
+        Args:
+          config: of the model.
+
+        Returns:
+          A number, or float32 `[L]`.
+
+        Raises:
+          UserError: if it does not fit the model, or is given twice.
+        """
+        from nvae_tf.sampling.temperatures import parse_temperatures
+
+        if self._temperature.present and self._scale_temperature.value:
+            raise UserError(
+                "--scale_temperature takes the place of --temperature: give "
+                "one of them."
+            )
+        return parse_temperatures(
+            config, self._temperature.value, self._scale_temperature.value
+        )
+
     def prepare(self, model, info):
         """Reads the temperature and re-adjusts the model if asked to.
 
@@ -103,11 +126,8 @@ class DrawFlags:
         """
         from nvae_tf.core.progress import progress
         from nvae_tf.sampling import readjust
-        from nvae_tf.sampling.temperatures import parse_temperatures
 
-        temperature = parse_temperatures(
-            model.config, self._temperature.value, self._scale_temperature.value
-        )
+        temperature = self.read(model.config)
         if self.readjusts:
             readjust.readjust_cached(
                 model,

@@ -11,11 +11,13 @@ not needed. docs/checkpoints.md says more.
 """
 
 import dataclasses
+import pathlib
 import sys
 
 from absl import flags
 
 from nvae_tf.commands import command_line
+from nvae_tf.core.errors import UserError
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "File that the authors' program wrote."
@@ -39,15 +41,19 @@ command_line.define_config()
 def main(argv) -> None:
     """Reads, compares, writes the workdir and says how to go on."""
     del argv
+    if not _CHECKPOINT.value:
+        raise UserError("Name the file to import with --checkpoint=FILE.pt.")
+    if not _WORKDIR.value:
+        raise UserError("Name a folder with --workdir=DIR.")
+    if not pathlib.Path(_CHECKPOINT.value).exists():
+        # Before TensorFlow is loaded.
+        raise UserError(f"There is no checkpoint {_CHECKPOINT.value}.")
     from nvae_tf.authors import reference_import, reference_table
     from nvae_tf.authors.imported_run import write_run
     from nvae_tf.authors.reference_config import config_from_reference
-    from nvae_tf.core.errors import UserError
     from nvae_tf.runs.workdir import Workdir
     from nvae_tf.training.new_run import require_new
 
-    if not _CHECKPOINT.value:
-        raise UserError("Name the file to import with --checkpoint=FILE.pt.")
     folder = Workdir(_WORKDIR.value)
     require_new(folder)
     checkpoint = reference_import.read(_CHECKPOINT.value)

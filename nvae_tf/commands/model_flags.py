@@ -73,6 +73,18 @@ class RunFlags:
         """What the command computes in."""
         return "float32" if self._precision is None else self._precision.value
 
+    def read_config(self):
+        """The configuration of the run, read without TensorFlow.
+
+        Raises:
+          UserError: if there is no run.
+        """
+        from nvae_tf.runs import run_config
+
+        if not self.workdir:
+            raise UserError("Name a folder with --workdir=DIR.")
+        return run_config.read_config(pathlib.Path(self.workdir))
+
     def load(self):
         """`(model, config, info)`, see `workdir.load_model`.
 
@@ -158,16 +170,16 @@ class ModelFlags(RunFlags):
                 )
 
     def read_config(self):
-        """The configuration, as `load` gives it; the model is not built.
+        """The configuration, as `load` gives it, read without TensorFlow.
 
         Raises:
           UserError: if there is none.
         """
-        from nvae_tf.runs import model_places, pretrained_folder, workdir
+        from nvae_tf.runs import model_places, pretrained_folder
 
         self.require_one()
         if not self.model:
-            return self._at_home(workdir.Workdir(self.workdir).read_config())
+            return self._at_home(super().read_config())
         folder = model_places.locate(self.model)
         return self._at_home(pretrained_folder.describe(folder).config)
 

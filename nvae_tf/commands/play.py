@@ -42,6 +42,8 @@ _OPEN = flags.DEFINE_bool("open", True, "Open the page in a browser.")
 def main(argv) -> None:
     """Exports, serves, waits for Ctrl-C."""
     del argv
+    # Before TensorFlow is loaded.
+    _SOURCE.require()
     from nvae_tf.core.progress import stop_requests
     from nvae_tf.web.kept import kept_page
     from nvae_tf.web.server import PageServer

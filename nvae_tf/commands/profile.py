@@ -7,7 +7,11 @@ Reads the latest profile of a run, and prints the kinds of operations that took
 most time on the CPU, without TensorBoard.
 """
 
+import pathlib
+
 from absl import flags
+
+from nvae_tf.core.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _NUM = flags.DEFINE_integer("num", 20, "Kinds to print.", lower_bound=1)
@@ -16,8 +20,11 @@ _NUM = flags.DEFINE_integer("num", 20, "Kinds to print.", lower_bound=1)
 def main(argv) -> None:
     """Prints the table."""
     del argv
-    from nvae_tf.runs.workdir import Workdir
+    if not _WORKDIR.value:
+        raise UserError("Name a folder with --workdir=DIR.")
+    # None of them loads TensorFlow.
+    from nvae_tf.runs.run_config import TENSORBOARD
     from nvae_tf.training.profile_times import latest_profile, table
 
-    path = latest_profile(Workdir(_WORKDIR.value).tensorboard_path)
+    path = latest_profile(pathlib.Path(_WORKDIR.value, TENSORBOARD))
     print(f"{path}\n{table(path, _NUM.value)}")

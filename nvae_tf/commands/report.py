@@ -44,6 +44,8 @@ def main(argv) -> None:
 
     # Before TensorFlow is loaded.
     report_page.require_packages()
+    config = _MODEL.read_config()
+    _temperatures(config)
     from nvae_tf.core.files import write_bytes
     from nvae_tf.report import records as report_records
     from nvae_tf.report import sections as report_sections
@@ -52,7 +54,6 @@ def main(argv) -> None:
     folder = Workdir(_MODEL.workdir)
     output = pathlib.Path(_OUTPUT.value or folder.path / "report.html")
     values.require_suffix(str(output), ".html")
-    config = folder.read_config()
     history = report_records.read_history(folder.metrics_path)
     results = {
         name: report_records.read_result(folder.path / name)
@@ -157,10 +158,7 @@ def _held_out(draws, origin: str, notes: list[str]) -> list:
 
 def _temperatures(config) -> list[float]:
     """Those of the flag, or else the run's own."""
-    from nvae_tf.sampling.temperatures import parse_temperatures
-
-    if not _TEMPERATURES.value:
-        return list(config.evaluation.image_temperatures)
-    return [
-        parse_temperatures(config.model, [text]) for text in _TEMPERATURES.value
-    ]
+    given = values.numbers("temperatures", _TEMPERATURES.value)
+    if any(temperature < 0 for temperature in given):
+        raise UserError("--temperatures holds numbers below 0.")
+    return given or list(config.evaluation.image_temperatures)

@@ -15,6 +15,8 @@ import pathlib
 
 from absl import flags
 
+from nvae_tf.core.errors import UserError
+
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of the run that it was exported from."
 )
@@ -27,15 +29,17 @@ POSITIONAL = "EXPORT"
 
 def main(argv) -> int:
     """The command."""
-    from nvae_tf.core.errors import UserError
+    if _WORKDIR.value and _MODEL.value:
+        raise UserError("Give one of --workdir and --model, not both.")
+    path = pathlib.Path(argv[1])
+    if not path.exists():
+        # Before TensorFlow is loaded.
+        raise UserError(f"There is no export {path}.")
     from nvae_tf.export import verify
     from nvae_tf.export.source import load_source
     from nvae_tf.web import manifest
     from nvae_tf.web.verify import open_site
 
-    if _WORKDIR.value and _MODEL.value:
-        raise UserError("Give one of --workdir and --model, not both.")
-    path = pathlib.Path(argv[1])
     is_page = manifest.is_site(path)
     export = (open_site if is_page else verify.open_export)(path)
     source = None

@@ -48,4 +48,4 @@ class EngineFlags:
         from nvae_tf.core import extras
 
         for package in extras.EXTRAS["onnx"]:
-            extras.require(package, "onnx", "A web page")
+            extras.require_installed(package, "onnx", "A web page")

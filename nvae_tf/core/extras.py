@@ -8,7 +8,14 @@ from types import ModuleType
 
 from nvae_tf.core.errors import DataError, UserError
 
-__all__ = ["EXTRAS", "how_to_install", "is_installed", "missing", "require"]
+__all__ = [
+    "EXTRAS",
+    "how_to_install",
+    "is_installed",
+    "missing",
+    "require",
+    "require_installed",
+]
 
 # What each extra of pyproject.toml brings, by the names to import.
 EXTRAS = {
@@ -62,8 +69,34 @@ def require(
     try:
         return importlib.import_module(module)
     except ImportError as problem:
-        raise error(
-            f"{purpose} needs the package {module.partition('.')[0]!r} "
-            f"({problem}), which the extra {extra!r} brings: "
-            f"{how_to_install(extra)}."
-        ) from problem
+        raise error(_advice(module, extra, purpose, problem)) from problem
+
+
+def require_installed(
+    package: str,
+    extra: str,
+    purpose: str,
+    error: type[UserError] = DataError,
+) -> None:
+    """Refuses as `require` does, without the import, which may take seconds.
+
+    Args:
+      package: what is needed.
+      extra: see `require`.
+      purpose: likewise.
+      error: likewise.
+
+    Raises:
+      UserError: `error`, if it is not installed.
+    """
+    if not is_installed(package):
+        problem = f"No module named {package!r}"
+        raise error(_advice(package, extra, purpose, problem))
+
+
+def _advice(module: str, extra: str, purpose: str, problem: object) -> str:
+    return (
+        f"{purpose} needs the package {module.partition('.')[0]!r} "
+        f"({problem}), which the extra {extra!r} brings: "
+        f"{how_to_install(extra)}."
+    )

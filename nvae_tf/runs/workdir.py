@@ -19,16 +19,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from nvae_tf.config import Config, config_from_dict
-from nvae_tf.core.errors import CheckpointError, ConfigError, UserError
+from nvae_tf.config import Config
+from nvae_tf.core.errors import CheckpointError, UserError
 from nvae_tf.core.files import write_bytes
-from nvae_tf.core.json_files import read_json
 from nvae_tf.core.locks import HeldElsewhereError, exclusive
 from nvae_tf.core.reading import shown
 from nvae_tf.model.averaging import WeightAverage
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.runs import pretrained_folder
 from nvae_tf.runs.checkpointing import Checkpoint, CheckpointStore
+from nvae_tf.runs.run_config import CONFIG, TENSORBOARD, read_config
 
 __all__ = [
     "Workdir",
@@ -50,9 +50,9 @@ class Workdir:
         if not str(path):
             raise UserError("Name a folder with --workdir=DIR.")
         self.path = pathlib.Path(path)
-        self.config_path = self.path / "config.json"
+        self.config_path = self.path / CONFIG
         self.metrics_path = self.path / "metrics.jsonl"
-        self.tensorboard_path = self.path / "tensorboard"
+        self.tensorboard_path = self.path / TENSORBOARD
 
     def checkpoints(self, keep: int = 3) -> CheckpointStore:
         """The run's checkpoints."""
@@ -64,24 +64,7 @@ class Workdir:
         Raises:
           UserError: if this is not the workdir of a run.
         """
-        if not self.path.is_dir():
-            raise UserError(
-                f"There is no workdir {self.path}; nvae train makes one."
-            )
-        try:
-            return config_from_dict(read_json(self.config_path))
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{self.path} holds no config.json: it is not the workdir of "
-                "a run. Give the folder that nvae train was given."
-            ) from error
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.config_path} cannot be read: {error}. Restore it from "
-                "a backup, or start a new workdir."
-            ) from error
-        except ConfigError as error:
-            raise ConfigError(f"{self.config_path}: {error}") from error
+        return read_config(self.path)
 
     def check_config(self, config: Config) -> list[str]:
         """Compares with the configuration that the run was started with.

@@ -2,10 +2,12 @@
 
 import pytest
 
+from nvae_tf.config import Config
 from nvae_tf.core import progress
 from nvae_tf.core.errors import ExportError, UserError
 from nvae_tf.export import onnx as onnx_export
 from nvae_tf.export import saved_model, source
+from nvae_tf.runs.workdir import Workdir
 from tests.support import export_cases
 from tests.support.hidden_packages import hide_packages
 from tests.support.in_process import run
@@ -51,6 +53,7 @@ def test_command_names_the_extra_before_it_looks_for_the_run(
 def test_warm_up_requests_can_be_left_out(tmp_path, monkeypatch):
     hide_packages(monkeypatch, "tensorflow_serving")
     monkeypatch.setattr(source, "load_source", _begin)
+    Workdir(tmp_path).write_config(Config())
     with pytest.raises(BegunError):
         run("export savedmodel", f"--workdir={tmp_path}", "--nowarmup")
 

@@ -43,12 +43,13 @@ def main(argv) -> None:
     del argv
     if not _OUTPUT.value.endswith(".keras"):
         raise ConfigError(f"--output={_OUTPUT.value} must end in .keras.")
+    # Before TensorFlow is loaded.
+    images, labels = _read()
     import keras
     import numpy as np
 
     from nvae_tf.core.files import replacing
 
-    images, labels = _read()
     keras.utils.set_random_seed(_SEED.value)
     order = np.random.default_rng(_SEED.value).permutation(len(images))
     held_out = max(1, round(_HELD_OUT * len(images)))

@@ -63,14 +63,17 @@ _PLOT = flags.DEFINE_bool(
 def main(argv) -> None:
     """Loads, evaluates, writes and prints."""
     del argv
+    from nvae_tf.evaluation import evaluation_plot
+
+    # Before TensorFlow is loaded.
+    if _PLOT.value:
+        evaluation_plot.require_matplotlib()
+    _MODEL.read_config()
     from nvae_tf.core.progress import stop_requests
     from nvae_tf.datasets import image_input, pipeline
-    from nvae_tf.evaluation import evaluation_plot
     from nvae_tf.runs.results import write_result
 
     folder = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else _MODEL.folder
-    if _PLOT.value:
-        evaluation_plot.require_matplotlib()
     strategy = _all_devices()
     with strategy.scope():
         model, config, info = _MODEL.load()

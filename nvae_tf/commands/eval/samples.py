@@ -84,14 +84,17 @@ _CACHE = flags.DEFINE_string(
 def main(argv) -> None:
     """Loads or draws, takes features, compares, writes and prints."""
     del argv
+    # Before TensorFlow is loaded.
+    config = _MODEL.read_config()
+    if _SAMPLES.value:
+        _DRAW.require_unused()
+    else:
+        _DRAW.read(config.model)
     from nvae_tf.datasets import pipeline
     from nvae_tf.evaluation import features, sample_files
     from nvae_tf.runs.results import write_result
 
     folder = pathlib.Path(_FOLDER.value) if _FOLDER.value else _MODEL.folder
-    config = _MODEL.read_config()
-    if _SAMPLES.value:
-        _DRAW.require_unused()
     if _OUTPUT.value:
         if _SAMPLES.value:
             raise ConfigError(

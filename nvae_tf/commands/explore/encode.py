@@ -47,6 +47,8 @@ def main(argv) -> None:
             raise UserError(
                 f"--arrays holds {kind!r}; it takes {', '.join(_ARRAYS)}."
             )
+    # Before TensorFlow is loaded.
+    _MODEL.read_config()
     from nvae_tf.core.progress import progress
 
     model, config, _ = _MODEL.load()

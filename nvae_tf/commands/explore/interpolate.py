@@ -63,6 +63,10 @@ def main(argv) -> None:
     seeds = values.whole_numbers("seeds", _SEEDS.value)
     if len(seeds) == 1:
         raise UserError("--seeds names one draw; two are needed.")
+    # Before TensorFlow is loaded.
+    config = _MODEL.read_config()
+    if seeds:
+        _DRAW.read(config.model)
     from nvae_tf.sampling import exploration
     from nvae_tf.sampling.illustrator import Illustrator
 

@@ -40,6 +40,8 @@ def main(argv) -> None:
     """Loads, draws, searches the training images, writes a row for each."""
     del argv
     values.require_suffix(_OUTPUT.value, ".png")
+    # Before TensorFlow is loaded.
+    _DRAW.read(_MODEL.read_config().model)
     import numpy as np
 
     from nvae_tf.datasets import image_input

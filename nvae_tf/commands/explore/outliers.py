@@ -34,6 +34,8 @@ def main(argv) -> None:
     """Loads, scores, writes the ranking and the picture."""
     del argv
     suffix = values.require_suffix(_OUTPUT.value, ".csv", ".json")
+    # Before TensorFlow is loaded.
+    _MODEL.read_config()
     import pathlib
 
     from nvae_tf.core.files import write_bytes

@@ -60,6 +60,8 @@ def main(argv) -> None:
     del argv
     values.require_suffix(_OUTPUT.value, ".png")
     values.numbers("temperature", _TEMPERATURE.value)
+    # Before TensorFlow is loaded.
+    _MODEL.read_config()
     import numpy as np
 
     from nvae_tf.core.progress import progress

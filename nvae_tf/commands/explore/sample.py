@@ -91,13 +91,14 @@ def main(argv) -> None:
             f"--truncation={_TRUNCATION.value:g} must be above 0; for mean "
             "latents use --temperature=0."
         )
+    # Before TensorFlow is loaded, and weights are read.
+    config = _MODEL.read_config().model
+    counts = _fixed_counts(config, fixed)
+    _DRAW.read(config)
+    _LABELS.read(config)
     from nvae_tf.sampling.illustrator import Illustrator
 
-    if _LABELS.is_given:
-        # Before weights are read.
-        _LABELS.read(_MODEL.read_config().model)
     model, _, info = _MODEL.load()
-    counts = _fixed_counts(model.config, fixed)
     # Before statistics are re-adjusted, which another device rounds otherwise.
     weights = _weights(model, info) if is_folder else {}
     temperature = _DRAW.prepare(model, info)

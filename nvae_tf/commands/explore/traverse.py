@@ -44,6 +44,8 @@ def main(argv) -> None:
     """Loads, moves every channel, writes a row for each."""
     del argv
     values.require_suffix(_OUTPUT.value, ".png")
+    # Before TensorFlow is loaded.
+    _DRAW.read(_MODEL.read_config().model)
     import numpy as np
 
     from nvae_tf.sampling import captions, exploration, images

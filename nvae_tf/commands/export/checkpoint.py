@@ -30,6 +30,8 @@ def main(argv) -> None:
     """Loads, writes, says what the file holds."""
     del argv
     values.require_suffix(_OUTPUT.value, ".pt", ".pth")
+    # Before TensorFlow is loaded.
+    _MODEL.read_config()
     from nvae_tf.authors import reference_export, torch_file
     from nvae_tf.runs import workdir
 

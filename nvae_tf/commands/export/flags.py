@@ -64,6 +64,14 @@ class SourceFlags:
         """
         return self._model.folder
 
+    def require(self) -> None:
+        """Refuses, before TensorFlow is loaded, flags that name no model.
+
+        Raises:
+          UserError: see `ModelFlags.read_config`.
+        """
+        self._model.read_config()
+
     def load(self):
         """The `nvae_tf.export.source.Source` that the flags describe.
 
@@ -114,6 +122,10 @@ class FolderFlags:
             "graphs", ["sample", "decode", "encode"], "Which graphs to write."
         )
         self._overwrite = define_overwrite()
+
+    def require(self) -> None:
+        """See `SourceFlags.require`."""
+        self._source.require()
 
     def write(self, export) -> None:
         """Writes the folder and says so.

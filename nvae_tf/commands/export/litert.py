@@ -10,7 +10,7 @@ picture as everywhere else.
 """
 
 from nvae_tf.commands.export.flags import FolderFlags
-from nvae_tf.export.litert import runner
+from nvae_tf.core.extras import require_installed
 
 _FOLDER = FolderFlags("litert", batch=1)
 
@@ -19,7 +19,8 @@ def main(argv) -> None:
     """The command."""
     del argv
     # Before TensorFlow and the model are loaded.
-    runner.require_packages()
+    require_installed("ai_edge_litert", "litert", "A LiteRT export")
+    _FOLDER.require()
     from nvae_tf.export.litert.export import export_litert
 
     _FOLDER.write(export_litert)

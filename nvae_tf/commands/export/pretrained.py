@@ -44,6 +44,7 @@ def main(argv) -> None:
     if not _OUTPUT.value:
         raise UserError("Name the folder to make with --output=FOLDER.")
     said = model_card.read_card(_CARD.value) if _CARD.value else {}
+    _MODEL.read_config()
     from nvae_tf.runs import pretrained
     from nvae_tf.runs.measured import metrics_of
 

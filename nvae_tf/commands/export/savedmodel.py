@@ -12,7 +12,7 @@ from absl import flags
 
 from nvae_tf.commands.export.flags import SourceFlags
 from nvae_tf.commands.flags import define_overwrite
-from nvae_tf.core.extras import require
+from nvae_tf.core.extras import require_installed
 
 _SOURCE = SourceFlags()
 _OUTPUT = flags.DEFINE_string(
@@ -30,13 +30,14 @@ _WARMUP = flags.DEFINE_bool(
 def main(argv) -> None:
     """The command."""
     del argv
+    # Before TensorFlow and the model are loaded.
     if _WARMUP.value:
-        # Before the model is exported, not after.
-        require(
-            "tensorflow_serving.apis",
+        require_installed(
+            "tensorflow_serving",
             "serving",
             "Writing warm-up requests (--nowarmup leaves them out)",
         )
+    _SOURCE.require()
     from nvae_tf.export.saved_model import export_saved_model
 
     path = export_saved_model(

@@ -9,7 +9,7 @@ and safetensors alone.
 """
 
 from nvae_tf.commands.export.flags import FolderFlags
-from nvae_tf.export.stablehlo import runner
+from nvae_tf.core.extras import require_installed
 
 _FOLDER = FolderFlags("stablehlo", batch=16)
 
@@ -18,7 +18,8 @@ def main(argv) -> None:
     """The command."""
     del argv
     # Before TensorFlow and the model are loaded.
-    runner.require_packages()
+    require_installed("jax", "stablehlo", "A StableHLO export")
+    _FOLDER.require()
     from nvae_tf.export.stablehlo.export import export_stablehlo
 
     _FOLDER.write(export_stablehlo)

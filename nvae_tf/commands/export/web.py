@@ -28,7 +28,9 @@ _OVERWRITE = define_overwrite()
 def main(argv) -> None:
     """The command."""
     del argv
+    # Before TensorFlow and the model are loaded.
     _ENGINE.require_packages()
+    _SOURCE.require()
     from nvae_tf.web.export import export_web
 
     path = export_web(
