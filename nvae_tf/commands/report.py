@@ -46,14 +46,14 @@ def main(argv) -> None:
     report_page.require_packages()
     config = _MODEL.read_config()
     _temperatures(config)
+    output = _OUTPUT.value or f"{_MODEL.workdir}/report.html"
+    values.require_suffix(output, ".html")
     from nvae_tf.core.files import write_bytes
     from nvae_tf.report import records as report_records
     from nvae_tf.report import sections as report_sections
     from nvae_tf.runs.workdir import Workdir
 
     folder = Workdir(_MODEL.workdir)
-    output = pathlib.Path(_OUTPUT.value or folder.path / "report.html")
-    values.require_suffix(str(output), ".html")
     history = report_records.read_history(folder.metrics_path)
     results = {
         name: report_records.read_result(folder.path / name)
@@ -81,7 +81,7 @@ def main(argv) -> None:
             report_sections.configuration(config),
         ],
     )
-    write_bytes(output, report_page.render(page).encode())
+    write_bytes(pathlib.Path(output), report_page.render(page).encode())
     print(f"Report in {output}")
 
 

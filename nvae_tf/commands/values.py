@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import math
+import os
 import pathlib
 from collections.abc import Sequence
 
 from nvae_tf.core.errors import UserError
 
-__all__ = ["numbers", "require_suffix", "whole_numbers"]
+__all__ = ["numbers", "require_suffix", "require_writable", "whole_numbers"]
 
 
 def require_suffix(path: str, *suffixes: str) -> str:
     """The suffix of `--output`, in lower case.
 
     Raises:
-      UserError: if it is none of `suffixes`.
+      UserError: if it is none of `suffixes`, or no file can be written there.
     """
     suffix = pathlib.PurePath(path).suffix.lower()
     if suffix not in suffixes:
         raise UserError(f"--output={path} must end in {' or '.join(suffixes)}.")
+    require_writable(path)
+    if pathlib.Path(path).is_dir():
+        raise UserError(f"--output={path} is a folder: name a file in it.")
     return suffix
+
+
+def require_writable(path: str) -> None:
+    """Refuses an `--output` where nothing can be written.
+
+    Before the work, whose result would be lost.
+
+    Raises:
+      UserError: if the folder that it is to be in is none, or is protected.
+    """
+    target = pathlib.Path(path).absolute()
+    folder = target if path.endswith("/") else target.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"--output={path}: {folder} is no folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--output={path}: {folder} cannot be written to.")
 
 
 def numbers(name: str, texts: Sequence[str]) -> list[float]:

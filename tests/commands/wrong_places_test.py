@@ -109,3 +109,24 @@ def test_temperatures_of_a_report_are_told_by_their_flag(said, tmp_path):
     for wrong in ("hot", "0.7,-1"):
         (text,) = said(["report", "--workdir=run", f"--temperatures={wrong}"])
         assert "--temperatures" in text
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(
+    said, tmp_path
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.npz").mkdir()
+    model = "--model=mnist"
+    calls = [
+        ["encode", model, "--output=file/x.npz"],
+        ["encode", model, "--output=folder.npz"],
+        ["sample", model, "--output=file/x.png"],
+        ["sample", model, "--output=file/"],
+        ["interpolate", model, "--seeds=1,2", "--output=file/"],
+        ["nearest", model, "--output=file/below/x.png"],
+        ["eval likelihood", model, "--output=file"],
+        ["eval samples", model, "--output=file"],
+    ]
+    for text in said(*calls):
+        assert "--output=" in text
+        assert "folder" in text

@@ -25,6 +25,7 @@ import sys
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 from nvae_tf.commands.model_flags import ModelFlags
 
 _MODEL = ModelFlags()
@@ -69,6 +70,8 @@ def main(argv) -> None:
     if _PLOT.value:
         evaluation_plot.require_matplotlib()
     _MODEL.read_config()
+    if _OUTPUT.value:
+        values.require_writable(f"{_OUTPUT.value}/")
     from nvae_tf.core.progress import stop_requests
     from nvae_tf.datasets import image_input, pipeline
     from nvae_tf.runs.results import write_result

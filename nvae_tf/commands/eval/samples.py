@@ -21,6 +21,7 @@ import pathlib
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
+from nvae_tf.commands import values
 from nvae_tf.commands.model_flags import ModelFlags
 from nvae_tf.core.errors import ConfigError, DataError
 
@@ -86,6 +87,8 @@ def main(argv) -> None:
     del argv
     # Before TensorFlow is loaded.
     config = _MODEL.read_config()
+    if _FOLDER.value:
+        values.require_writable(f"{_FOLDER.value}/")
     if _SAMPLES.value:
         _DRAW.require_unused()
     else:

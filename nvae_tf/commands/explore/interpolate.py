@@ -98,6 +98,7 @@ def main(argv) -> None:
 
 def _check_output() -> None:
     if _OUTPUT.value.endswith("/"):
+        values.require_writable(_OUTPUT.value)
         return
     suffix = values.require_suffix(_OUTPUT.value, ".png", ".gif", ".mp4")
     if suffix == ".mp4":

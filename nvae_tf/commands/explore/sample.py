@@ -79,6 +79,7 @@ def main(argv) -> None:
             f"--output={_OUTPUT.value} must end in .png, for one grid, or in "
             "/, for a folder of images."
         )
+    values.require_writable(_OUTPUT.value)
     if is_figure and is_folder:
         raise UserError(
             f"--fix_groups={fixed} makes one figure: give an --output that "
