@@ -52,6 +52,21 @@ def _metrics(facts) -> str:
     found = {}
     for metric in facts.get("metrics", ()):
         # Of several K the last, which is the largest.
-        found[metric["type"]] = f"{metric['name']}: {metric['value']:.4g}"
+        found[metric["type"]] = metric
     chosen = [found[k] for k in ("nll", "nelbo", "fid") if k in found]
-    return "; ".join(chosen) or "not measured"
+    if not chosen:
+        return "not measured"
+    images = [_images(metric) for metric in chosen]
+    if len(set(images)) == 1:
+        # Said once.
+        images = ["" for _ in images[:-1]] + images[-1:]
+    return "; ".join(
+        f"{metric['name']}: {metric['value']:#.4g}{of}"
+        for metric, of in zip(chosen, images, strict=True)
+    )
+
+
+def _images(metric) -> str:
+    """What was measured, where that is known: the first so many of a split."""
+    num = metric.get("settings", {}).get("num_images")
+    return f" ({num:,} {metric['split']} images)" if num else ""

@@ -298,7 +298,11 @@ def _refuse_existing(
     path: pathlib.Path, overwrite: bool | None, error: type[UserError]
 ) -> None:
     if path.exists():
-        other = "" if overwrite is None else ", or replace it with --overwrite"
+        other = ""
+        if overwrite is not None:
+            other = (
+                ", or replace it with --overwrite (overwrite=True in Python)"
+            )
         raise error(f"{path} exists already: name another place{other}.")
 
 

@@ -315,7 +315,7 @@ def test_list_of_models_says_what_they_are(here, monkeypatch, capsys):
     assert title.split()[0] == "model"
     assert row.split()[0] == "m"
     stored = pretrained_folder.describe(here / "m")
-    for text in (f"{stored.parameters:,}", "8x8x1", "K = 100", "12.25"):
+    for text in (f"{stored.parameters:,}", "8x8x1", "K = 100", "12.25", "(40 "):
         assert text in row
     nowhere = pathlib.Path("none")
     monkeypatch.setattr(model_places, "shipped_folder", lambda: nowhere)
