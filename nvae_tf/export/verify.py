@@ -200,7 +200,7 @@ def verify(export: Export, source: Source | None = None) -> list[Result]:
         model = source.config.model.to_dict()
         if json.loads(json.dumps(model)) != export.facts["config"]["model"]:
             raise ExportError(
-                f"{export.path} is not an export of this workdir: their "
+                f"{export.path} is not an export of this model: their "
                 "architectures differ."
             )
         seeds = range(export.fixed_batch or 2)
