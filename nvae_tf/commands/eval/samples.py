@@ -22,11 +22,12 @@ from absl import flags
 
 from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands import values
+from nvae_tf.commands.draw_flags import DrawFlags
 from nvae_tf.commands.model_flags import ModelFlags
 from nvae_tf.core.errors import ConfigError, DataError
 
 _MODEL = ModelFlags()
-_DRAW = common_flags.DrawFlags(
+_DRAW = DrawFlags(
     _MODEL, default="1", note="Published FIDs are of draws at 1, the default."
 )
 _NUM = flags.DEFINE_integer(

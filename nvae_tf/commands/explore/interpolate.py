@@ -20,11 +20,12 @@ from absl import flags
 
 from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands import values
+from nvae_tf.commands.draw_flags import DrawFlags
 from nvae_tf.commands.model_flags import ModelFlags
 from nvae_tf.core.errors import UserError
 
 _MODEL = ModelFlags()
-_DRAW = common_flags.DrawFlags(_MODEL)
+_DRAW = DrawFlags(_MODEL)
 _IMAGES = common_flags.ImageFlags(num=2)
 _SEEDS = flags.DEFINE_list(
     "seeds", "", "In place of images, the seeds of two draws or more."

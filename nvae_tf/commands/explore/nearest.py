@@ -16,10 +16,11 @@ from absl import flags
 
 from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands import values
+from nvae_tf.commands.draw_flags import DrawFlags
 from nvae_tf.commands.model_flags import ModelFlags
 
 _MODEL = ModelFlags()
-_DRAW = common_flags.DrawFlags(_MODEL)
+_DRAW = DrawFlags(_MODEL)
 _DEFAULT_NUM = 16
 _IMAGES = common_flags.ImageFlags(num=_DEFAULT_NUM)
 _SEED = common_flags.define_seed("Of the first sample, and of binarisation.")

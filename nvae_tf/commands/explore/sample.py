@@ -21,13 +21,14 @@ from absl import flags
 
 from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands import values
+from nvae_tf.commands.draw_flags import DrawFlags
 from nvae_tf.commands.model_flags import ModelFlags
 from nvae_tf.core.errors import UserError
 
 _MOST_COLUMNS = 20
 
 _MODEL = ModelFlags()
-_DRAW = common_flags.DrawFlags(_MODEL)
+_DRAW = DrawFlags(_MODEL)
 _NUM = flags.DEFINE_integer(
     "num",
     64,

@@ -16,11 +16,12 @@ from absl import flags
 
 from nvae_tf.commands import flags as common_flags
 from nvae_tf.commands import values
+from nvae_tf.commands.draw_flags import DrawFlags
 from nvae_tf.commands.model_flags import ModelFlags
 from nvae_tf.core.errors import UserError
 
 _MODEL = ModelFlags()
-_DRAW = common_flags.DrawFlags(_MODEL)
+_DRAW = DrawFlags(_MODEL)
 _IMAGES = common_flags.ImageFlags(num=1)
 _SEED = common_flags.define_seed("Of the draw, and of binarisation.")
 _GROUP = flags.DEFINE_integer(
