@@ -14,7 +14,7 @@ from nvae_tf.export.parity import Reference
 from nvae_tf.export.runners import SavedModelRunner, check
 from nvae_tf.export.serving import ServedModel
 from nvae_tf.export.serving_files import (
-    check_model_name,
+    check_model_folder,
     held_versions,
     versions,
     write_serving_files,
@@ -63,7 +63,7 @@ def export_saved_model(
         raise ExportError(f"The version is {version}; it must be positive.")
     output = pathlib.Path(output)
     name = output.resolve().name
-    check_model_name(name)
+    check_model_folder(output)
     path = output / str(version)
     if overwrite and version in held_versions(output):
         raise ExportError(

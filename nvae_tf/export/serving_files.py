@@ -8,9 +8,10 @@ from nvae_tf.core.errors import ExportError
 from nvae_tf.core.files import write_bytes
 from nvae_tf.core.reading import open_regular
 from nvae_tf.export.served import templates
+from nvae_tf.runs.run_config import CONFIG
 
 __all__ = [
-    "check_model_name",
+    "check_model_folder",
     "held_versions",
     "versions",
     "write_serving_files",
@@ -23,13 +24,26 @@ _LATEST = (
 )
 
 
-def check_model_name(name: str) -> None:
-    """Raises ExportError for a name that the files could not hold."""
+def check_model_folder(folder: pathlib.Path) -> None:
+    """Raises ExportError where no served model can be.
+
+    That is under a name that the files could not hold, and among the files of
+    a run or of a pretrained model.
+
+    Args:
+      folder: of the model; need not exist.
+    """
+    name = folder.resolve().name
     allowed = name.replace("-", "").replace("_", "").replace(".", "")
     if not (name.isascii() and allowed.isalnum()):
         raise ExportError(
             f"A model is served under its folder's name; {name!r} must "
             "consist of letters, digits, '-', '_' and '.'."
+        )
+    if (folder / CONFIG).is_file():
+        raise ExportError(
+            f"{folder} is the folder of a run or of a pretrained model: name "
+            f"one for what is served alone, such as {folder / 'served'}."
         )
 
 

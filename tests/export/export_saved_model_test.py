@@ -385,6 +385,13 @@ def test_wrong_arguments_are_refused(tmp_path, changes, message):
     assert not output.exists()
 
 
+def test_folder_of_a_run_takes_no_versions(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ExportError, match="a run or of a pretrained model"):
+        export_saved_model(source("plain_vae"), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
 @pytest.mark.long
 def test_given_parameters_are_what_is_exported(tmp_path):
     base = source("plain_vae")

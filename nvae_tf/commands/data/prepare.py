@@ -9,6 +9,8 @@ it stopped when the same command is run again.  Train on the result with
 `--config.data.source=tfrecord --config.data.path=DIR`.
 """
 
+import shlex
+
 from absl import flags
 
 from nvae_tf.commands import command_line
@@ -42,6 +44,6 @@ def main(argv) -> None:
         print(f"Skipped as unreadable: {prepared.skipped:,} images")
     print(
         "Train with --config.data.source=tfrecord "
-        f"--config.data.path={_OUTPUT.value}"
+        f"--config.data.path={shlex.quote(_OUTPUT.value)}"
         f"{' --config.data.labels=True' if config.data.labels else ''}"
     )

@@ -179,7 +179,7 @@ def fill(model: str) -> dict[str, str]:
     """The files around the versions of a model.
 
     Args:
-      model: its name, see `serving_files.check_model_name`.
+      model: its name, see `serving_files.check_model_folder`.
 
     Returns:
       Contents by file name.
