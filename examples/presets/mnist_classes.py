@@ -1,4 +1,4 @@
-"""MNIST told the digit: 3 latent groups, 2.2 million parameters, for two cores.
+"""MNIST told the digit: 3 latent groups, 1.3 million parameters, for two cores.
 
     python -m examples.mnist --output=data/mnist
     nvae train --config=examples/presets/mnist_classes.py \

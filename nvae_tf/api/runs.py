@@ -186,7 +186,7 @@ def pretrained_models() -> dict[str, pretrained_folder.Stored]:
 
     Examples:
       >>> sorted(nvae_tf.pretrained_models())
-      ['cartoon-faces', 'fashion-mnist', 'mnist']
+      ['cartoon-faces', 'fashion-mnist', 'mnist', 'mnist-classes']
 
     Returns:
       For each its folder, configuration, facts (licence and metrics among

@@ -15,7 +15,7 @@ import pathlib
 
 from absl import flags
 
-from nvae_tf.core.errors import UserError
+from nvae_tf.core.errors import ExportError, UserError
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of the run that it was exported from."
@@ -34,7 +34,7 @@ def main(argv) -> int:
     path = pathlib.Path(argv[1])
     if not path.exists():
         # Before TensorFlow is loaded.
-        raise UserError(f"There is no export {path}.")
+        raise ExportError(f"There is no export {path}.")
     from nvae_tf.export import verify
     from nvae_tf.export.source import load_source
     from nvae_tf.web import manifest

@@ -150,7 +150,7 @@ def test_what_is_no_export_is_refused(tmp_path, folder):
     (metadata / "metadata.json").write_bytes(facts)
     (tmp_path / "a.onnx").write_bytes(b"no model")
     for name, message in {
-        "absent": "neither a SavedModel",
+        "absent": "There is no export",
         "empty": "neither a SavedModel",
         "broken": "metadata.json",
         "damaged": "not a SavedModel that loads",
