@@ -18,6 +18,7 @@ import math
 
 import numpy as np
 from absl import flags
+from scipy import special
 
 from benchmarks import results
 from nvae_tf.core.errors import UserError
@@ -26,8 +27,6 @@ from nvae_tf.distributions.residual_normal import SIGMA_FLOOR
 __all__ = ["gains"]
 
 _ARRAYS = ("z_00", "mean_00", "sigma_00")
-# Rows of z at a time: bounds the memory, [rows, components].
-_ROWS = 64
 
 
 def gains(z, mean, sigma, counts) -> list[dict]:
@@ -44,31 +43,19 @@ def gains(z, mean, sigma, counts) -> list[dict]:
       that of the standard prior; "error", its standard error over images.
     """
     z, mean, sigma = (np.asarray(x, np.float64) for x in (z, mean, sigma))
-    standard = _log_normal(z, 0.0, 1.0 + SIGMA_FLOOR)
-    # By component: [N, M], in pieces.
-    densities = np.concatenate(
-        [
-            _log_mixture_terms(z[i : i + _ROWS], mean, sigma)
-            for i in range(0, len(z), _ROWS)
-        ]
-    )
+    wide = np.full([1, z.shape[1]], 1.0 + SIGMA_FLOOR)
+    standard = _log_normals(z, np.zeros_like(wide), wide)[:, 0]
+    densities = _log_normals(z, mean, sigma)
     found = []
     for count in counts:
-        terms = densities[:, :count]
-        peak = terms.max(axis=1)
-        total = np.exp(terms - peak[:, None]).sum(axis=1)
-        gain = peak + np.log(total) - math.log(count) - standard
+        mixture = special.logsumexp(densities[:, :count], axis=1)
+        gain = mixture - math.log(count) - standard
         error = gain.std(ddof=1) / math.sqrt(len(gain))
         found.append({"components": count, "gain": gain.mean(), "error": error})
     return found
 
 
-def _log_normal(z, mean, sigma):
-    terms = ((z - mean) / sigma) ** 2 + 2 * np.log(sigma)
-    return -0.5 * np.sum(terms + math.log(2 * math.pi), axis=-1)
-
-
-def _log_mixture_terms(z, mean, sigma):
+def _log_normals(z, mean, sigma):
     """Log N(z_n; mean_m, sigma_m), `[N, M]`, without an array `[N, M, D]`."""
     precision = sigma**-2
     square = z**2 @ precision.T - 2 * z @ (mean * precision).T

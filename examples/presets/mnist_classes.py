@@ -1,4 +1,4 @@
-"""MNIST told the digit: 3 latent groups, 1.3 million parameters, for two cores.
+r"""MNIST told the digit: 3 latent groups, 1.3 million parameters, two cores.
 
     python -m examples.mnist --output=data/mnist
     nvae train --config=examples/presets/mnist_classes.py \

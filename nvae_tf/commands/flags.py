@@ -161,10 +161,14 @@ class ImageFlags:
         """Whether `--images` or `--indices` names images."""
         return bool(self._images.value or self._indices.value)
 
-    @property
-    def indices(self) -> list[int]:
-        """What `--indices` names; empty where it is not given."""
-        return whole_numbers("indices", self._indices.value)
+    def numbers(self, places) -> list[int]:
+        """The numbers of images within the split or `--images`.
+
+        Args:
+          places: where they are in what `open` gives.
+        """
+        chosen = whole_numbers("indices", self._indices.value)
+        return [chosen[place] if chosen else int(place) for place in places]
 
     @property
     def num(self) -> int:
@@ -196,7 +200,8 @@ class ImageFlags:
         else:
             source = pipeline.open_source(config, self._split.value)
         num = (self.num or None) if num is None else num
-        source = image_input.select(source, self.indices, num)
+        indices = whole_numbers("indices", self._indices.value)
+        source = image_input.select(source, indices, num)
         if labelled:
             source = self._labelled(source, config.model)
         return source, config

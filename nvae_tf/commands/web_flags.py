@@ -45,7 +45,6 @@ class EngineFlags:
         Raises:
           UserError: naming the extra that brings it.
         """
-        from nvae_tf.core import extras
+        from nvae_tf.core.extras import require_installed
 
-        for package in extras.EXTRAS["onnx"]:
-            extras.require_installed(package, "onnx", "A web page")
+        require_installed("onnx", "A web page")

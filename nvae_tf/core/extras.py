@@ -72,26 +72,21 @@ def require(
         raise error(_advice(module, extra, purpose, problem)) from problem
 
 
-def require_installed(
-    package: str,
-    extra: str,
-    purpose: str,
-    error: type[UserError] = DataError,
-) -> None:
+def require_installed(extra: str, purpose: str, *packages: str) -> None:
     """Refuses as `require` does, without the import, which may take seconds.
 
     Args:
-      package: what is needed.
       extra: see `require`.
       purpose: likewise.
-      error: likewise.
+      *packages: which of the extra's are needed; all if none is named.
 
     Raises:
-      UserError: `error`, if it is not installed.
+      DataError: if one of them is not installed.
     """
-    if not is_installed(package):
-        problem = f"No module named {package!r}"
-        raise error(_advice(package, extra, purpose, problem))
+    for package in missing(extra):
+        if not packages or package in packages:
+            problem = f"No module named {package!r}"
+            raise DataError(_advice(package, extra, purpose, problem))
 
 
 def _advice(module: str, extra: str, purpose: str, problem: object) -> str:

@@ -102,8 +102,7 @@ def _encode(model, config, source, progress) -> dict:
         losses.bits_per_dim(arrays["nelbo"], model.config), np.float32
     )
     arrays["names"] = np.array([source.describe(i) for i in arrays["indices"]])
-    if _IMAGES.indices:
-        arrays["indices"] = np.array(_IMAGES.indices)[arrays["indices"]]
+    arrays["indices"] = np.array(_IMAGES.numbers(arrays["indices"]))
     return arrays
 
 

@@ -45,9 +45,9 @@ def main(argv) -> None:
     source, config = _IMAGES.open(config)
     ranking = _rank(model, config, source)
     records = ranking.records(source, model.config)
-    chosen = _IMAGES.indices
-    for record in records if chosen else ():
-        record["index"] = chosen[record["index"]]
+    numbers = _IMAGES.numbers([record["index"] for record in records])
+    for record, number in zip(records, numbers, strict=True):
+        record["index"] = number
     text = _csv(records) if suffix == ".csv" else _json(records)
     # A file's name may be no text: in CSV it is kept as it is.
     write_bytes(_OUTPUT.value, text.encode(errors="surrogateescape"))

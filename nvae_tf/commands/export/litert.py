@@ -19,7 +19,7 @@ def main(argv) -> None:
     """The command."""
     del argv
     # Before TensorFlow and the model are loaded.
-    require_installed("ai_edge_litert", "litert", "A LiteRT export")
+    require_installed("litert", "A LiteRT export")
     _FOLDER.require()
     from nvae_tf.export.litert.export import export_litert
 

@@ -10,7 +10,7 @@ from absl import flags
 
 from nvae_tf.commands.export.flags import SourceFlags
 from nvae_tf.commands.flags import define_overwrite
-from nvae_tf.core import extras
+from nvae_tf.core.extras import require_installed
 from nvae_tf.export import onnx_runner
 
 _SOURCE = SourceFlags()
@@ -33,8 +33,7 @@ def main(argv) -> None:
     """The command."""
     del argv
     # Before TensorFlow and the model are loaded.
-    for package in extras.EXTRAS["onnx"]:
-        extras.require_installed(package, "onnx", "An ONNX export")
+    require_installed("onnx", "An ONNX export")
     _SOURCE.require()
     from nvae_tf.export.onnx import export_onnx
 

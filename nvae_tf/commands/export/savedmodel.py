@@ -33,9 +33,9 @@ def main(argv) -> None:
     # Before TensorFlow and the model are loaded.
     if _WARMUP.value:
         require_installed(
-            "tensorflow_serving",
             "serving",
             "Writing warm-up requests (--nowarmup leaves them out)",
+            "tensorflow_serving",
         )
     _SOURCE.require()
     from nvae_tf.export.saved_model import export_saved_model

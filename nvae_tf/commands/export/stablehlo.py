@@ -18,7 +18,7 @@ def main(argv) -> None:
     """The command."""
     del argv
     # Before TensorFlow and the model are loaded.
-    require_installed("jax", "stablehlo", "A StableHLO export")
+    require_installed("stablehlo", "A StableHLO export")
     _FOLDER.require()
     from nvae_tf.export.stablehlo.export import export_stablehlo
 
