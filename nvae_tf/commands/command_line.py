@@ -21,7 +21,7 @@ from nvae_tf.core.errors import (
     UserError,
     one_line,
 )
-from nvae_tf.core.streams import reader_may_leave
+from nvae_tf.core.streams import printing_may_fail
 from nvae_tf.distribute.cores import share_heaps
 
 __all__ = ["config_from_flags", "define_config", "run"]
@@ -88,7 +88,7 @@ def run(
             # Names of files may be no text that could be written.
             stream.reconfigure(errors="backslashreplace")
     if any(argument in _HELP for argument in sys.argv[1:]):
-        with reader_may_leave():
+        with printing_may_fail():
             print(_help(description or sys.modules["__main__"].__doc__ or ""))
         sys.exit(0)
 
@@ -111,7 +111,7 @@ def run(
             sys.exit(INTERRUPTED_STATUS)
 
     share_heaps()
-    with reader_may_leave():
+    with printing_may_fail():
         app.run(guarded, flags_parser=_parse)
 
 

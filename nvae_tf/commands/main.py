@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from nvae_tf.core.errors import USER_ERROR_STATUS, one_line
-from nvae_tf.core.streams import reader_may_leave
+from nvae_tf.core.streams import printing_may_fail
 
 __all__ = ["COMMANDS", "main"]
 
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
       arguments: words and flags, by default the command line's.
     """
-    with reader_may_leave():
+    with printing_may_fail():
         _run(list(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -5,7 +6,7 @@ import sys
 import pytest
 
 from nvae_tf.core import errors
-from nvae_tf.core.streams import reader_may_leave
+from nvae_tf.core.streams import printing_may_fail
 
 COMMAND = """
 from nvae_tf.commands import command_line
@@ -173,6 +174,32 @@ def test_a_reader_that_leaves_ends_the_command_quietly(arguments, unbuffered):
     assert not result.stderr
 
 
+@pytest.mark.skipif(
+    not os.path.exists("/dev/full"), reason="the system has no full device"
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_results_that_cannot_be_printed_end_in_a_sentence(unbuffered):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "nvae_tf", "models"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert result.returncode == errors.USER_ERROR_STATUS
+    assert result.stderr == (
+        "error: Standard output, where the results go, cannot be written: "
+        "No space left on device.\n"
+    )
+
+
+def test_a_full_disk_of_another_file_is_not_blamed_on_the_output():
+    with pytest.raises(OSError, match="a checkpoint"), printing_may_fail():
+        raise OSError(errno.ENOSPC, "a checkpoint")
+
+
 def test_another_broken_pipe_is_no_reader_of_the_command():
-    with pytest.raises(BrokenPipeError), reader_may_leave():
+    with pytest.raises(BrokenPipeError), printing_may_fail():
         raise BrokenPipeError
