@@ -397,6 +397,22 @@ def test_flags_that_do_not_fit_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_frames_of_a_longer_way_are_not_left_behind_others(workdir, tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    # The last frame of this way may be replaced; what is no frame may stay.
+    for name in ("00004.png", "12.png", "00099.jpg"):
+        (folder / name).touch()
+    way = [f"--workdir={workdir}", "--seeds=4,9,2", "--steps=3"]
+    run("interpolate", *way, f"--output={folder}/")
+    assert len(list(folder.iterdir())) == 7
+    (folder / "00005.png").touch()
+    (folder / "00004.png").write_bytes(b"kept")
+    with pytest.raises(UserError, match=r"has 00005\.png, but .* 5 frames"):
+        run("interpolate", *way, f"--output={folder}/")
+    assert (folder / "00004.png").read_bytes() == b"kept"
+
+
 @pytest.mark.parametrize(
     "command",
     [

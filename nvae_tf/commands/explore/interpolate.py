@@ -16,6 +16,9 @@ the next, a .gif or .mp4 runs through all and back (the latter needs the extra
 class of the nearer end, if any; draws have --labels, or all, in turn.
 """
 
+import pathlib
+import re
+
 from absl import flags
 
 from nvae_tf.commands import flags as common_flags
@@ -81,6 +84,7 @@ def main(argv) -> None:
         _DRAW.require_unused()
         temperature = 1.0
         eps, originals, labels = _encode(illustrator, config)
+    _require_no_longer_way((len(eps[0]) - 1) * (_STEPS.value - 1) + 1)
     way = exploration.interpolated(eps, _STEPS.value, _PATH.value)
     batch_size = min(_BATCH_SIZE.value, len(way[0]))
     frames = exploration.images_of(
@@ -106,6 +110,28 @@ def _check_output() -> None:
         from nvae_tf.sampling.video import require_av
 
         require_av()
+
+
+def _require_no_longer_way(count: int) -> None:
+    """Refuses a folder with more than the `count` frames it would be given.
+
+    They would be taken for the end of this way, and to remove them could cost
+    pictures that are no frames.
+    """
+    folder = pathlib.Path(_OUTPUT.value)
+    if not (_OUTPUT.value.endswith("/") and folder.is_dir()):
+        return
+    later = [
+        path.name
+        for path in folder.iterdir()
+        if re.fullmatch(r"[0-9]{5}\.png", path.name) and int(path.stem) >= count
+    ]
+    if later:
+        raise UserError(
+            f"{_OUTPUT.value} of --output has {min(later)}, but this way has "
+            f"{count} frames, from 00000.png to {count - 1:05d}.png: name "
+            "another folder, or remove those after them."
+        )
 
 
 def _encode(illustrator, config):
