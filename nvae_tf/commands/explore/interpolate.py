@@ -17,7 +17,6 @@ class of the nearer end, if any; draws have --labels, or all, in turn.
 """
 
 import pathlib
-import re
 
 from absl import flags
 
@@ -112,6 +111,11 @@ def _check_output() -> None:
         require_av()
 
 
+def _frame_name(number: int) -> str:
+    """A frame's file in a folder."""
+    return f"{number:05d}.png"
+
+
 def _require_no_longer_way(count: int) -> None:
     """Refuses a folder with more than the `count` frames it would be given.
 
@@ -123,14 +127,15 @@ def _require_no_longer_way(count: int) -> None:
         return
     later = [
         path.name
-        for path in folder.iterdir()
-        if re.fullmatch(r"[0-9]{5}\.png", path.name) and int(path.stem) >= count
+        for path in folder.glob("[0-9]" * 5 + ".png")
+        if int(path.stem) >= count
     ]
     if later:
         raise UserError(
             f"{_OUTPUT.value} of --output has {min(later)}, but this way has "
-            f"{count} frames, from 00000.png to {count - 1:05d}.png: name "
-            "another folder, or remove those after them."
+            f"{count} frames, from {_frame_name(0)} to "
+            f"{_frame_name(count - 1)}: name another folder, or remove those "
+            "after them."
         )
 
 
@@ -178,7 +183,7 @@ def _write(frames, originals) -> None:
     frames = np.concatenate([rows[0, :1], *rows[:, 1:]])
     if _OUTPUT.value.endswith("/"):
         for number, frame in enumerate(frames):
-            images.write_png(f"{_OUTPUT.value}{number:05d}.png", frame)
+            images.write_png(_OUTPUT.value + _frame_name(number), frame)
         return
     there_and_back = np.concatenate([frames, frames[-2:0:-1]])
     _write_animation(images.enlarged(there_and_back, 128))
