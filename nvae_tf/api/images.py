@@ -178,7 +178,7 @@ def reconstruct(
     for batch in companion.stream(images, seed, batch_size, labels):
         code = companion.inference(
             batch.images,
-            seed + batch.indices,
+            seed + batch.numbers,
             draw=latents == "sample",
             with_noise=False,
             labels=batch.labels,
@@ -234,7 +234,7 @@ def encode(
     for batch in companion.stream(images, seed, batch_size, labels):
         code = companion.inference(
             batch.images,
-            seed + batch.indices,
+            seed + batch.numbers,
             draw=latents == "sample",
             with_noise=False,
             with_bounds=True,
@@ -360,7 +360,7 @@ def interpolate(
     both = np.concatenate([end.images for end in ends])
     (batch,) = companion.stream(both, seed, max(batch_size, 2), labels)
     code = companion.inference(
-        batch.images, batch.indices, draw=False, labels=batch.labels
+        batch.images, batch.numbers, draw=False, labels=batch.labels
     )
     way = exploration.interpolated([e.numpy() for e in code.eps], steps, path)
     return exploration.images_of(

@@ -161,15 +161,6 @@ class ImageFlags:
         """Whether `--images` or `--indices` names images."""
         return bool(self._images.value or self._indices.value)
 
-    def numbers(self, places) -> list[int]:
-        """The numbers of images within the split or `--images`.
-
-        Args:
-          places: where they are in what `open` gives.
-        """
-        chosen = whole_numbers("indices", self._indices.value)
-        return [chosen[place] if chosen else int(place) for place in places]
-
     @property
     def num(self) -> int:
         """How many images are wanted; 0 for all."""

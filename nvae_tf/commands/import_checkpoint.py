@@ -16,7 +16,7 @@ import sys
 
 from absl import flags
 
-from nvae_tf.commands import command_line
+from nvae_tf.commands import command_line, values
 from nvae_tf.core.errors import UserError
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -43,8 +43,7 @@ def main(argv) -> None:
     del argv
     if not _CHECKPOINT.value:
         raise UserError("Name the file to import with --checkpoint=FILE.pt.")
-    if not _WORKDIR.value:
-        raise UserError("Name a folder with --workdir=DIR.")
+    values.require_workdir(_WORKDIR.value)
     if not pathlib.Path(_CHECKPOINT.value).exists():
         # Before TensorFlow is loaded.
         raise UserError(f"There is no checkpoint {_CHECKPOINT.value}.")

@@ -11,6 +11,7 @@ import pathlib
 
 from absl import flags
 
+from nvae_tf.commands import values
 from nvae_tf.config import PRECISIONS
 from nvae_tf.core.errors import UserError
 
@@ -81,8 +82,7 @@ class RunFlags:
         """
         from nvae_tf.runs import run_config
 
-        if not self.workdir:
-            raise UserError("Name a folder with --workdir=DIR.")
+        values.require_workdir(self.workdir)
         return run_config.read_config(pathlib.Path(self.workdir))
 
     def load(self):

@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from nvae_tf.core.errors import UserError
+from nvae_tf.commands import values
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _NUM = flags.DEFINE_integer("num", 20, "Kinds to print.", lower_bound=1)
@@ -20,8 +20,7 @@ _NUM = flags.DEFINE_integer("num", 20, "Kinds to print.", lower_bound=1)
 def main(argv) -> None:
     """Prints the table."""
     del argv
-    if not _WORKDIR.value:
-        raise UserError("Name a folder with --workdir=DIR.")
+    values.require_workdir(_WORKDIR.value)
     # None of them loads TensorFlow.
     from nvae_tf.runs.run_config import TENSORBOARD
     from nvae_tf.training.profile_times import latest_profile, table

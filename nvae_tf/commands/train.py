@@ -17,7 +17,7 @@ import sys
 
 from absl import flags
 
-from nvae_tf.commands import command_line
+from nvae_tf.commands import command_line, values
 from nvae_tf.core.errors import UserError
 from nvae_tf.distribute import cluster, launcher, machine
 
@@ -60,9 +60,7 @@ def main(argv) -> None:
 
         print(dry_run.describe(config, _num_replicas()))
         return
-    if not _WORKDIR.value:
-        # Before TensorFlow is loaded, which takes seconds.
-        raise UserError("Name a folder with --workdir=DIR.")
+    values.require_workdir(_WORKDIR.value)
     if not launcher.launched() and (count := _num_processes()) > 1:
         # As it was started: a script, -m or the console script.
         command = [sys.executable, *sys.orig_argv[1:]]

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 
 from nvae_tf.core.errors import UserError
 
-__all__ = ["numbers", "require_suffix", "require_writable", "whole_numbers"]
+__all__ = [
+    "numbers",
+    "require_suffix",
+    "require_workdir",
+    "require_writable",
+    "whole_numbers",
+]
 
 
 def require_suffix(path: str, *suffixes: str) -> str:
@@ -25,6 +31,16 @@ def require_suffix(path: str, *suffixes: str) -> str:
     if pathlib.Path(path).is_dir():
         raise UserError(f"--output={path} is a folder: name a file in it.")
     return suffix
+
+
+def require_workdir(path: str) -> None:
+    """Refuses a missing `--workdir`, before TensorFlow is loaded.
+
+    Raises:
+      UserError: if it names no folder.
+    """
+    if not path:
+        raise UserError("Name a folder with --workdir=DIR.")
 
 
 def require_writable(path: str) -> None:

@@ -21,7 +21,7 @@ from nvae_tf.datasets import pipeline
 from nvae_tf.datasets.folder import FolderSource
 from nvae_tf.datasets.geometry import FittedSource
 from nvae_tf.datasets.image_files import find_images
-from nvae_tf.datasets.sources import Source, Subset
+from nvae_tf.datasets.sources import Selection, Source
 
 __all__ = [
     "ImageBatch",
@@ -42,13 +42,16 @@ class ImageBatch(typing.NamedTuple):
 
     Attributes:
       images: float32 `[B, Hp, Wp, C]` in [0, 1]; filled up with zeros.
-      indices: int64 `[B]`, numbers within the source; beyond it for filling.
+      places: int64 `[B]`, where in the source; beyond its end for filling.
+      numbers: int64 `[B]`, of the images, see `Source.numbers`: what noise
+        is drawn by; the places for filling.
       valid: bool `[B]`, which rows are images.
       labels: int32 `[B]`, 0 for filling; None where they are not known.
     """
 
     images: tf.Tensor
-    indices: np.ndarray
+    places: np.ndarray
+    numbers: np.ndarray
     valid: np.ndarray
     labels: np.ndarray | None = None
 
@@ -124,7 +127,7 @@ def select(
             )
     chosen = list(indices) or range(len(source))
     chosen = chosen[: len(source) if num is None else num]
-    return Subset(source.name, source, chosen)
+    return Selection(source.name, source, chosen)
 
 
 def stream(
@@ -149,11 +152,14 @@ def stream(
     )
     with contextlib.closing(batches):
         for number, batch in enumerate(batches):
-            indices = number * batch_size + np.arange(batch_size)
+            places = number * batch_size + np.arange(batch_size)
+            numbers = places.copy()
+            there = places < len(source)
+            numbers[there] = source.numbers(places[there])
             valid = batch.weights.numpy() > 0
             labels = None if batch.labels is None else batch.labels.numpy()
             if valid.any():
-                yield ImageBatch(batch.images, indices, valid, labels)
+                yield ImageBatch(batch.images, places, numbers, valid, labels)
 
 
 def in_batches(
@@ -184,19 +190,21 @@ def read(source: Source, config: Config, seed: int = 0) -> ImageBatch:
     Raises:
       DataError: if none can be read.
     """
-    images, indices, labels = [], [], []
+    images, places, numbers, labels = [], [], [], []
     for batch in stream(source, config, min(len(source), 64), seed):
         images.append(batch.images.numpy()[batch.valid])
-        indices.append(batch.indices[batch.valid])
+        places.append(batch.places[batch.valid])
+        numbers.append(batch.numbers[batch.valid])
         if batch.labels is not None:
             labels.append(batch.labels[batch.valid])
     if not images:
         raise DataError(f"No image of {source.name} can be read.")
-    numbers = np.concatenate(indices)
+    places = np.concatenate(places)
     return ImageBatch(
         np.concatenate(images),
-        numbers,
-        np.ones(len(numbers), bool),
+        places,
+        np.concatenate(numbers),
+        np.ones(len(places), bool),
         np.concatenate(labels) if labels else None,
     )
 

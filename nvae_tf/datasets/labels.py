@@ -9,7 +9,7 @@ import numpy as np
 from nvae_tf.config import MOST_CLASSES, ModelConfig
 from nvae_tf.core.errors import DataError
 from nvae_tf.core.reading import shown
-from nvae_tf.datasets.sources import Source, Subset
+from nvae_tf.datasets.sources import Selection, Source
 
 __all__ = [
     "LabelledSource",
@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 
-class LabelledSource(Subset):
+class LabelledSource(Selection):
     """The images of another source, with other labels."""
 
     def __init__(self, source: Source, labels: np.ndarray):

@@ -108,7 +108,7 @@ class Reader:
             self._seed, PIXELS, int(self._training), position.epoch
         )
         keys[:, 0] = word.view(np.int64)[0]
-        keys[: len(indices), 1] = indices
+        keys[: len(indices), 1] = self._source.numbers(indices)
         with tf.device("CPU"):
             values = self._preprocess(tf.constant(images), tf.constant(keys))
             if labels is not None:
@@ -201,7 +201,8 @@ class Reader:
         size = self._config.model.image_size
         free = np.array(image.shape[:2]) - size
         if self._training:
-            words = random_words(self._seed, CROPS, epoch, index)
+            (number,) = self._source.numbers([index])
+            words = random_words(self._seed, CROPS, epoch, int(number))
             top, left = words % (np.maximum(free, 0) + 1).astype(np.uint64)
         else:
             top, left = free // 2

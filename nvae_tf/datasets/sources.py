@@ -14,6 +14,7 @@ __all__ = [
     "SPLITS",
     "ArraySource",
     "CorruptImageError",
+    "Selection",
     "Source",
     "Subset",
     "require_split",
@@ -98,6 +99,14 @@ class Source:
         """
         raise NotImplementedError
 
+    def numbers(self, indices: Sequence[int]) -> np.ndarray:
+        """What images `indices` are known by, int64 `[B]`.
+
+        Binarisation and crops follow from it.  It is the image's place, but
+        in a `Selection`, whose images are what they are without it.
+        """
+        return np.asarray(indices, np.int64)
+
     def describe(self, index: int) -> str:
         """Where image `index` comes from, for messages."""
         return f"image {index} of {self.name}"
@@ -170,6 +179,15 @@ class Subset(Source):
     def describe(self, index: int) -> str:
         """Where image `index` comes from."""
         return self._source.describe(int(self._indices[index]))
+
+
+class Selection(Subset):
+    """A subset to look at, whose images keep their numbers."""
+
+    def numbers(self, indices: Sequence[int]) -> np.ndarray:
+        """See `Source`: those of the source that was selected from."""
+        chosen = self._indices[np.asarray(indices, np.int64)]
+        return self._source.numbers(chosen)
 
 
 def require_split(split: str) -> None:

@@ -18,23 +18,23 @@ class Ranking:
 
     Attributes:
       bounds: of all images so far, nats.
-      indices: of the same images within their source.
+      places: of the same images within their source.
     """
 
     def __init__(self, num_shown: int):
         self._num_shown = num_shown
         self.bounds: list[float] = []
-        self.indices: list[int] = []
+        self.places: list[int] = []
         self._kept = {"worst": None, "best": None}
 
     def add(
-        self, bounds: np.ndarray, indices: np.ndarray, images: np.ndarray
+        self, bounds: np.ndarray, places: np.ndarray, images: np.ndarray
     ) -> None:
         """Sees more images.
 
         Args:
           bounds: `[B]`, nats.
-          indices: int `[B]`.
+          places: int `[B]`, where in the source.
           images: uint8 `[B, H, W, C]`, to show.
 
         Raises:
@@ -46,7 +46,7 @@ class Ranking:
                 "an earlier checkpoint."
             )
         self.bounds += np.asarray(bounds, np.float64).tolist()
-        self.indices += np.asarray(indices).tolist()
+        self.places += np.asarray(places).tolist()
         for end, sign in (("worst", -1.0), ("best", 1.0)):
             all_bounds, all_images = np.asarray(bounds), images
             if self._kept[end] is not None:
@@ -59,13 +59,14 @@ class Ranking:
 
     def records(self, source: Source, config: ModelConfig) -> list[dict]:
         """All images, the worst first: rank, name, index, nats, bits/dim."""
+        numbers = source.numbers(self.places).tolist()
         bounds = np.array(self.bounds)
         order = np.argsort(-bounds, kind="stable")
         return [
             {
                 "rank": rank,
-                "image": source.describe(self.indices[i]),
-                "index": self.indices[i],
+                "image": source.describe(self.places[i]),
+                "index": numbers[i],
                 "nats": self.bounds[i],
                 "bits_per_dim": losses.bits_per_dim(self.bounds[i], config),
             }

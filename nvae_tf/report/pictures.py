@@ -65,14 +65,14 @@ class Pictures:
         pictures = {
             "reconstructions": _png(self._illustrator.grid_of_pairs(pairs, 4))
         }
-        if len(batch.indices) > 1:
+        if len(batch.numbers) > 1:
             pictures["interpolation"] = self._interpolation(batch)
         return pictures
 
     def _interpolation(self, batch: image_input.ImageBatch) -> bytes:
-        rows = min(_ROWS, len(batch.indices) // 2)
+        rows = min(_ROWS, len(batch.numbers) // 2)
         code = Inference(self._model)(
-            batch.images, batch.indices, draw=False, labels=batch.labels
+            batch.images, batch.numbers, draw=False, labels=batch.labels
         )
         ways, labels = [], []
         for row in range(rows):

@@ -232,11 +232,20 @@ def test_reconstruct_from_no_group_shows_the_priors_mean(
 
 @pytest.mark.long
 def test_images_that_are_chosen_keep_their_numbers(workdir, tmp_path):
+    whole = ["--num=6", f"--output={tmp_path / 'all.npz'}"]
+    run("encode", f"--workdir={workdir}", *whole)
     options = [f"--workdir={workdir}", "--indices=5,2"]
     run("encode", *options, f"--output={tmp_path / 'z.npz'}")
-    with np.load(tmp_path / "z.npz") as file:
+    with (
+        np.load(tmp_path / "z.npz") as file,
+        np.load(tmp_path / "all.npz") as whole,
+    ):
         assert file["indices"].tolist() == [5, 2]
         names = file["names"].tolist()
+        # Binarised as among all, and with the same noise.
+        np.testing.assert_allclose(
+            file["nelbo"], whole["nelbo"][[5, 2]], rtol=1e-5
+        )
     run("outliers", *options, f"--output={tmp_path / 'o.json'}")
     records = json.loads((tmp_path / "o.json").read_text())
     assert {r["index"]: r["image"] for r in records} == dict(

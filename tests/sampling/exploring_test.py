@@ -9,6 +9,7 @@ from PIL import Image
 
 from nvae_tf.core.errors import DataError, UserError
 from nvae_tf.datasets import image_input
+from nvae_tf.datasets.labels import LabelledSource
 from nvae_tf.evaluation.neighbours import NeighbourSearch
 from nvae_tf.evaluation.ranking import Ranking
 from nvae_tf.sampling import captions, exploration, images
@@ -257,9 +258,9 @@ def test_own_folder_is_read_as_the_model_sees_images(tmp_path):
     source = image_input.open_images(
         own, [str(tmp_path / "pictures"), str(tmp_path / "a.png")]
     )
-    x, indices, *_ = image_input.read(source, own)
+    x, _, numbers, *_ = image_input.read(source, own)
     assert x.shape == (2, 8, 8, 1)
-    assert indices.tolist() == [0, 1]
+    assert numbers.tolist() == [0, 1]
     assert source.describe(0).endswith("b.png")
     np.testing.assert_array_equal(x[0, :, :4], 0)
     np.testing.assert_array_equal(x[0, :, 4:], 1)
@@ -292,6 +293,25 @@ def test_own_arrays_are_read_whole_and_in_order(tmp_path, kind):
         image_input.select(source, [30])
 
 
+def test_images_that_are_chosen_look_as_among_all(tmp_path):
+    config = make_config(tmp_path, data={"binarize": True})
+    config = image_input.fit_own(config)
+    np.save(tmp_path / "x.npy", np.full((6, 8, 8), 128, np.uint8))
+    source = image_input.open_images(config, [str(tmp_path / "x.npy")])
+    whole = image_input.read(source, config, seed=3).images
+    # Gray: what each pixel becomes is drawn, for every image anew.
+    assert len(np.unique(whole.reshape(6, -1), axis=0)) == 6
+    for chosen in (
+        image_input.select(source, [5, 2, 5]),
+        LabelledSource(image_input.select(source, [5, 2, 5]), np.arange(3)),
+        image_input.select(image_input.select(source, [2, 5]), [1, 0, 1]),
+    ):
+        batch = image_input.read(chosen, config, seed=3)
+        assert batch.numbers.tolist() == [5, 2, 5]
+        assert batch.places.tolist() == [0, 1, 2]
+        np.testing.assert_array_equal(batch.images, whole[[5, 2, 5]])
+
+
 def test_unreadable_own_images_are_left_out_where_the_run_allows_it(tmp_path):
     data = {"binarize": True, "skip_corrupt": True}
     config = image_input.fit_own(make_config(tmp_path, data=data))
@@ -301,8 +321,8 @@ def test_unreadable_own_images_are_left_out_where_the_run_allows_it(tmp_path):
     source = image_input.open_images(config, [str(tmp_path)])
     (batch,) = image_input.stream(source, config, 4)
     assert batch.valid.tolist() == [True, False, True, False]
-    indices = image_input.read(source, config).indices
-    assert indices.tolist() == [0, 2]
+    numbers = image_input.read(source, config).numbers
+    assert numbers.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(

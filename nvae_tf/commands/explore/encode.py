@@ -83,7 +83,7 @@ def _encode(model, config, source, progress) -> dict:
     ):
         code = inference(
             batch.images,
-            _SEED.value + batch.indices,
+            _SEED.value + batch.numbers,
             draw=_LATENTS.value == "sample",
             with_noise="eps" in _KINDS.value,
             with_bounds=True,
@@ -94,15 +94,16 @@ def _encode(model, config, source, progress) -> dict:
                 parts[f"{kind}_{group:02d}"].append(array[batch.valid])
         parts["nelbo"].append(code.nelbo[batch.valid])
         parts["kl_per_group"].append(code.kl_per_group[batch.valid])
-        parts["indices"].append(batch.indices[batch.valid])
+        parts["places"].append(batch.places[batch.valid])
+        parts["indices"].append(batch.numbers[batch.valid])
     if not parts:
         raise UserError(f"No image of {source.name} can be read.")
     arrays = {name: np.concatenate(list_) for name, list_ in parts.items()}
     arrays["bits_per_dim"] = np.asarray(
         losses.bits_per_dim(arrays["nelbo"], model.config), np.float32
     )
-    arrays["names"] = np.array([source.describe(i) for i in arrays["indices"]])
-    arrays["indices"] = np.array(_IMAGES.numbers(arrays["indices"]))
+    places = arrays.pop("places")
+    arrays["names"] = np.array([source.describe(place) for place in places])
     return arrays
 
 

@@ -147,13 +147,13 @@ def _encode(illustrator, config):
 
     source, config = _IMAGES.open(config)
     batch = image_input.read(source, config, _SEED.value)
-    if len(batch.indices) < 2:
+    if len(batch.numbers) < 2:
         raise UserError(
             "Two images are needed; name them with --indices=0,1 or "
             "--images=a.png,b.png."
         )
     code = Inference(illustrator.model)(
-        batch.images, batch.indices, draw=False, labels=batch.labels
+        batch.images, batch.numbers, draw=False, labels=batch.labels
     )
     return (
         [e.numpy() for e in code.eps],

@@ -140,7 +140,7 @@ def _search(illustrator, config, queries):
         found = vectors(batch.images)
         shown = images.to_uint8(illustrator.crop(batch.images))
         search.add(
-            found[batch.valid], batch.indices[batch.valid], shown[batch.valid]
+            found[batch.valid], batch.numbers[batch.valid], shown[batch.valid]
         )
     return search.result()
 

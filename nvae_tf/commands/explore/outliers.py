@@ -45,9 +45,6 @@ def main(argv) -> None:
     source, config = _IMAGES.open(config)
     ranking = _rank(model, config, source)
     records = ranking.records(source, model.config)
-    numbers = _IMAGES.numbers([record["index"] for record in records])
-    for record, number in zip(records, numbers, strict=True):
-        record["index"] = number
     text = _csv(records) if suffix == ".csv" else _json(records)
     # A file's name may be no text: in CSV it is kept as it is.
     write_bytes(_OUTPUT.value, text.encode(errors="surrogateescape"))
@@ -82,13 +79,13 @@ def _rank(model, config, source):
     ):
         bounds = inference.bounds(
             batch.images,
-            _SEED.value + batch.indices,
+            _SEED.value + batch.numbers,
             _SAMPLES.value,
             batch.labels,
         )
         shown = images.to_uint8(illustrator.crop(batch.images))
         ranking.add(
-            bounds[batch.valid], batch.indices[batch.valid], shown[batch.valid]
+            bounds[batch.valid], batch.places[batch.valid], shown[batch.valid]
         )
     if not ranking.bounds:
         raise UserError(f"No image of {source.name} can be read.")

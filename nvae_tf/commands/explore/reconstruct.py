@@ -87,7 +87,7 @@ def main(argv) -> None:
         unit="batch",
         desc="reconstructing",
     ):
-        seeds = _SEED.value + batch.indices
+        seeds = _SEED.value + batch.numbers
         code = inference(
             batch.images,
             seeds,

@@ -118,7 +118,7 @@ def _encode(model, config) -> tuple:
     source, config = _IMAGES.open(config, num=1)
     batch = image_input.read(source, config, _SEED.value)
     code = Inference(model)(
-        batch.images, batch.indices, draw=False, labels=batch.labels
+        batch.images, batch.numbers, draw=False, labels=batch.labels
     )
     label = None if batch.labels is None else int(batch.labels[0])
     return [e.numpy() for e in code.eps], label
