@@ -51,7 +51,6 @@ VARIANTS: dict[str, dict] = {
     "8 latents per group instead of 20": {"model__num_latent_per_group": 8},
     "KL annealed over 10 % instead of 30 %": {"train__kl_anneal_portion": 0.1},
     "learning rate 0.003 instead of 0.01": {"train__learning_rate": 0.003},
-    "long gradients skipped": {"train__max_gradient_norm": 300.0},
     "4 and 2 groups instead of 2 and 1": {"model__num_groups_per_scale": 4},
     "lambda 0.1": {"train__regularization": 0.1},
     "KL annealed over 60 %": {"train__kl_anneal_portion": 0.6},
