@@ -44,7 +44,7 @@ class ImageBatch(typing.NamedTuple):
       images: float32 `[B, Hp, Wp, C]` in [0, 1]; filled up with zeros.
       places: int64 `[B]`, where in the source; beyond its end for filling.
       numbers: int64 `[B]`, of the images, see `Source.numbers`: what noise
-        is drawn by; the places for filling.
+        is drawn by; that of the last image for filling.
       valid: bool `[B]`, which rows are images.
       labels: int32 `[B]`, 0 for filling; None where they are not known.
     """
@@ -153,9 +153,7 @@ def stream(
     with contextlib.closing(batches):
         for number, batch in enumerate(batches):
             places = number * batch_size + np.arange(batch_size)
-            numbers = places.copy()
-            there = places < len(source)
-            numbers[there] = source.numbers(places[there])
+            numbers = source.numbers(np.minimum(places, len(source) - 1))
             valid = batch.weights.numpy() > 0
             labels = None if batch.labels is None else batch.labels.numpy()
             if valid.any():

@@ -201,8 +201,7 @@ class Reader:
         size = self._config.model.image_size
         free = np.array(image.shape[:2]) - size
         if self._training:
-            (number,) = self._source.numbers([index])
-            words = random_words(self._seed, CROPS, epoch, int(number))
+            words = random_words(self._seed, CROPS, epoch, index)
             top, left = words % (np.maximum(free, 0) + 1).astype(np.uint64)
         else:
             top, left = free // 2

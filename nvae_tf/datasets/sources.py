@@ -102,8 +102,8 @@ class Source:
     def numbers(self, indices: Sequence[int]) -> np.ndarray:
         """What images `indices` are known by, int64 `[B]`.
 
-        Binarisation and crops follow from it.  It is the image's place, but
-        in a `Selection`, whose images are what they are without it.
+        Binarisation follows from it.  It is the image's place, but in a
+        `Selection`, whose images are what they are without it.
         """
         return np.asarray(indices, np.int64)
 
