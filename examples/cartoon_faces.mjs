@@ -1,6 +1,7 @@
 // Faces of DiceBear's style Personas as PNG files:
 //   node cartoon_faces.mjs SIZE FIRST LAST FOLDER
-// The face of a seed is always the same; FIRST <= seed < LAST.
+// The face of a seed is always the same; FIRST <= seed < LAST.  Prints the kind
+// of hair of each.
 import fs from "node:fs";
 import path from "node:path";
 
@@ -12,11 +13,12 @@ const [size, first, last] = process.argv.slice(2, 5).map(Number);
 const folder = process.argv[5];
 
 for (let seed = first; seed < last; seed++) {
-  const drawing = createAvatar(personas, { seed: String(seed) }).toString();
-  const picture = new Resvg(drawing, {
+  const avatar = createAvatar(personas, { seed: String(seed) });
+  const picture = new Resvg(avatar.toString(), {
     fitTo: { mode: "width", value: size },
     background: "white",
   });
   const name = `${String(seed).padStart(6, "0")}.png`;
   fs.writeFileSync(path.join(folder, name), picture.render().asPng());
+  console.log(avatar.toJson().extra.hair);
 }

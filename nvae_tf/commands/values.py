@@ -43,10 +43,14 @@ def require_workdir(path: str) -> None:
         raise UserError("Name a folder with --workdir=DIR.")
 
 
-def require_writable(path: str) -> None:
+def require_writable(path: str, flag: str = "output") -> None:
     """Refuses an `--output` where nothing can be written.
 
     Before the work, whose result would be lost.
+
+    Args:
+      path: what was given.
+      flag: by which.
 
     Raises:
       UserError: if the folder that it is to be in is none, or is protected.
@@ -56,9 +60,9 @@ def require_writable(path: str) -> None:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        raise UserError(f"--output={path}: {folder} is no folder.")
+        raise UserError(f"--{flag}={path}: {folder} is no folder.")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"--output={path}: {folder} cannot be written to.")
+        raise UserError(f"--{flag}={path}: {folder} cannot be written to.")
 
 
 def numbers(name: str, texts: Sequence[str]) -> list[float]:
