@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from nvae_tf.distribute import replicas
 
-__all__ = ["scan"]
+__all__ = ["compiled", "scan"]
+
+_LOOPS = ("While", "StatelessWhile")
 
 
 def scan(step, carry, inputs, count: int, *, unroll: bool = False):
@@ -30,6 +32,46 @@ def scan(step, carry, inputs, count: int, *, unroll: bool = False):
     if count == 1 or unroll or tf.executing_eagerly():
         return _run_unrolled(step, carry, inputs, count)
     return _run_loop(step, carry, inputs, count)
+
+
+def compiled(function):
+    """One XLA program of a function whose loops are all of `scan`.
+
+    TensorFlow's gradient of a loop runs as often as the loop has counted at run
+    time.  A GPU waits for the host in every round of a loop whose number of
+    rounds XLA does not know, so it is told here: loops of `scan` run as often
+    as they may at most.
+
+    Args:
+      function: of tensors; it may take gradients.
+
+    Returns:
+      A `tf.function`.
+    """
+
+    def run(*args, **kwargs):
+        result = function(*args, **kwargs)
+        _tell_rounds(tf.compat.v1.get_default_graph())
+        return result
+
+    return tf.function(run, autograph=False, jit_compile=True)
+
+
+def _tell_rounds(graph) -> None:
+    """Puts constants in the place of what loops have counted.
+
+    The loops of gradients carry (counter, most rounds, rounds of the loop whose
+    gradient they are, ...).
+    """
+    for op in graph.get_operations():
+        if op.type not in _LOOPS:
+            continue
+        most, counted = op.inputs[1:3]
+        if counted.op.type in _LOOPS and counted.value_index == 0:
+            rounds = tf.constant(int(tf.get_static_value(most)))
+            # TensorFlow's own gradient changes its loops so; there is no other
+            # way to change an operation that there is.
+            op._update_input(2, rounds)
 
 
 def _run_unrolled(step, carry, inputs, count: int):

@@ -12,6 +12,7 @@ from nvae_tf.model.inputs import images_and_labels
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.pure_layer import Mode
 from nvae_tf.model.regularizers import SpectralRegularizer
+from nvae_tf.model.scan import compiled
 from nvae_tf.training.objective import Objective
 from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.step_metrics import StepMetrics
@@ -90,9 +91,7 @@ class TrainStep:
         self.objective = Objective(model, spectral)
         self._structure: _Result | None = None
         if jit_compile:
-            self._pass = tf.function(
-                self._pass, autograph=False, jit_compile=True
-            )
+            self._pass = compiled(self._pass)
 
     def named_variables(self) -> dict:
         """All state of training, by the names that checkpoints use."""

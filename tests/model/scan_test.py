@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nvae_tf.model.scan import scan
+from nvae_tf.model.scan import compiled, scan
 
 pytestmark = pytest.mark.numerics
 
@@ -73,6 +73,23 @@ def test_loop_unrolled_and_eager_agree_with_their_gradients():
         ):
             assert np.abs(expected).max() > 0
             np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_compiler_knows_how_often_loops_run():
+    carry, inputs = tf.constant(_normal(2, 3, seed=2)), _inputs()
+    plain = tf.function(_run, autograph=False)
+    told = compiled(_run)
+    program = told.experimental_get_compiler_ir(carry, inputs)(
+        stage="optimized_hlo"
+    )
+    assert program.count(" while(") == 2
+    assert program.count("known_trip_count") == 2
+    for actual, expected in zip(
+        tf.nest.flatten(told(carry, inputs)),
+        tf.nest.flatten(plain(carry, inputs)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def _operations(count, unroll=False):

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from nvae_tf.config.schedules import Coefficients
+from nvae_tf.model import scan
 from nvae_tf.model.regularizers import SpectralRegularizer
 from nvae_tf.training.optimizer import Adamax
 from nvae_tf.training.train_step import TrainStep
@@ -38,10 +39,17 @@ def test_compiled_gradients_are_those_of_the_graph():
         return output.logits, output.updates, terms, vectors, gradient
 
     plain = tf.function(run, autograph=False)(x, eps)
-    compiled = tf.function(run, autograph=False, jit_compile=True)(x, eps)
-    tf.nest.assert_same_structure(plain, compiled)
+    compiled = scan.compiled(run)
+    program = compiled.experimental_get_compiler_ir(x, eps)(
+        stage="optimized_hlo"
+    )
+    # The groups of the scale, forward and backward.
+    assert program.count(" while(") == 2
+    assert program.count("known_trip_count") == 2
+    results = compiled(x, eps)
+    tf.nest.assert_same_structure(plain, results)
     for expected, actual in zip(
-        tf.nest.flatten(plain), tf.nest.flatten(compiled), strict=True
+        tf.nest.flatten(plain), tf.nest.flatten(results), strict=True
     ):
         size = max(np.abs(expected).max(), 1.0)
         np.testing.assert_allclose(
