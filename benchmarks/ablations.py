@@ -46,7 +46,7 @@ VARIANTS: dict[str, dict] = {
     "averaged weights, 0.99": {"train__ema_decay": 0.99},
     "images shifted by up to 2 pixels": {"shifted_images": (2,)},
     "the same, and posteriors that agree": {"consistent_posteriors": (2, 0.1)},
-    "half a nat of each group free": {"free_bits": (0.5,)},
+    "0.1 nats of each channel free": {"free_bits": (0.1,)},
     "lambda 0.001 instead of 0.01": {"train__regularization": 0.001},
     "8 latents per group instead of 20": {"model__num_latent_per_group": 8},
     "KL annealed over 10 % instead of 30 %": {"train__kl_anneal_portion": 0.1},

@@ -12,7 +12,6 @@ from nvae_tf.config import presets
 from nvae_tf.core.errors import UserError
 from nvae_tf.core.json_files import read_json_lines
 from nvae_tf.distributions.residual_normal import ResidualNormal
-from nvae_tf.model import losses
 from nvae_tf.training import trainer
 from nvae_tf.training.objective import Objective
 from tests.support.run_helpers import make_config, write_images
@@ -56,16 +55,29 @@ def test_sigma_by_softplus_is_one_at_zero_and_linear_far_out():
     assert ResidualNormal(raw, raw).scale.numpy()[1] == plain[1]
 
 
-def test_free_bits_leave_small_divergences_without_gradient():
-    small = tf.Variable([[0.1, 3.0]])
+def test_free_bits_leave_small_divergences_without_gradient(monkeypatch):
+    """Of two images, two groups of two channels; one channel has little."""
+    gamma = tf.constant([0.5, 1.5])
+
+    def plain(self, x, output, coefficients, kl_sizes):
+        weighted = output.kl_per_channel * gamma[:, None]
+        kl = coefficients.beta * tf.reduce_sum(weighted, axis=[1, 2])
+        return tf.zeros([2]), kl, gamma
+
+    monkeypatch.setattr(Objective, "nelbo", plain)
+    sizes = tf.Variable([[[0.1, 3.0], [0.6, 4.0]], [[0.3, 0.0], [0.8, 5.0]]])
+    coefficients = types.SimpleNamespace(beta=0.8)
     with ideas.free_bits(0.5), tf.GradientTape() as tape:
-        kl, _ = losses.balanced_kl(small, tf.constant([0.5, 0.5]), 1.0)
-    assert kl.numpy() == pytest.approx([3.5])
-    with ideas.free_bits(0.5):
-        _, gamma = losses.balanced_kl(small, tf.constant([0.5, 0.5]), 0.5)
-    _, usual = losses.balanced_kl(small, tf.constant([0.5, 0.5]), 0.5)
-    np.testing.assert_array_equal(gamma, usual)
-    np.testing.assert_array_equal(tape.gradient(kl, small), [[0.0, 1.0]])
+        output = types.SimpleNamespace(kl_per_channel=sizes)
+        _, kl, _ = Objective.nelbo(None, None, output, coefficients, None)
+        loss = tf.reduce_mean(kl)
+    # Means by channel: 0.2, 1.5, 0.7, 4.5; what is free counts as 0.5.
+    expected = 0.8 * (0.5 * (0.5 + 1.5) + 1.5 * (0.7 + 4.5))
+    assert loss.numpy() == pytest.approx(expected)
+    usual = np.array([[0.0, 0.2], [0.6, 0.6]])
+    np.testing.assert_allclose(
+        tape.gradient(loss, sizes), [usual, usual], rtol=1e-6, atol=1e-7
+    )
 
 
 def test_images_move_whole_and_each_by_itself(monkeypatch):
