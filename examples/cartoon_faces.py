@@ -104,9 +104,8 @@ def write_hair(folder: pathlib.Path, hair: Sequence[str], path) -> None:
             image = np.asarray(picture.convert("RGB"))
         faces.append(geometry.resize(image, _SMALL, _SMALL))
     _, kinds = np.unique(hair, return_inverse=True)
-    with replacing(path, error=DataError) as temporary:
-        with open(temporary, "wb") as file:
-            np.savez(file, x_train=faces, y_train=kinds[: len(faces)])
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, x_train=faces, y_train=kinds[: len(faces)])
 
 
 def remove_known(folder: pathlib.Path, known: pathlib.Path) -> int:
