@@ -33,7 +33,8 @@ from PIL import Image
 from examples import packages
 from nvae_tf.commands import command_line, values
 from nvae_tf.core.errors import DataError
-from nvae_tf.core.files import new_folder, replacing
+from nvae_tf.core.files import new_folder
+from nvae_tf.core.npz_files import write_npz
 from nvae_tf.core.progress import progress
 from nvae_tf.datasets import geometry
 
@@ -104,8 +105,7 @@ def write_hair(folder: pathlib.Path, hair: Sequence[str], path) -> None:
             image = np.asarray(picture.convert("RGB"))
         faces.append(geometry.resize(image, _SMALL, _SMALL))
     _, kinds = np.unique(hair, return_inverse=True)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, x_train=faces, y_train=kinds[: len(faces)])
+    write_npz(path, x_train=faces, y_train=kinds[: len(faces)])
 
 
 def remove_known(folder: pathlib.Path, known: pathlib.Path) -> int:

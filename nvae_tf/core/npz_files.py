@@ -1,4 +1,4 @@
-"""NumPy's files that others have written: headers first, then what is wanted.
+"""NumPy's files: those of others by their headers first, ours written whole.
 
 `numpy.load` unpacks an array of an `.npz` file before anybody knows how large
 it is, and raises nearly anything for damaged headers.  Here a file is refused
@@ -18,9 +18,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from nvae_tf.core.errors import DataError, UserError
+from nvae_tf.core.files import replacing
 from nvae_tf.core.reading import open_regular, shown
 
-__all__ = ["Header", "NpzFile", "map_npy", "read_npz"]
+__all__ = ["Header", "NpzFile", "map_npy", "read_npz", "write_npz"]
 
 _SAVE_AGAIN = "save it again with NumPy"
 # Of a header: NumPy's own limit, which it looks at too late.
@@ -170,6 +171,21 @@ def read_npz(
             arrays[name] = file.read(name, most)
             most -= header.num_bytes
     return arrays
+
+
+def write_npz(path, /, **arrays) -> None:
+    """Writes an `.npz` file, whole or not at all.
+
+    Args:
+      path: of the file, whatever its name ends with.
+      **arrays: by name.
+
+    Raises:
+      DataError: if it cannot be written.
+    """
+    # Opened here: to a name without the ending NumPy would add it.
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def map_npy(

@@ -21,7 +21,7 @@ from nvae_tf.config import MOST_CLASSES, Config
 from nvae_tf.core.errors import DataError
 from nvae_tf.core.files import replacing, write_bytes
 from nvae_tf.core.json_files import read_json
-from nvae_tf.core.npz_files import read_npz
+from nvae_tf.core.npz_files import read_npz, write_npz
 from nvae_tf.core.reading import open_regular, shown
 from nvae_tf.datasets.sources import SPLITS, CorruptImageError, Source
 
@@ -339,9 +339,7 @@ def write_shard(
         None if labels is None else labels[np.array(kept, bool)],
     )
     arrays = {k: v for k, v in index._asdict().items() if v is not None}
-    with replacing(_index_path(path)) as temporary:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
+    write_npz(_index_path(path), **arrays)
     return index
 
 

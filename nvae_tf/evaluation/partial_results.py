@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import pathlib
@@ -12,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from nvae_tf.core.errors import DataError
-from nvae_tf.core.files import write_bytes
-from nvae_tf.core.npz_files import read_npz
+from nvae_tf.core.npz_files import read_npz, write_npz
 from nvae_tf.core.reading import shown
 from nvae_tf.evaluation.importance import Progress
 from nvae_tf.model.nvae import NVAE
@@ -73,9 +71,8 @@ class PartialResult:
         Raises:
           DataError: if the file cannot be written.
         """
-        content = io.BytesIO()
-        np.savez(content, settings=self._settings, **progress.to_arrays())
-        write_bytes(self.path, content.getvalue())
+        arrays = progress.to_arrays()
+        write_npz(self.path, settings=self._settings, **arrays)
         self._saved = time.monotonic()
 
     def save_now_and_then(self, progress: Progress) -> None:

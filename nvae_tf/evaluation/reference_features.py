@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -12,8 +11,7 @@ import numpy as np
 
 from nvae_tf.config import Config
 from nvae_tf.core.errors import DataError
-from nvae_tf.core.files import write_bytes
-from nvae_tf.core.npz_files import read_npz
+from nvae_tf.core.npz_files import read_npz, write_npz
 from nvae_tf.datasets.data_state import data_state
 from nvae_tf.datasets.sources import Source
 from nvae_tf.evaluation.features import FeatureNetwork
@@ -87,9 +85,7 @@ def reference_features(
     features = _read(path, text)
     if features is None:
         features = extracted()
-        content = io.BytesIO()
-        np.savez(content, features=features, key=text)
-        write_bytes(path, content.getvalue())
+        write_npz(path, features=features, key=text)
     return features
 
 

@@ -7,7 +7,6 @@ That takes hundreds of passes, so the result can be kept in the workdir.
 """
 
 import hashlib
-import io
 import math
 import pathlib
 from collections.abc import Callable, Iterable
@@ -16,8 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from nvae_tf.core.errors import CheckpointError, UserError
-from nvae_tf.core.files import write_bytes
-from nvae_tf.core.npz_files import read_npz
+from nvae_tf.core.npz_files import read_npz, write_npz
 from nvae_tf.model.nvae import NVAE
 from nvae_tf.model.pure_layer import Mode
 from nvae_tf.sampling.classes import in_turn
@@ -158,9 +156,7 @@ def readjust_cached(
         progress=progress,
     )
     if path is not None:
-        content = io.BytesIO()
-        np.savez(content, **{k: v.numpy() for k, v in statistics.items()})
-        write_bytes(path, content.getvalue())
+        write_npz(path, **{k: v.numpy() for k, v in statistics.items()})
 
 
 def _precision(model: NVAE) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nvae_tf.core.errors import DataError
-from nvae_tf.core.npz_files import NpzFile, map_npy, read_npz
+from nvae_tf.core.npz_files import NpzFile, map_npy, read_npz, write_npz
 from tests.support.refusals import refused
 
 _DTYPES = ["u1", "<u2", ">u2", "<f4", "?", "i8", "U3", "S2", "V3", "f2,u1"]
@@ -196,3 +196,29 @@ def test_number_of_members_that_lies_is_refused(tmp_path):
     path.write_bytes(content[: end + 8] + counts + content[end + 12 :])
     with contextlib.suppress(DataError):
         assert list(_read(path)) == ["a"]
+
+
+def test_file_is_written_whole_under_its_own_name(tmp_path):
+    path = tmp_path / "arrays.bin"
+    write_npz(path, path=np.arange(3), b=np.array("text"))
+    with np.load(path) as stored:
+        assert stored["path"].tolist() == [0, 1, 2]
+        assert stored["b"] == "text"
+    before = path.read_bytes()
+    with pytest.raises(TypeError), _numpy_fails():
+        write_npz(path, a=np.arange(9))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@contextlib.contextmanager
+def _numpy_fails():
+    """In the middle of a file."""
+
+    def savez(file, **_):
+        file.write(b"half")
+        raise TypeError("no array")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "savez", savez)
+        yield

@@ -49,12 +49,13 @@ def main(argv) -> None:
             )
     # Before TensorFlow is loaded.
     _MODEL.read_config()
+    from nvae_tf.core.npz_files import write_npz
     from nvae_tf.core.progress import progress
 
     model, config, _ = _MODEL.load()
     source, config = _IMAGES.open(config)
     arrays = _encode(model, config, source, progress)
-    _write(_OUTPUT.value, arrays)
+    write_npz(_OUTPUT.value, **arrays)
     size = sum(array.nbytes for array in arrays.values()) / 2**20
     print(
         f"{len(arrays['nelbo'])} images in {model.config.num_groups} groups, "
@@ -105,12 +106,3 @@ def _encode(model, config, source, progress) -> dict:
     places = arrays.pop("places")
     arrays["names"] = np.array([source.describe(place) for place in places])
     return arrays
-
-
-def _write(path, arrays) -> None:
-    import numpy as np
-
-    from nvae_tf.core.files import replacing
-
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
